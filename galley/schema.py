@@ -1,0 +1,290 @@
+"""The recipe: every key a user may set, with its type, unit and default.
+
+These dataclasses are the single source of names: composition, validation, `explain` and the
+did-you-mean suggestions all read them. A `Recipe` is complete and checked; whatever depends on
+the machine (world size, device, micro-batch) is in `galley.spec.Layout`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Dtype = Literal["fp32", "bf16", "fp16"]
+OffloadDevice = Literal["none", "cpu", "nvme"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is trained.
+
+    Attributes:
+        name: a Hugging Face repository, a folder, or `embedded:NAME` for a model that an
+            installed package carries (`minilm`, `deberta_minilm`).
+        num_parameters: for the memory estimate, where it cannot be read from a local folder.
+        ignore_mismatched_head: give the model a new head when the stored one has another
+            number of labels; otherwise that is an error.
+        trust_remote_code: run code from the model's repository.
+        attn_implementation: passed to Transformers; null leaves the choice to it.
+    """
+
+    name: str = "embedded:minilm"
+    num_parameters: Positive | None = None
+    ignore_mismatched_head: bool = False
+    trust_remote_code: bool = False
+    attn_implementation: str | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """What it is trained on.
+
+    Attributes:
+        name: a Hugging Face dataset, or `embedded:NAME`; not read when `path` is set.
+        subset: the dataset's configuration on the hub (`mrpc` of `glue`).
+        path: a folder with `train.*` and `dev.*` or `validation.*` (csv, tsv, json, jsonl,
+            parquet).
+        text_columns: one column, or two for sentence pairs; null to recognise them.
+        label_column: null to recognise it (`label`, or GLUE's `Quality`).
+        max_length: tokens a sample, longer ones are truncated.
+        max_samples: at most so many training and evaluation samples each; null for all.
+        cache_dir: tokenised data, keyed by content; null is `$XDG_CACHE_HOME/galley`.
+    """
+
+    name: str = "embedded:pydoc_pairs"
+    subset: str | None = None
+    path: str | None = None
+    text_columns: list[str] | None = None
+    label_column: str | None = None
+    max_length: Positive = 128
+    max_samples: Positive | None = None
+    cache_dir: str | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the model learns. `kind` names a class behind the task seam of `trainer`."""
+
+    kind: Literal["sequence_classification"] = "sequence_classification"
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How parameters, gradients and optimizer state are spread over the ranks.
+
+    A neutral description; each engine is configured from it.
+
+    Attributes:
+        engine: what carries the run: `torch` (one process, or DDP) or `deepspeed`.
+        data_parallel: whether the ranks share one batch; without it there is one rank.
+        shard: what is partitioned over the ranks: `none`, `optimizer` (ZeRO-1), `grads`
+            (optimizer and gradients, ZeRO-2), `params` (all three, ZeRO-3).
+        offload_optimizer: where optimizer state lives between steps.
+        offload_params: where parameters live between uses.
+    """
+
+    name: str = "ddp"
+    engine: Literal["torch", "deepspeed"] = "torch"
+    data_parallel: bool = True
+    shard: Literal["none", "optimizer", "grads", "params"] = "none"
+    offload_optimizer: OffloadDevice = "none"
+    offload_params: OffloadDevice = "none"
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Number formats. Master weights are fp32 whatever the compute format is.
+
+    Attributes:
+        compute: format of matrix products and activations.
+        reduce: format in which gradients are summed over the ranks.
+    """
+
+    compute: Dtype = "fp32"
+    reduce: Dtype = "fp32"
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW. Bias and normalisation parameters are never decayed."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate over the run. Give `warmup_steps` or `warmup_ratio`, not both.
+
+    Attributes:
+        kind: the decay after warm-up, to zero at the last step (`constant` has none).
+        warmup_steps: optimizer steps of linear warm-up.
+        warmup_ratio: the same as a share of all steps.
+    """
+
+    kind: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: NonNegative | None = None
+    warmup_ratio: Fraction | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`global_size = micro_size × accumulation × data-parallel ranks`.
+
+    What is null follows from the rest and from the layout.
+
+    Attributes:
+        global_size: samples an optimizer step sees.
+        micro_size: samples a rank holds at once.
+        accumulation: micro-batches a step.
+    """
+
+    global_size: Positive | None = None
+    micro_size: Positive | None = None
+    accumulation: Positive | None = None
+
+
+@dataclass(frozen=True)
+class Train:
+    """How long, and how the loop behaves.
+
+    Attributes:
+        max_steps: optimizer steps; ends the run before `epochs` do.
+        log_every_steps: optimizer steps between rows of metrics.jsonl.
+        length_grouped: batches of samples of like length (a seeded shuffle of buckets).
+        gradient_checkpointing: recompute activations in the backward pass.
+    """
+
+    epochs: Annotated[float, Field(gt=0)] = 3.0
+    max_steps: Positive | None = None
+    log_every_steps: Positive = 10
+    length_grouped: bool = True
+    gradient_checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class Eval:
+    """When and how the model is measured, and when that ends the run.
+
+    Attributes:
+        every_steps: null evaluates once, at the end.
+        batch_size: samples a rank holds at once.
+        metric: the metric that early stopping watches.
+        mode: whether a greater or a smaller value of it is better.
+        patience: evaluations without improvement that end the run; null never does.
+    """
+
+    enabled: bool = True
+    every_steps: Positive | None = None
+    batch_size: Positive = 64
+    metric: str = "eval/f1"
+    mode: Literal["max", "min"] = "max"
+    patience: Positive | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """When the training state is saved.
+
+    Attributes:
+        every_steps: null saves none; the final model is written all the same.
+        keep: the newest so many are kept.
+    """
+
+    every_steps: Positive | None = None
+    keep: Positive = 2
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """What starts the processes.
+
+    Attributes:
+        timeout_s: seconds after which a collective that hangs fails the run.
+        grace_s: seconds between the request to end and the kill.
+        env: further environment variables of the ranks.
+        forward_env: names of variables whose values the ranks take from the user's
+            environment; the values are never written down.
+    """
+
+    kind: Literal["local"] = "local"
+    timeout_s: Positive = 300
+    grace_s: Annotated[float, Field(gt=0)] = 3.0
+    env: dict[str, str] = field(default_factory=dict)
+    forward_env: list[str] = field(default_factory=lambda: ["HF_TOKEN", "WANDB_API_KEY"])
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where it runs.
+
+    Attributes:
+        procs_per_node: exactly so many ranks a node; null is one a device.
+        max_procs_per_node: at most so many, where `procs_per_node` is null.
+        device: `auto` is CUDA where it is found.
+        threads_per_proc: OpenMP threads a rank; null is cores ÷ ranks.
+    """
+
+    nodes: Literal[1] = 1
+    procs_per_node: Positive | None = None
+    max_procs_per_node: Positive | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads_per_proc: Positive | None = None
+
+
+@dataclass(frozen=True)
+class Hpo:
+    """The sweep around the run; `none` runs it once."""
+
+    kind: Literal["none"] = "none"
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """Where metrics go besides metrics.jsonl."""
+
+    kind: Literal["none"] = "none"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run as the user asked for it: composed, typed and checked.
+
+    Attributes:
+        plugins: folders with Python files that the worker may import.
+        run_dir: the run folder; null is `runs/RECIPE-STRATEGY-SHA`.
+        detach: return once the job is submitted.
+    """
+
+    recipe: str = "quickstart"
+    profile: str = "full"
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    task: Task = field(default_factory=Task)
+    strategy: Strategy = field(default_factory=Strategy)
+    precision: Precision = field(default_factory=Precision)
+    optim: Optim = field(default_factory=Optim)
+    schedule: Schedule = field(default_factory=Schedule)
+    batch: Batch = field(default_factory=Batch)
+    train: Train = field(default_factory=Train)
+    eval: Eval = field(default_factory=Eval)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    launcher: Launcher = field(default_factory=Launcher)
+    cluster: Cluster = field(default_factory=Cluster)
+    hpo: Hpo = field(default_factory=Hpo)
+    tracker: Tracker = field(default_factory=Tracker)
+    plugins: list[str] = field(default_factory=list)
+    seed: NonNegative = 42
+    run_dir: str | None = None
+    detach: bool = False
+
+
+JsonObject = dict[str, Any]

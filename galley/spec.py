@@ -1,0 +1,223 @@
+"""The values that travel from stage to stage. Frozen, with a JSON round trip (`to_json`, `from_json`).
+
+    Recipe ──seal──> RunSpec ──plan(RunSpec, ClusterFacts)──> LaunchPlan ──submit──> RunHandle
+    and, written by the run itself: Progress while it lives, RunResult at its end
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from typing import Any, Literal, TypeVar
+
+from pydantic import TypeAdapter
+
+from galley.schema import Recipe
+
+T = TypeVar("T")
+
+State = Literal["queued", "running", "succeeded", "failed", "cancelled", "preempted", "unknown"]
+FINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "preempted"})
+FailureClass = Literal[
+    "configuration", "data", "checkpoint", "oom", "nan", "disk_full", "hang", "node", "preempted", "user"
+]
+
+
+@dataclass(frozen=True)
+class ClusterFacts:
+    """What the machine that runs the ranks is like; probed once, then passed as an argument.
+
+    Attributes:
+        gpus: CUDA devices that may be used, after `CUDA_VISIBLE_DEVICES`.
+        gpu_memory_gib: of the smallest of them; 0 without one.
+        physical_cores: cores, not hardware threads, that this process may use.
+    """
+
+    hostname: str
+    gpus: int
+    gpu_memory_gib: float
+    physical_cores: int
+    memory_gib: float
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the recipe lies on the machine. `global_size = micro_size × accumulation × world_size`.
+
+    Attributes:
+        backend: of the process group; `none` for one process.
+        threads_per_proc: OpenMP threads a rank.
+    """
+
+    nodes: int
+    procs_per_node: int
+    world_size: int
+    device: Literal["cpu", "cuda"]
+    backend: Literal["none", "gloo", "nccl"]
+    threads_per_proc: int
+    global_size: int
+    micro_size: int
+    accumulation: int
+
+
+@dataclass(frozen=True)
+class CodeSnapshot:
+    """The code that runs: a copy of the working tree, uncommitted changes included.
+
+    Attributes:
+        sha256: of the sorted list of (path, sha256 of the content).
+        commit: the commit it started from; null outside a git checkout.
+        dirty: whether the tree differed from that commit.
+    """
+
+    sha256: str
+    commit: str | None
+    dirty: bool
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """The sealed run: all that decides its result. Named by the sha256 of its JSON."""
+
+    recipe: Recipe
+    layout: Layout
+    code: CodeSnapshot
+    packages: dict[str, str]
+    python: str
+    version: int = 1
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(to_json(self).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """Exactly what submitting will do.
+
+    Attributes:
+        argv: the command, one element an argument; never a shell line.
+        env: variables added to the environment of the command.
+        forward_env: names of variables that are passed on where they are set.
+        files: text by path relative to the run folder's `plan/`.
+    """
+
+    launcher: str
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    forward_env: tuple[str, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunHandle:
+    """How a submitted attempt is found again from another process (`launch.json`).
+
+    Attributes:
+        attempt: counts from 1; `resume` adds one.
+        job: what the launcher knows it by: the process id, the job id.
+        host: where the job was submitted.
+        started_at: Unix time of submission, in seconds.
+        process_started_at: start time of the process `job` names, to tell it from a later
+            process of the same id; null where `job` is not a process.
+    """
+
+    launcher: str
+    attempt: int
+    job: str
+    host: str
+    started_at: float
+    process_started_at: float | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a living run is (`progress.json`, replaced by the main rank at every change).
+
+    Attributes:
+        phase: `starting`, `data`, `model`, `train`, `eval`, `save`, `done`.
+        step, max_steps: optimizer steps; 0 before they are known.
+        time: Unix time of this message, in seconds.
+    """
+
+    phase: str
+    step: int
+    max_steps: int
+    attempt: int
+    time: float
+
+
+@dataclass(frozen=True)
+class RankError:
+    """Why one rank ended (`logs/attempt-N/rank-R.error.json`); the earliest is the run's cause."""
+
+    rank: int
+    time: float
+    failure_class: FailureClass
+    message: str
+    traceback: str
+
+
+@dataclass(frozen=True)
+class Engaged:
+    """What really carried the run, read off the live objects, not off the request.
+
+    Attributes:
+        engine: class that wrapped the model.
+        elements_per_rank: for `params`, `grads` and `optimizer`, elements each rank holds,
+            indexed by rank.
+    """
+
+    strategy: str
+    engine: str
+    backend: str
+    precision: str
+    elements_per_rank: dict[str, list[int]]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended (`result.json`). Absent values are null, never guessed.
+
+    Attributes:
+        metrics: last evaluation (`eval/…`) and last training loss (`train/loss`).
+        wall_s: from the first line of the worker to the last; train_s: the loop without
+            evaluation and saving.
+        resumed_from: name of the checkpoint that this attempt started from.
+    """
+
+    state: State
+    exit_code: int
+    message: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+    epochs: float = 0.0
+    wall_s: float = 0.0
+    train_s: float = 0.0
+    samples_per_s: float | None = None
+    tokens_per_s: float | None = None
+    peak_memory_gib: float | None = None
+    world_size: int = 0
+    attempts: int = 1
+    resumed_from: str | None = None
+    engaged: Engaged | None = None
+    first_failed_rank: int | None = None
+    failure_class: FailureClass | None = None
+
+
+@cache
+def adapter(kind: type[T]) -> TypeAdapter[T]:
+    """The (cached) validator of one of the types of this module."""
+    return TypeAdapter(kind)
+
+
+def to_json(value: Any) -> str:
+    """Canonical JSON: sorted keys, two spaces, a final newline. Equal values, equal bytes."""
+    return json.dumps(asdict(value), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def from_json(kind: type[T], text: str | bytes) -> T:
+    """The inverse of `to_json`; raises `pydantic.ValidationError` on any other text."""
+    return adapter(kind).validate_json(text)
