@@ -1,0 +1,1 @@
+"""The worker that trains. The only package that imports torch."""

@@ -1,0 +1,92 @@
+"""The task seam: what a task gives to the loop, and nothing about ranks, engines or batches."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from galley.schema import Recipe
+
+Batch = dict[str, torch.Tensor]
+Sample = dict[str, Any]
+MainFirst = Callable[[], AbstractContextManager[None]]
+
+
+class TokenizedDataset(Protocol):
+    """Samples ready for `Task.collate`, addressed by their position in the source.
+
+    Attributes:
+        fingerprint: of the content (data, tokenizer, preprocessing); equal content, equal value.
+        lengths: int32 array [samples], tokens of each sample after truncation.
+    """
+
+    fingerprint: str
+    lengths: NDArray[np.int32]
+
+    def __len__(self) -> int: ...
+
+    def rows(self, indices: Sequence[int]) -> list[Sample]:
+        """The samples at `indices`, in that order."""
+        ...
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """Both splits, tokenized. `eval` is None where the recipe switches evaluation off."""
+
+    train: TokenizedDataset
+    eval: TokenizedDataset | None
+
+
+class Task(ABC):
+    """One way to learn from a dataset. A new task is one subclass and its entry in the registry."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    @abstractmethod
+    def datasets(self, main_first: MainFirst) -> Datasets:
+        """Read, check and tokenize the data (once: on the node's first rank, inside `main_first`).
+
+        Raises `galley.errors.ConfigError` that names file, line and column of what is wrong.
+        """
+
+    @abstractmethod
+    def model(self) -> torch.nn.Module:
+        """The model on the CPU in fp32, weights loaded; a new head is drawn from the recipe's seed."""
+
+    @abstractmethod
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """One padded batch; every tensor has the samples as its first axis."""
+
+    @abstractmethod
+    def loss(self, model: torch.nn.Module, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
+        """The weighted SUM of the losses, a scalar in fp32.
+
+        `weights` [samples] is 1 for a sample that counts and 0 for padding of the batch. The loop
+        divides by the weight of the whole global batch, so that the gradient does not depend on
+        how the batch is spread over micro-batches and ranks.
+        """
+
+    @abstractmethod
+    def weight(self, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
+        """What `loss` sums over, a scalar: the number of samples, or of target tokens."""
+
+    @abstractmethod
+    def predict(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Predictions [samples, …] for `metrics`, detached."""
+
+    @abstractmethod
+    def metrics(self, predictions: NDArray[Any], dataset: TokenizedDataset) -> dict[str, float]:
+        """Metrics without the `eval/` prefix; `predictions[i]` belongs to sample i of `dataset`."""
+
+    @abstractmethod
+    def save_pretrained(self, model: torch.nn.Module, state: Batch, folder: str) -> None:
+        """Write weights (`state`: full, on the CPU), configuration and tokenizer in Hugging Face format."""
