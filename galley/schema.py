@@ -218,7 +218,7 @@ class Launcher:
     kind: Literal["local"] = "local"
     timeout_s: Positive = 300
     grace_s: Annotated[float, Field(gt=0)] = 3.0
-    env: dict[str, str] = field(default_factory=dict)
+    env: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = field(default_factory=dict)
     forward_env: list[str] = field(default_factory=lambda: ["HF_TOKEN", "WANDB_API_KEY"])
 
 

@@ -1,0 +1,153 @@
+"""Files and overrides -> a `Recipe`, or one error that lists every mistake of the command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from galley.errors import ConfigError, Problem
+from galley.hydra_bridge import COMPOSITION_ERRORS, RECIPE_CHOICE, RECIPE_GROUP, Loader, composition_problem, open_loader
+from galley.keys import leaf_types
+from galley.overrides import DEFAULT_RECIPE, PUBLISHED_PROFILE, Request, read_request
+from galley.provenance import Source, display_path, last_source
+from galley.rules import recipe_problems
+from galley.schema import Recipe
+from galley.validate import Mistake, validate
+
+
+@dataclass(frozen=True)
+class Composition:
+    """A recipe and what it was made of.
+
+    Attributes:
+        overrides: as given to Hydra; the same list composes the same recipe.
+        typed: key -> the override as the user wrote it.
+    """
+
+    recipe: Recipe
+    overrides: tuple[str, ...]
+    typed: dict[str, str]
+
+
+def compose_recipe(texts: Sequence[str], user_dirs: Sequence[Path] = ()) -> Recipe:
+    """The checked recipe for the overrides of one command.
+
+    Raises `ConfigError` with all problems: of the overrides, of the YAML files, of the values,
+    and between values. Writes nothing.
+    """
+    with open_loader(_checked(user_dirs)) as loader:
+        return _compose(texts, loader)[0].recipe
+
+
+def explain_sources(texts: Sequence[str], key: str, user_dirs: Sequence[Path] = ()) -> tuple[Any, list[Source]]:
+    """The value of `key` and everything that set it, in the order in which it was applied."""
+    with open_loader(_checked(user_dirs)) as loader:
+        composition, container = _compose(texts, loader)
+        sources = _all_sources(composition.overrides, composition.typed, loader)
+        value: Any = composition.recipe
+        for name in key.split("."):
+            value = value[name] if isinstance(value, dict) else getattr(value, name)
+        return value, [s for s in sources if s.key == key or s.key.startswith(f"{key}.")]
+
+
+def _checked(user_dirs: Sequence[Path]) -> tuple[Path, ...]:
+    missing = [folder for folder in user_dirs if not folder.is_dir()]
+    if missing:
+        raise ConfigError([Problem("--config-dir", f"'{folder}' is not a folder") for folder in missing])
+    problems = [problem for folder in user_dirs for problem in _shadowed(folder)]
+    if problems:
+        raise ConfigError(problems)
+    return tuple(folder.resolve() for folder in user_dirs)
+
+
+def _shadowed(folder: Path) -> list[Problem]:
+    """Options of the user that a shipped option of the same name would hide."""
+    from galley.paths import CONF, ROOT
+
+    found = []
+    for file in sorted(folder.rglob("*.yaml")):
+        for root in (CONF, ROOT):
+            shipped = root / file.relative_to(folder)
+            if shipped.exists() and shipped.resolve() != file.resolve():
+                hint = "give your file another name"
+                found.append(Problem(str(file), f"has the name of the shipped {display_path(shipped)}", hint))
+    return found
+
+
+def _compose(texts: Sequence[str], loader: Loader) -> tuple[Composition, dict[str, Any]]:
+    request = read_request(texts, loader)
+    problems = list(request.problems)
+    overrides: list[str] = []
+    try:
+        overrides = _hydra_overrides(request, loader)
+        container = loader.merged(overrides)
+    except COMPOSITION_ERRORS as error:
+        raise ConfigError([*problems, composition_problem(error, loader.user_dirs)]) from error
+    container["recipe"] = request.recipe or DEFAULT_RECIPE
+    container["profile"] = request.profile or PUBLISHED_PROFILE
+    recipe, mistakes = validate(container)
+    if mistakes or problems:
+        sources = _all_sources(overrides, request.typed, loader) if mistakes else []
+        problems += [_locate(mistake, sources) for mistake in mistakes]
+    wrong = {mistake.key.split(".")[0] for mistake in mistakes} | {key.split(".")[0] for key in _failed_keys(request)}
+    related = [p for p in recipe_problems(recipe) if p.where.split(".")[0] not in wrong]
+    if related:
+        sources = _all_sources(overrides, request.typed, loader)
+        problems += [_place(problem, sources) for problem in related]
+    if problems:
+        raise ConfigError(problems)
+    return Composition(recipe, tuple(overrides), request.typed), container
+
+
+def _failed_keys(request: Request) -> list[str]:
+    """Where the override that failed probably belonged: no second error is made of the first."""
+    keys = [problem.where.split("=")[0].lstrip("+~") for problem in request.problems]
+    return keys + [leaf for leaf in leaf_types() for key in keys if leaf.split(".")[-1] == key.split(".")[-1]]
+
+
+def _hydra_overrides(request: Request, loader: Loader) -> list[str]:
+    groups = [f"{group}={option}" for group, option in request.groups.items()]
+    values = [text for _, text in request.values]
+    recipe = _recipe_file(request, groups, loader)
+    return [f"{RECIPE_CHOICE}={recipe}", *groups, *values]
+
+
+def _recipe_file(request: Request, groups: list[str], loader: Loader) -> str:
+    """`NAME`, or `NAME/VARIANT` for the profile asked for, else for the strategy that is in force.
+
+    A recipe may publish other settings for one strategy (MRPC: batch 8 under DDP, 40 under ZeRO-2).
+    """
+    recipe = request.recipe or DEFAULT_RECIPE
+    if request.profile is not None and request.profile != PUBLISHED_PROFILE:
+        return f"{recipe}/{request.profile}"
+    variants = loader.options(f"{RECIPE_GROUP}/{recipe}")
+    strategy = request.groups.get("strategy")
+    if strategy is None and variants:
+        strategy = loader.chosen("strategy", [f"{RECIPE_CHOICE}={recipe}", *groups])
+    return f"{recipe}/{strategy}" if strategy in variants else recipe
+
+
+def _all_sources(overrides: Sequence[str], typed: dict[str, str], loader: Loader) -> list[Source]:
+    from galley.hydra_bridge import parse_override
+
+    command_line = [Source(key, text, parse_override(text).value()) for key, text in typed.items()]
+    return [*loader.sources(overrides), *command_line]
+
+
+def _locate(mistake: Mistake, sources: Sequence[Source]) -> Problem:
+    source = last_source(sources, mistake.key)
+    where = source.where if source else mistake.key
+    return _with_key(Problem(where, mistake.what, mistake.hint), mistake.key)
+
+
+def _place(problem: Problem, sources: Sequence[Source]) -> Problem:
+    """A problem of a key, with the file and line or the override that set the key."""
+    source = last_source(sources, problem.where)
+    return problem if source is None else _with_key(replace(problem, where=source.where), problem.where)
+
+
+def _with_key(problem: Problem, key: str) -> Problem:
+    shown = problem.where.startswith((f"{key}=", f"+{key}=", f"++{key}=")) or problem.where == key
+    return problem if shown else replace(problem, where=f"{problem.where}: {key}")

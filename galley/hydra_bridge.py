@@ -1,0 +1,113 @@
+"""The only module that touches Hydra: group options, the list of files, the merged mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from galley.errors import Problem
+from galley.paths import CONF, ROOT
+from galley.provenance import Source, display_path, file_sources
+
+# `recipe=NAME` of the command line is a file of recipes/, which lies beside conf/, not inside it.
+RECIPE_GROUP = "recipes"
+RECIPE_CHOICE = f"{RECIPE_GROUP}@_global_"
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError)
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Hydra's view of the shipped folders and of the user's (`--config-dir`)."""
+
+    inner: ConfigLoader
+    user_dirs: tuple[Path, ...]
+
+    @property
+    def search_override(self) -> str:
+        folders = ",".join(f'"file://{folder}"' for folder in (ROOT, *self.user_dirs))
+        return f"hydra.searchpath=[{folders}]"
+
+    def options(self, group: str) -> list[str]:
+        """Names of all options of a config group, the user's included."""
+        names = set(self.inner.get_group_options(group))
+        for folder in (ROOT, *self.user_dirs):
+            names |= {file.stem for file in (folder / group).glob("*.yaml")}
+        return sorted(names)
+
+    def groups(self) -> list[str]:
+        """Names of all config groups except the recipes."""
+        roots = (CONF, *self.user_dirs)
+        found = {child.name for root in roots for child in root.iterdir() if child.is_dir()}
+        return sorted(found - {RECIPE_GROUP})
+
+    def merged(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """The composed mapping with interpolations resolved; raises Hydra's and OmegaConf's errors."""
+        config = compose("config", [self.search_override, *overrides])
+        container = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(container, dict)
+        return {str(key): value for key, value in container.items()}
+
+    def files(self, overrides: Sequence[str]) -> list[tuple[Path, str]]:
+        """(file, package) of every YAML file that takes part, in merge order."""
+        found = self.inner.compute_defaults_list("config", [self.search_override, *overrides], RunMode.RUN)
+        pairs = []
+        for default in found.defaults:
+            path = self._find(default.config_path)
+            if path is not None:
+                package = default.package or ""
+                pairs.append((path, "" if package in ("_global_", "<root>") else package))
+        return pairs
+
+    def chosen(self, group: str, overrides: Sequence[str]) -> str | None:
+        """The option of a group that is in force."""
+        return next((path.stem for path, package in self.files(overrides) if package == group), None)
+
+    def sources(self, overrides: Sequence[str]) -> Iterator[Source]:
+        """Every setting of every file, in merge order."""
+        for path, package in self.files(overrides):
+            yield from file_sources(path, package)
+
+    def _find(self, config_path: str | None) -> Path | None:
+        if config_path is None or config_path.startswith("hydra/"):
+            return None
+        candidates = [root / f"{config_path}.yaml" for root in (CONF, ROOT, *self.user_dirs)]
+        return next((path for path in candidates if path.exists()), None)
+
+
+@contextmanager
+def open_loader(user_dirs: Sequence[Path] = ()) -> Iterator[Loader]:
+    """A loader over the shipped folders and the user's, closed again at the end."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield Loader(GlobalHydra.instance().config_loader(), tuple(user_dirs))
+
+
+def parse_override(text: str) -> Override:
+    """One override of the command line in Hydra's grammar; raises `HydraException`."""
+    return OverridesParser.create().parse_override(text)
+
+
+def composition_problem(error: BaseException, user_dirs: Sequence[Path]) -> Problem:
+    """What Hydra, OmegaConf or the YAML reader found wrong, with the file where it is known."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        where = f"{display_path(Path(mark.name))}:{mark.line + 1}"
+        return Problem(where, str(getattr(error, "problem", error)), "the file is not valid YAML")
+    cause = error.__cause__
+    if isinstance(cause, yaml.YAMLError | OmegaConfBaseException) and not isinstance(error, OmegaConfBaseException):
+        return composition_problem(cause, user_dirs)
+    where = getattr(error, "full_key", None) or "recipe"
+    return Problem(str(where), " ".join(str(error).split()))

@@ -1,0 +1,84 @@
+"""The names of all recipe keys, read off the schema, and the nearest one to a mistyped key."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any
+
+from galley.schema import Recipe
+
+
+@cache
+def leaf_types() -> dict[str, Any]:
+    """Dotted key -> annotated type, for every key that holds a value rather than a section."""
+    found: dict[str, Any] = {}
+
+    def walk(section: type, prefix: str) -> None:
+        hints = typing.get_type_hints(section, include_extras=True)
+        for field in fields(section):
+            key = f"{prefix}{field.name}"
+            if is_dataclass(hints[field.name]):
+                walk(hints[field.name], f"{key}.")
+            else:
+                found[key] = hints[field.name]
+
+    walk(Recipe, "")
+    return found
+
+
+def sections() -> list[str]:
+    """Top-level keys that hold further keys."""
+    return sorted({key.split(".")[0] for key in leaf_types() if "." in key})
+
+
+def is_known(key: str) -> bool:
+    """Whether `key` is a section, a value, or an entry of a free mapping (`launcher.env.X`)."""
+    return key in leaf_types() or key in sections() or free_mapping(key) is not None
+
+
+def free_mapping(key: str) -> str | None:
+    """The mapping of free keys that `key` lies in, if it does."""
+    for leaf, annotation in leaf_types().items():
+        if key.startswith(f"{leaf}.") and typing.get_origin(annotation) is dict:
+            return leaf
+    return None
+
+
+def suggest(key: str) -> str:
+    """The key that was probably meant: the same name at its right place, else the nearest name."""
+    known = list(leaf_types())
+    last = key.split(".")[-1]
+    same_name = [leaf for leaf in known if leaf.split(".")[-1] == last]
+    if same_name:
+        return _question(same_name[:3])
+    by_path = difflib.get_close_matches(key, known + sections(), n=1, cutoff=0.75)
+    if by_path:
+        return _question(by_path)
+    names = {leaf.split(".")[-1]: leaf for leaf in known}
+    by_name = difflib.get_close_matches(last, list(names), n=1, cutoff=0.7)
+    if by_name:
+        return _question([names[by_name[0]]])
+    section = key.split(".")[0]
+    siblings = [leaf for leaf in known if leaf.startswith(f"{section}.")]
+    return f"valid: {', '.join(siblings or sorted({leaf.split('.')[0] for leaf in known}))}"
+
+
+def _question(names: list[str]) -> str:
+    return "did you mean " + " or ".join(f"'{name}'" for name in names) + "?"
+
+
+def accepts_bool(key: str) -> bool:
+    """Whether the type of `key` has room for true and false."""
+    return bool in _members(leaf_types().get(key, bool))
+
+
+def _members(annotation: Any) -> set[Any]:
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _members(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return set().union(*(_members(member) for member in typing.get_args(annotation)))
+    return {annotation}

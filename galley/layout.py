@@ -1,0 +1,92 @@
+"""A recipe on a machine: device, ranks, and the split of the global batch. Pure."""
+
+from __future__ import annotations
+
+from galley.errors import ConfigError, Problem
+from galley.schema import Batch, Recipe
+from galley.spec import ClusterFacts, Layout
+
+
+def resolve_layout(recipe: Recipe, facts: ClusterFacts) -> Layout:
+    """The layout of `recipe` on the machine that `facts` describe.
+
+    Raises `ConfigError` when the device is missing or when
+    `global_size = micro_size × accumulation × ranks` has no solution.
+    """
+    if recipe.cluster.device == "cuda" and facts.gpus == 0:
+        hint = "cluster.device=auto uses the CPU here"
+        raise ConfigError(Problem("cluster.device=cuda", f"no CUDA device on {facts.hostname}", hint))
+    device = "cuda" if facts.gpus and recipe.cluster.device != "cpu" else "cpu"
+    procs = _procs_per_node(recipe, facts.gpus if device == "cuda" else facts.physical_cores)
+    if device == "cuda" and procs > facts.gpus:
+        what = f"{procs} ranks, but {facts.hostname} has {facts.gpus} GPUs"
+        raise ConfigError(Problem("cluster.procs_per_node", what, "at most one rank a GPU"))
+    world = procs * recipe.cluster.nodes
+    global_size, micro, accumulation = split_batch(recipe.batch, world)
+    return Layout(
+        nodes=recipe.cluster.nodes,
+        procs_per_node=procs,
+        world_size=world,
+        device=device,
+        backend="none" if world == 1 else "nccl" if device == "cuda" else "gloo",
+        threads_per_proc=recipe.cluster.threads_per_proc or max(1, facts.physical_cores // procs),
+        global_size=global_size,
+        micro_size=micro,
+        accumulation=accumulation,
+    )
+
+
+def _procs_per_node(recipe: Recipe, devices: int) -> int:
+    if not recipe.strategy.data_parallel:
+        return 1
+    if recipe.cluster.procs_per_node is not None:
+        return recipe.cluster.procs_per_node
+    return min(devices, recipe.cluster.max_procs_per_node or devices)
+
+
+def split_batch(batch: Batch, world_size: int) -> tuple[int, int, int]:
+    """(global_size, micro_size, accumulation) with the missing ones derived.
+
+    A micro-batch that is not given is as large as it can be: accumulation 1.
+    """
+    micro, accumulation = batch.micro_size, batch.accumulation
+    if batch.global_size is None:
+        assert micro is not None, "rules.py asks for one of them"
+        return micro * (accumulation or 1) * world_size, micro, accumulation or 1
+    given = (micro or 1) * (accumulation or 1) * world_size
+    rest, remainder = divmod(batch.global_size, given)
+    if remainder or (micro and accumulation and rest != 1):
+        raise ConfigError(_batch_problem(batch, world_size))
+    if micro is None:
+        return batch.global_size, rest, accumulation or 1
+    return batch.global_size, micro, accumulation or rest
+
+
+def _batch_problem(batch: Batch, world_size: int) -> Problem:
+    micro, accumulation = batch.micro_size, batch.accumulation
+    equation = (
+        f"global_size {batch.global_size} = micro_size {micro or '?'} × accumulation {accumulation or '?'}"
+        f" × {world_size} ranks has no whole solution"
+    )
+    step = (micro or 1) * (accumulation or 1) * world_size
+    assert batch.global_size is not None
+    if micro and accumulation:
+        return Problem("batch.global_size", equation, f"these parts give global_size {step}")
+    below = batch.global_size // step * step
+    near = [str(size) for size in (below, below + step) if size]
+    return Problem("batch.global_size", equation, f"nearest sizes that work: {', '.join(near)}")
+
+
+def layout_warnings(recipe: Recipe, layout: Layout, facts: ClusterFacts) -> list[str]:
+    """What will work, but not as the user probably hopes."""
+    found = []
+    if layout.device == "cpu" and layout.procs_per_node * layout.threads_per_proc > facts.physical_cores:
+        found.append(
+            f"procs_per_node {layout.procs_per_node} × threads_per_proc {layout.threads_per_proc}"
+            f" > {facts.physical_cores} physical cores: the ranks will take turns"
+        )
+    if layout.device == "cpu" and recipe.precision.compute == "fp16":
+        found.append("fp16 on a CPU is slow; precision=bf16 has the range of fp32 and needs no loss scaling")
+    if recipe.checkpoint.every_steps is None:
+        found.append("checkpoint.every_steps is null: a run that dies cannot be resumed from its middle")
+    return found

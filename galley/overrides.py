@@ -1,0 +1,133 @@
+"""What the user typed: each override read, and each mistake in it named, before anything is composed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from galley.errors import Problem, valid_values
+from galley.keys import is_known, suggest
+
+if TYPE_CHECKING:
+    from galley.hydra_bridge import Loader
+
+DEFAULT_RECIPE = "quickstart"
+PUBLISHED_PROFILE = "full"
+
+
+@dataclass
+class Request:
+    """The overrides of one command, sorted by what they do.
+
+    Attributes:
+        groups: config group -> option.
+        values: (key, override in Hydra's grammar), in the order of the command line.
+        typed: key -> the override as the user wrote it.
+    """
+
+    recipe: str | None = None
+    profile: str | None = None
+    groups: dict[str, str] = field(default_factory=dict)
+    values: list[tuple[str, str]] = field(default_factory=list)
+    typed: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def read_request(texts: Sequence[str], loader: Loader) -> Request:
+    """Sort the overrides; what is wrong with one of them goes to `problems` and is left out."""
+    request = Request()
+    groups = loader.groups()
+    for text in texts:
+        problem = _read(text, request, groups)
+        if problem is not None:
+            request.problems.append(problem)
+    _check_options(request, loader)
+    return request
+
+
+def _read(text: str, request: Request, groups: Sequence[str]) -> Problem | None:
+    from hydra.errors import HydraException
+
+    from galley.hydra_bridge import parse_override
+
+    if "=" not in text:
+        return _not_an_override(text)
+    try:
+        override = parse_override(text)
+    except HydraException as error:
+        reason = str(error).splitlines()[0]
+        return Problem(text, f"cannot be read: {reason}", "quote the value: KEY='\"…\"'")
+    key = str(override.key_or_group)
+    if override.is_delete():
+        return Problem(text, "a key cannot be removed", f"set it to null: {key}=null")
+    if override.package is not None:
+        return Problem(text, "packages (KEY@PACKAGE) are not used", f"write {key}=…")
+    if override.is_sweep_override():
+        return Problem(
+            text,
+            "several values where one is expected",
+            f"for text with a comma write {key}='\"a,b\"', for a list {key}=[a,b]",
+        )
+    request.typed[key] = text
+    if key in ("recipe", "profile") or key in groups:
+        return _read_choice(text, key, override.value(), request)
+    if not is_known(key):
+        return Problem(text, f"'{key}' is not a key", suggest(key))
+    request.values.append((key, "++" + text.lstrip("+")))
+    return None
+
+
+def _read_choice(text: str, key: str, value: Any, request: Request) -> Problem | None:
+    if not isinstance(value, str):
+        return Problem(text, f"'{key}' is chosen by name", f"single values are {key}.NAME=…")
+    if key == "recipe":
+        request.recipe = value
+    elif key == "profile":
+        request.profile = value
+    else:
+        request.groups[key] = value
+    return None
+
+
+def _not_an_override(text: str) -> Problem:
+    from galley.cli import VERBS  # the names only: cli imports nothing heavy
+
+    if text.startswith("-"):
+        return Problem(text, "is not an option", "python train.py --help lists them")
+    return Problem(text, "is neither a verb nor KEY=VALUE", valid_values(text, VERBS))
+
+
+def _check_options(request: Request, loader: Loader) -> None:
+    for group, option in list(request.groups.items()):
+        options = loader.options(group)
+        if option not in options:
+            problem = Problem(request.typed[group], f"'{option}' is not a {group}", valid_values(option, options))
+            request.problems.append(problem)
+            del request.groups[group]
+    recipes = loader.options("recipes")
+    if request.recipe is not None and request.recipe not in recipes:
+        request.problems.append(
+            Problem(
+                request.typed["recipe"], f"'{request.recipe}' is not a recipe", valid_values(request.recipe, recipes)
+            )
+        )
+        request.recipe = None
+    _check_profile(request, loader)
+
+
+def _check_profile(request: Request, loader: Loader) -> None:
+    recipe = request.recipe or DEFAULT_RECIPE
+    if request.profile is None or request.profile == PUBLISHED_PROFILE:
+        return
+    variants = set(loader.options(f"recipes/{recipe}")) - set(loader.options("strategy"))
+    if request.profile not in variants:
+        valid = [PUBLISHED_PROFILE, *sorted(variants)]
+        request.problems.append(
+            Problem(
+                request.typed["profile"],
+                f"recipe '{recipe}' has no profile '{request.profile}'",
+                valid_values(request.profile, valid),
+            )
+        )
+        request.profile = None

@@ -1,0 +1,77 @@
+"""Rules between the keys of one recipe, whatever machine it runs on. Each states its equation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from galley.datacheck import check_data
+from galley.errors import Problem
+from galley.schema import Recipe
+
+RESERVED_ENV = (
+    "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PYTHONPATH", "PYTHONSAFEPATH"
+)  # fmt: skip
+
+
+def recipe_problems(recipe: Recipe) -> list[Problem]:
+    """Every rule the recipe breaks, and what is wrong with its local data files."""
+    return [*_rules(recipe), *check_data(recipe.data)]
+
+
+def _rules(recipe: Recipe) -> Iterator[Problem]:
+    yield from _batch(recipe)
+    yield from _schedule(recipe)
+    yield from _strategy(recipe)
+    yield from _eval(recipe)
+    yield from _environment(recipe)
+
+
+def _batch(recipe: Recipe) -> Iterator[Problem]:
+    batch = recipe.batch
+    if batch.global_size is None and batch.micro_size is None:
+        yield Problem("batch.global_size", "the recipe gives no batch size", "set batch.global_size=N")
+    if batch.global_size is not None:
+        product = (batch.micro_size or 1) * (batch.accumulation or 1)
+        if batch.global_size % product:
+            parts = f"micro_size {batch.micro_size or '?'} × accumulation {batch.accumulation or '?'}"
+            yield Problem(
+                "batch.global_size",
+                f"global_size {batch.global_size} is not a multiple of {parts}",
+                "global_size = micro_size × accumulation × ranks: leave one of them out to have it derived",
+            )
+
+
+def _schedule(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.schedule.warmup_steps is not None and recipe.schedule.warmup_ratio is not None:
+        yield Problem("schedule.warmup_steps", "warmup_steps and warmup_ratio are both set", "keep one of them")
+
+
+def _strategy(recipe: Recipe) -> Iterator[Problem]:
+    procs = recipe.cluster.procs_per_node
+    if not recipe.strategy.data_parallel and (procs or 1) * recipe.cluster.nodes > 1:
+        yield Problem(
+            "cluster.procs_per_node",
+            f"strategy '{recipe.strategy.name}' is one process, but procs_per_node is {procs}",
+            "choose strategy=ddp, or leave cluster.procs_per_node out",
+        )
+    if recipe.strategy.engine == "torch" and recipe.strategy.shard != "none":
+        yield Problem(
+            "strategy.shard",
+            f"engine torch cannot shard '{recipe.strategy.shard}'",
+            "choose strategy=zero2, or strategy.shard=none",
+        )
+
+
+def _eval(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.eval.patience is not None and (not recipe.eval.enabled or recipe.eval.every_steps is None):
+        yield Problem(
+            "eval.patience",
+            "early stopping needs evaluations during the run",
+            "set eval.every_steps=N and eval.enabled=true, or eval.patience=null",
+        )
+
+
+def _environment(recipe: Recipe) -> Iterator[Problem]:
+    for name in recipe.launcher.env:
+        if name in RESERVED_ENV or name.startswith("GALLEY_"):
+            yield Problem(f"launcher.env.{name}", "is set by Galley itself", "choose another variable")

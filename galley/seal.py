@@ -1,0 +1,98 @@
+"""Recipe + layout + code + packages -> RunSpec, and the snapshot of the code in the run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from galley.paths import ROOT
+from galley.proc import git_state
+from galley.rundir import RunFolder, write_atomic
+from galley.schema import Recipe
+from galley.spec import CodeSnapshot, Layout, RunSpec
+
+# All that a worker may execute or read: the program, not its tests and documents.
+PROGRAM = ("train.py", "pyproject.toml", "constraints.txt", "conf", "recipes", "galley", "trainer", "launchers", "hpo")
+PACKAGES = (
+    "accelerate", "datasets", "deepspeed", "hydra-core", "numpy", "omegaconf", "pyarrow", "pydantic",
+    "safetensors", "tokenizers", "torch", "transformers",
+)  # fmt: skip
+
+
+def seal(recipe: Recipe, layout: Layout) -> RunSpec:
+    """The run that `recipe` describes, with the code and packages as they are now. Writes nothing.
+
+    Where the run is kept and whether the command waits for it do not decide its result, so they
+    are not part of it.
+    """
+    commit, dirty = git_state(ROOT)
+    code = CodeSnapshot(sha256=code_sha256(code_files(recipe)), commit=commit, dirty=dirty)
+    return RunSpec(
+        recipe=replace(recipe, run_dir=None, detach=False),
+        layout=layout,
+        code=code,
+        packages=package_versions(),
+        python=platform.python_version(),
+    )
+
+
+def code_files(recipe: Recipe) -> dict[str, Path]:
+    """Path in the snapshot -> file, sorted; a plugin folder lies under `plugins/N/`."""
+    found = {str(path.relative_to(ROOT)): path for name in PROGRAM for path in _files(ROOT / name)}
+    for number, folder in enumerate(recipe.plugins):
+        root = Path(folder).expanduser()
+        found |= {f"plugins/{number}/{path.relative_to(root)}": path for path in _files(root)}
+    return dict(sorted(found.items()))
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if path.is_file():
+        yield path
+    elif path.is_dir():
+        for child in path.iterdir():
+            if child.name != "__pycache__" and not child.name.startswith("."):
+                yield from _files(child)
+
+
+def code_sha256(files: dict[str, Path]) -> str:
+    """One hash over the names and contents of all files."""
+    digest = hashlib.sha256()
+    for name, path in files.items():
+        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def write_snapshot(recipe: Recipe, folder: RunFolder) -> None:
+    """Copy the code into the run folder."""
+    for name, path in code_files(recipe).items():
+        write_atomic(folder.code / name, path.read_bytes())
+
+
+def snapshot_sha256(folder: RunFolder) -> str:
+    """The hash of the copy in a run folder; equals `RunSpec.code.sha256` while nobody changed it."""
+    return code_sha256(dict(sorted((str(p.relative_to(folder.code)), p) for p in _files(folder.code))))
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that decide a result."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def default_run_dir(spec: RunSpec, root: Path) -> Path:
+    """`runs/RECIPE-STRATEGY-SHA`, with a number behind it when that folder exists."""
+    name = f"{spec.recipe.recipe}-{spec.recipe.strategy.name}-{spec.sha256[:8]}"
+    candidate, number = root / name, 1
+    while candidate.exists():
+        number += 1
+        candidate = root / f"{name}-{number}"
+    return candidate

@@ -1,0 +1,65 @@
+"""`doctor`: what this machine can do, and what is missing for what it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from galley.facts import probe
+from galley.paths import ROOT
+from galley.seal import package_versions
+from galley.verbs import Options
+
+PROGRAMS = ("git", "gcc", "nvidia-smi", "mpirun", "mpiexec", "sbatch", "srun", "squeue", "kubectl")
+CREDENTIALS = ("HF_TOKEN", "WANDB_API_KEY", "KUBECONFIG")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `ok` is null where nothing depends on it."""
+
+    topic: str
+    found: str
+    ok: bool | None = None
+
+
+def doctor(words: Sequence[str], options: Options) -> int:
+    """Report devices, packages, programs, disk and which credentials are present, never their values."""
+    findings = [*_machine(), *_packages(), *_programs(), *_credentials()]
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings]))
+        return 0
+    for finding in findings:
+        mark = {True: "ok", False: "missing", None: ""}[finding.ok]
+        print(f"{finding.topic:<16}{mark:<9}{finding.found}")
+    return 0
+
+
+def _machine() -> list[Finding]:
+    facts = probe()
+    gpus = f"{facts.gpus} ({facts.gpu_memory_gib:.0f} GiB each)" if facts.gpus else "none: runs use the CPU"
+    free = shutil.disk_usage(os.getcwd()).free / 2**30
+    return [
+        Finding("host", f"{facts.hostname}, {platform.system()} {platform.machine()}, Python {platform.python_version()}"),
+        Finding("GPUs", gpus),
+        Finding("CPU", f"{facts.physical_cores} physical cores, {facts.memory_gib:.0f} GiB"),
+        Finding("disk", f"{free:.0f} GiB free in the current folder", free > 5),
+    ]
+
+
+def _packages() -> list[Finding]:
+    found = package_versions()
+    needed = ("torch", "transformers", "accelerate", "deepspeed", "datasets")
+    return [Finding(name, found.get(name, f"pip install -e '{ROOT}[train]'"), name in found) for name in needed]
+
+
+def _programs() -> list[Finding]:
+    return [Finding(name, shutil.which(name) or "not on PATH") for name in PROGRAMS]
+
+
+def _credentials() -> list[Finding]:
+    return [Finding(name, "set" if os.environ.get(name) else "not set") for name in CREDENTIALS]

@@ -1,0 +1,37 @@
+"""`estimate`: memory a rank needs under each strategy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from galley.compose import compose_recipe
+from galley.errors import ConfigError, Problem
+from galley.estimate import estimate_memory
+from galley.facts import probe
+from galley.layout import resolve_layout
+from galley.paths import CONF
+from galley.verbs import Options
+
+
+def estimate(words: Sequence[str], options: Options) -> int:
+    """Print GiB a rank by strategy for the composed recipe, activations excluded."""
+    chosen = [word for word in words if not word.startswith("strategy=")]
+    facts, rows = probe(), {}
+    for name in sorted(file.stem for file in (CONF / "strategy").glob("*.yaml")):
+        recipe = compose_recipe([*chosen, f"strategy={name}"], options.config_dirs)
+        layout = resolve_layout(recipe, facts)
+        result = estimate_memory(recipe, layout)
+        if result is None:
+            raise ConfigError(Problem("model.num_parameters", "the model's size is not known", "set it to estimate"))
+        rows[name] = {**asdict(result), "precision": recipe.precision.compute, "ranks": layout.world_size}
+    if options.json:
+        print(json.dumps(rows))
+        return 0
+    print(f"{'strategy':<16}{'ranks':>6}{'precision':>11}{'params':>9}{'grads':>9}{'optim':>9}{'total GiB':>11}")
+    for name, row in rows.items():
+        sizes = "".join(f"{row[part]:>9.2f}" for part in ("params_gib", "grads_gib", "optimizer_gib"))
+        print(f"{name:<16}{row['ranks']:>6}{row['precision']:>11}{sizes}{row['total_gib']:>11.2f}")
+    print("without activations")
+    return 0

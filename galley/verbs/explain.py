@@ -1,0 +1,34 @@
+"""`explain KEY`: where a value comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
+
+from galley.compose import explain_sources
+from galley.errors import ConfigError, Problem
+from galley.keys import is_known, suggest
+from galley.verbs import Options
+
+
+def explain(words: Sequence[str], options: Options) -> int:
+    """Print the value of a key, and everything that set it, the winner last."""
+    keys = [word for word in words if "=" not in word]
+    if len(keys) != 1:
+        raise ConfigError(Problem("explain", "takes one key", "explain KEY [OVERRIDES], e.g. explain optim.lr"))
+    key = keys[0]
+    if not is_known(key):
+        raise ConfigError(Problem(key, "is not a key", suggest(key)))
+    value, sources = explain_sources([word for word in words if word != key], key, options.config_dirs)
+    plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    if options.json:
+        print(json.dumps({"key": key, "value": plain, "sources": [asdict(source) for source in sources]}))
+        return 0
+    print(f"{key} = {json.dumps(plain)}")
+    if not sources:
+        print("  default of galley/schema.py")
+    for source in sources:
+        shown = f"{source.key} = {json.dumps(source.value)}"
+        print(f"  {source.where}" if source.where.startswith(key) else f"  {source.where}  {shown}")
+    return 0

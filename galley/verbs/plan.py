@@ -1,0 +1,55 @@
+"""`plan`: prints exactly what `run` would start."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from galley.verbs import Options
+from galley.verbs.prepare import Prepared, prepare
+
+
+def plan(words: Sequence[str], options: Options) -> int:
+    """Print the launch plan, the memory estimate and the warnings. Writes and starts nothing."""
+    prepared = prepare(words, options)
+    if options.json:
+        print(json.dumps(as_json(prepared), ensure_ascii=False))
+        return 0
+    layout, launch = prepared.spec.layout, prepared.plan
+    print(f"recipe    {prepared.recipe.recipe} ({prepared.recipe.profile}), strategy {prepared.recipe.strategy.name}")
+    print(f"run       {prepared.spec.sha256[:12]} in {prepared.run_dir}")
+    print(f"layout    {layout.world_size} ranks on {layout.device}, {layout.threads_per_proc} threads a rank")
+    print(
+        f"batch     {layout.global_size} = {layout.micro_size} × {layout.accumulation} accumulated"
+        f" × {layout.world_size} ranks"
+    )
+    if prepared.estimate is not None:
+        print(f"memory    {prepared.estimate.total_gib:.2f} GiB a rank before activations")
+    print(f"launcher  {launch.launcher}")
+    print("env       " + "\n          ".join(f"{key}={shlex.quote(value)}" for key, value in sorted(launch.env.items())))
+    print(f"command   {shlex.join(launch.argv)}")
+    for path, text in sorted(launch.files.items()):
+        print(f"--- {path}\n{text}", end="")
+    for warning in prepared.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return 0
+
+
+def as_json(prepared: Prepared) -> dict[str, object]:
+    """The contract of `plan --json`."""
+    launch = prepared.plan
+    return {
+        "launcher": launch.launcher,
+        "argv": list(launch.argv),
+        "env": launch.env,
+        "forward_env": list(launch.forward_env),
+        "files": launch.files,
+        "estimate": asdict(prepared.estimate) if prepared.estimate else None,
+        "warnings": prepared.warnings,
+        "run_dir": str(prepared.run_dir),
+        "sha256": prepared.spec.sha256,
+        "layout": asdict(prepared.spec.layout),
+    }

@@ -1,0 +1,65 @@
+"""What `plan` and `run` have in common: everything up to, and without, writing or starting anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from galley.compose import compose_recipe
+from galley.errors import ConfigError, Problem
+from galley.estimate import Estimate, estimate_memory, memory_warnings
+from galley.facts import probe
+from galley.layout import layout_warnings, resolve_layout
+from galley.schema import Recipe
+from galley.seal import default_run_dir, seal
+from galley.spec import ClusterFacts, LaunchPlan, RunSpec
+from galley.verbs import Options
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to be started.
+
+    Attributes:
+        recipe: with `run_dir` and `detach`, which the sealed spec leaves out.
+    """
+
+    recipe: Recipe
+    spec: RunSpec
+    run_dir: Path
+    facts: ClusterFacts
+    plan: LaunchPlan
+    estimate: Estimate | None
+    warnings: list[str]
+
+
+def prepare(words: Sequence[str], options: Options) -> Prepared:
+    """Compose, check, lay out, seal and plan the run that `words` ask for."""
+    from launchers import make_launcher
+
+    recipe = compose_recipe(words, options.config_dirs)
+    facts = probe()
+    layout = resolve_layout(recipe, facts)
+    spec = seal(recipe, layout)
+    run_dir = _run_dir(recipe, spec, options)
+    estimate = estimate_memory(recipe, layout)
+    return Prepared(
+        recipe=recipe,
+        spec=spec,
+        run_dir=run_dir,
+        facts=facts,
+        plan=make_launcher(recipe.launcher.kind).plan(spec, run_dir, facts, attempt=1),
+        estimate=estimate,
+        warnings=[*layout_warnings(recipe, layout, facts), *memory_warnings(estimate, layout, facts)],
+    )
+
+
+def _run_dir(recipe: Recipe, spec: RunSpec, options: Options) -> Path:
+    if recipe.run_dir is None:
+        return default_run_dir(spec, options.root.resolve())
+    folder = Path(recipe.run_dir).expanduser().resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        hint = f"continue it with `resume {recipe.run_dir}`, or choose another run_dir"
+        raise ConfigError(Problem(f"run_dir={recipe.run_dir}", "exists and is not empty", hint))
+    return folder

@@ -1,0 +1,131 @@
+"""`recipes ls | show NAME | cp NAME FILE | validate [NAME]`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from galley.compose import compose_recipe
+from galley.errors import ConfigError, Problem, valid_values
+from galley.paths import RECIPES
+from galley.rundir import write_atomic
+from galley.schema import Recipe
+from galley.verbs import Options
+
+ACTIONS = ("ls", "show", "cp", "validate")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of `recipes ls`. `offline`: every model and dataset comes with an installed package."""
+
+    recipe: str
+    profiles: list[str]
+    task: str
+    model: str
+    data: str
+    strategy: str
+    offline: bool
+
+
+def recipes(words: Sequence[str], options: Options) -> int:
+    """List, show, copy or check recipes."""
+    action, *rest = words or ["ls"]
+    if action not in ACTIONS:
+        raise ConfigError(Problem(f"recipes {action}", "is not an action", valid_values(action, ACTIONS)))
+    if action == "ls":
+        return _list(options)
+    if action == "validate":
+        return _validate(rest, options)
+    path = _find(rest[0] if rest else "", options)
+    if action == "show":
+        print(path.read_text(encoding="utf-8"), end="")
+        return 0
+    return _copy(path, rest)
+
+
+def recipe_files(options: Options) -> dict[str, Path]:
+    """Name -> file of all recipes, the user's included."""
+    folders = [RECIPES, *(folder / "recipes" for folder in options.config_dirs)]
+    return dict(sorted((file.stem, file) for folder in folders for file in folder.glob("*.yaml")))
+
+
+def profiles(path: Path) -> list[str]:
+    """`full` and the variants beside a recipe; a variant named after a strategy is no profile."""
+    from galley.paths import CONF
+
+    strategies = {file.stem for file in (CONF / "strategy").glob("*.yaml")}
+    variants = {file.stem for file in path.with_suffix("").glob("*.yaml")}
+    return ["full", *sorted(variants - strategies)]
+
+
+def _list(options: Options) -> int:
+    rows = [_row(name, path, options) for name, path in recipe_files(options).items()]
+    if options.json:
+        print(json.dumps([asdict(row) for row in rows]))
+        return 0
+    header = ("recipe", "profiles", "task", "model", "data", "strategy", "offline")
+    table = [header, *(_cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(header))]
+    for line in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    return 0
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    offline = "yes" if row.offline else "small" if "small" in row.profiles else "no"
+    return (row.recipe, ",".join(row.profiles), row.task, row.model, row.data, row.strategy, offline)
+
+
+def _row(name: str, path: Path, options: Options) -> Row:
+    recipe = compose_recipe([f"recipe={name}"], options.config_dirs)
+    data = recipe.data.path or "/".join(filter(None, (recipe.data.name, recipe.data.subset)))
+    return Row(
+        name, profiles(path), recipe.task.kind, recipe.model.name, data, recipe.strategy.name, is_offline(recipe)
+    )
+
+
+def is_offline(recipe: Recipe) -> bool:
+    """Whether a run of it needs no network."""
+    model = recipe.model.name.startswith("embedded:") or Path(recipe.model.name).expanduser().is_dir()
+    return model and (recipe.data.path is not None or recipe.data.name.startswith("embedded:"))
+
+
+def _find(name: str, options: Options) -> Path:
+    found = recipe_files(options)
+    if name not in found:
+        raise ConfigError(Problem(f"recipe '{name}'", "does not exist", valid_values(name, found)))
+    return found[name]
+
+
+def _copy(path: Path, rest: Sequence[str]) -> int:
+    if len(rest) != 2:
+        raise ConfigError(Problem("recipes cp", "takes a recipe and a file", "recipes cp NAME DIR/recipes/NEW.yaml"))
+    target = Path(rest[1])
+    if target.exists():
+        raise ConfigError(Problem(str(target), "exists", "choose another file"))
+    write_atomic(target, path.read_text(encoding="utf-8"))
+    if target.parent.name == "recipes":
+        print(f"run it: python train.py --config-dir {target.parent.parent} recipe={target.stem}")
+    else:
+        print(f"{target}: put it into a folder called recipes/, and give that folder's parent as --config-dir")
+    return 0
+
+
+def _validate(names: Sequence[str], options: Options) -> int:
+    """Compose every recipe (or the named ones) in every profile; all problems at once."""
+    chosen = {name: _find(name, options) for name in names} if names else recipe_files(options)
+    problems, count = list[Problem](), 0
+    for name, path in chosen.items():
+        for profile in profiles(path):
+            count += 1
+            try:
+                compose_recipe([f"recipe={name}", f"profile={profile}"], options.config_dirs)
+            except ConfigError as error:
+                problems += [Problem(f"{name} ({profile}): {p.where}", p.what, p.hint) for p in error.problems]
+    if problems:
+        raise ConfigError(problems)
+    print(json.dumps({"valid": count}) if options.json else f"{count} recipes are valid")
+    return 0

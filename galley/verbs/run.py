@@ -1,0 +1,55 @@
+"""`run` and `resume`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from galley.errors import ConfigError, Problem
+from galley.facts import probe
+from galley.rundir import RunFolder
+from galley.seal import snapshot_sha256, write_snapshot
+from galley.verbs import Options
+from galley.verbs.prepare import prepare
+
+
+def run(words: Sequence[str], options: Options) -> int:
+    """Seal the run into its folder, submit it, and follow it unless `detach=true`."""
+    from launchers.run import launch
+
+    prepared = prepare(words, options)
+    for warning in prepared.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    folder = RunFolder(prepared.run_dir)
+    write_snapshot(prepared.recipe, folder)
+    folder.write_spec(prepared.spec)
+    return launch(
+        prepared.spec,
+        folder,
+        prepared.facts,
+        attempt=1,
+        detach=prepared.recipe.detach,
+        json=options.json,
+    )
+
+
+def resume(words: Sequence[str], options: Options) -> int:
+    """Continue a run from its last complete checkpoint, with its own sealed recipe and code."""
+    from launchers.run import launch
+    from launchers.runs import find_run, run_state
+
+    if len(words) != 1:
+        raise ConfigError(Problem("resume", "takes one run", "resume RUN, its folder or its id (see `list`)"))
+    folder = find_run(words[0], options.root)
+    spec = folder.read_spec()
+    state = run_state(folder)
+    if state == "succeeded":
+        hint = "there is nothing left to do; start a new run to train longer"
+        raise ConfigError(Problem(words[0], "has succeeded already", hint))
+    if state in ("queued", "running"):
+        raise ConfigError(Problem(words[0], f"is {state}", f"follow it with `logs {words[0]} -f`"))
+    if snapshot_sha256(folder) != spec.code.sha256:
+        hint = "the sealed code is gone; start a new run instead"
+        raise ConfigError(Problem(str(folder.code), "was changed after the run was sealed", hint))
+    attempt = len(folder.read_handles()) + 1
+    return launch(spec, folder, probe(), attempt=attempt, detach=False, json=options.json)

@@ -1,0 +1,8 @@
+"""python train.py [VERB] [OVERRIDES]: see `python train.py --help`."""
+
+import sys
+
+from galley.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
