@@ -22,7 +22,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "cancel": ("galley.verbs.runs:cancel", "end RUN"),
     "list": ("galley.verbs.runs:list_runs", "all runs"),
     "recipes": ("galley.verbs.recipes:recipes", "ls | show NAME | cp NAME FILE | validate [NAME]"),
-    "explain": ("galley.verbs.explain:explain", "the value of KEY and every file:line and override that set it"),
+    "explain": (
+        "galley.verbs.explain:explain",
+        "the value of KEY and every file:line or override that set it",
+    ),
     "estimate": ("galley.verbs.estimate:estimate", "memory a rank needs, by strategy"),
     "verify": ("galley.verbs.compare:verify", "drift of code and packages since RUN was sealed"),
     "diff": ("galley.verbs.compare:diff", "what differs between RUN_A and RUN_B"),

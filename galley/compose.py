@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from galley.errors import ConfigError, Problem
-from galley.hydra_bridge import COMPOSITION_ERRORS, RECIPE_CHOICE, RECIPE_GROUP, Loader, composition_problem, open_loader
+from galley.hydra_bridge import (
+    COMPOSITION_ERRORS,
+    RECIPE_CHOICE,
+    RECIPE_GROUP,
+    Loader,
+    composition_problem,
+    open_loader,
+)
 from galley.keys import leaf_types
 from galley.overrides import DEFAULT_RECIPE, PUBLISHED_PROFILE, Request, read_request
 from galley.provenance import Source, display_path, last_source
@@ -38,13 +45,15 @@ def compose_recipe(texts: Sequence[str], user_dirs: Sequence[Path] = ()) -> Reci
     and between values. Writes nothing.
     """
     with open_loader(_checked(user_dirs)) as loader:
-        return _compose(texts, loader)[0].recipe
+        return _compose(texts, loader).recipe
 
 
-def explain_sources(texts: Sequence[str], key: str, user_dirs: Sequence[Path] = ()) -> tuple[Any, list[Source]]:
+def explain_sources(
+    texts: Sequence[str], key: str, user_dirs: Sequence[Path] = ()
+) -> tuple[Any, list[Source]]:
     """The value of `key` and everything that set it, in the order in which it was applied."""
     with open_loader(_checked(user_dirs)) as loader:
-        composition, container = _compose(texts, loader)
+        composition = _compose(texts, loader)
         sources = _all_sources(composition.overrides, composition.typed, loader)
         value: Any = composition.recipe
         for name in key.split("."):
@@ -76,29 +85,29 @@ def _shadowed(folder: Path) -> list[Problem]:
     return found
 
 
-def _compose(texts: Sequence[str], loader: Loader) -> tuple[Composition, dict[str, Any]]:
+def _compose(texts: Sequence[str], loader: Loader) -> Composition:
     request = read_request(texts, loader)
     problems = list(request.problems)
-    overrides: list[str] = []
     try:
         overrides = _hydra_overrides(request, loader)
         container = loader.merged(overrides)
     except COMPOSITION_ERRORS as error:
-        raise ConfigError([*problems, composition_problem(error, loader.user_dirs)]) from error
+        raise ConfigError([*problems, composition_problem(error)]) from error
     container["recipe"] = request.recipe or DEFAULT_RECIPE
     container["profile"] = request.profile or PUBLISHED_PROFILE
     recipe, mistakes = validate(container)
     if mistakes or problems:
         sources = _all_sources(overrides, request.typed, loader) if mistakes else []
         problems += [_locate(mistake, sources) for mistake in mistakes]
-    wrong = {mistake.key.split(".")[0] for mistake in mistakes} | {key.split(".")[0] for key in _failed_keys(request)}
+    failed = [mistake.key for mistake in mistakes] + _failed_keys(request)
+    wrong = {key.split(".")[0] for key in failed}
     related = [p for p in recipe_problems(recipe) if p.where.split(".")[0] not in wrong]
     if related:
         sources = _all_sources(overrides, request.typed, loader)
         problems += [_place(problem, sources) for problem in related]
     if problems:
         raise ConfigError(problems)
-    return Composition(recipe, tuple(overrides), request.typed), container
+    return Composition(recipe, tuple(overrides), request.typed)
 
 
 def _failed_keys(request: Request) -> list[str]:

@@ -49,8 +49,8 @@ def estimate_memory(recipe: Recipe, layout: Layout) -> Estimate | None:
     optimizer = count * (8 if fp32 else MASTER_AND_MOMENTS) / (ranks if stage >= 1 else 1)
     optimizer = 0.0 if recipe.strategy.offload_optimizer != "none" else optimizer
     params = 0.0 if recipe.strategy.offload_params != "none" else params
-    parts = [part / GIB for part in (params, grads, optimizer)]
-    return Estimate(count, *parts, total_gib=sum(parts))
+    total = params + grads + optimizer
+    return Estimate(count, params / GIB, grads / GIB, optimizer / GIB, total / GIB)
 
 
 def num_parameters(recipe: Recipe) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -57,9 +57,7 @@ class Loader:
     def merged(self, overrides: Sequence[str]) -> dict[str, Any]:
         """The composed mapping with interpolations resolved; raises Hydra's and OmegaConf's errors."""
         config = compose("config", [self.search_override, *overrides])
-        container = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(container, dict)
-        return {str(key): value for key, value in container.items()}
+        return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
 
     def files(self, overrides: Sequence[str]) -> list[tuple[Path, str]]:
         """(file, package) of every YAML file that takes part, in merge order."""
@@ -100,14 +98,14 @@ def parse_override(text: str) -> Override:
     return OverridesParser.create().parse_override(text)
 
 
-def composition_problem(error: BaseException, user_dirs: Sequence[Path]) -> Problem:
+def composition_problem(error: BaseException) -> Problem:
     """What Hydra, OmegaConf or the YAML reader found wrong, with the file where it is known."""
     mark = getattr(error, "problem_mark", None)
     if mark is not None:
         where = f"{display_path(Path(mark.name))}:{mark.line + 1}"
         return Problem(where, str(getattr(error, "problem", error)), "the file is not valid YAML")
     cause = error.__cause__
-    if isinstance(cause, yaml.YAMLError | OmegaConfBaseException) and not isinstance(error, OmegaConfBaseException):
-        return composition_problem(cause, user_dirs)
+    if isinstance(error, HydraException) and isinstance(cause, yaml.YAMLError | OmegaConfBaseException):
+        return composition_problem(cause)
     where = getattr(error, "full_key", None) or "recipe"
     return Problem(str(where), " ".join(str(error).split()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from galley.errors import ConfigError, Problem
 from galley.schema import Batch, Recipe
-from galley.spec import ClusterFacts, Layout
+from galley.spec import ClusterFacts, Device, Layout
 
 
 def resolve_layout(recipe: Recipe, facts: ClusterFacts) -> Layout:
@@ -16,7 +16,7 @@ def resolve_layout(recipe: Recipe, facts: ClusterFacts) -> Layout:
     if recipe.cluster.device == "cuda" and facts.gpus == 0:
         hint = "cluster.device=auto uses the CPU here"
         raise ConfigError(Problem("cluster.device=cuda", f"no CUDA device on {facts.hostname}", hint))
-    device = "cuda" if facts.gpus and recipe.cluster.device != "cpu" else "cpu"
+    device: Device = "cuda" if facts.gpus and recipe.cluster.device != "cpu" else "cpu"
     procs = _procs_per_node(recipe, facts.gpus if device == "cuda" else facts.physical_cores)
     if device == "cuda" and procs > facts.gpus:
         what = f"{procs} ranks, but {facts.hostname} has {facts.gpus} GPUs"
@@ -47,32 +47,32 @@ def _procs_per_node(recipe: Recipe, devices: int) -> int:
 def split_batch(batch: Batch, world_size: int) -> tuple[int, int, int]:
     """(global_size, micro_size, accumulation) with the missing ones derived.
 
-    A micro-batch that is not given is as large as it can be: accumulation 1.
+    A micro-batch that is not given is as large as it can be: accumulation 1. Raises `ConfigError`
+    where no whole numbers fit.
     """
     micro, accumulation = batch.micro_size, batch.accumulation
     if batch.global_size is None:
-        assert micro is not None, "rules.py asks for one of them"
-        return micro * (accumulation or 1) * world_size, micro, accumulation or 1
+        micro, accumulation = micro or 1, accumulation or 1
+        return micro * accumulation * world_size, micro, accumulation
     given = (micro or 1) * (accumulation or 1) * world_size
     rest, remainder = divmod(batch.global_size, given)
     if remainder or (micro and accumulation and rest != 1):
-        raise ConfigError(_batch_problem(batch, world_size))
+        raise ConfigError(_batch_problem(batch, batch.global_size, world_size))
     if micro is None:
         return batch.global_size, rest, accumulation or 1
     return batch.global_size, micro, accumulation or rest
 
 
-def _batch_problem(batch: Batch, world_size: int) -> Problem:
+def _batch_problem(batch: Batch, global_size: int, world_size: int) -> Problem:
     micro, accumulation = batch.micro_size, batch.accumulation
     equation = (
-        f"global_size {batch.global_size} = micro_size {micro or '?'} × accumulation {accumulation or '?'}"
+        f"global_size {global_size} = micro_size {micro or '?'} × accumulation {accumulation or '?'}"
         f" × {world_size} ranks has no whole solution"
     )
     step = (micro or 1) * (accumulation or 1) * world_size
-    assert batch.global_size is not None
     if micro and accumulation:
         return Problem("batch.global_size", equation, f"these parts give global_size {step}")
-    below = batch.global_size // step * step
+    below = global_size // step * step
     near = [str(size) for size in (below, below + step) if size]
     return Problem("batch.global_size", equation, f"nearest sizes that work: {', '.join(near)}")
 

@@ -102,18 +102,20 @@ def _check_options(request: Request, loader: Loader) -> None:
     for group, option in list(request.groups.items()):
         options = loader.options(group)
         if option not in options:
-            problem = Problem(request.typed[group], f"'{option}' is not a {group}", valid_values(option, options))
-            request.problems.append(problem)
+            request.problems.append(_no_such(request.typed[group], option, group, options))
             del request.groups[group]
     recipes = loader.options("recipes")
     if request.recipe is not None and request.recipe not in recipes:
-        request.problems.append(
-            Problem(
-                request.typed["recipe"], f"'{request.recipe}' is not a recipe", valid_values(request.recipe, recipes)
-            )
-        )
+        request.problems.append(_no_such(request.typed["recipe"], request.recipe, "recipe", recipes))
         request.recipe = None
     _check_profile(request, loader)
+
+
+def _no_such(typed: str, option: str, group: str, options: Sequence[str]) -> Problem:
+    hint = valid_values(option, options)
+    if group in ("model", "data"):
+        hint += f"; for another one set {group}.name=…" + (" or data.path=DIR" if group == "data" else "")
+    return Problem(typed, f"'{option}' is not a {group}", hint)
 
 
 def _check_profile(request: Request, loader: Loader) -> None:

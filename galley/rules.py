@@ -43,7 +43,8 @@ def _batch(recipe: Recipe) -> Iterator[Problem]:
 
 def _schedule(recipe: Recipe) -> Iterator[Problem]:
     if recipe.schedule.warmup_steps is not None and recipe.schedule.warmup_ratio is not None:
-        yield Problem("schedule.warmup_steps", "warmup_steps and warmup_ratio are both set", "keep one of them")
+        what = "warmup_steps and warmup_ratio are both set"
+        yield Problem("schedule.warmup_steps", what, "keep one of them: null for the other")
 
 
 def _strategy(recipe: Recipe) -> Iterator[Problem]:

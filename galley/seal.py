@@ -16,7 +16,10 @@ from galley.schema import Recipe
 from galley.spec import CodeSnapshot, Layout, RunSpec
 
 # All that a worker may execute or read: the program, not its tests and documents.
-PROGRAM = ("train.py", "pyproject.toml", "constraints.txt", "conf", "recipes", "galley", "trainer", "launchers", "hpo")
+PROGRAM = (
+    "train.py", "pyproject.toml", "constraints.txt",
+    "conf", "recipes", "galley", "trainer", "launchers", "hpo",
+)  # fmt: skip
 PACKAGES = (
     "accelerate", "datasets", "deepspeed", "hydra-core", "numpy", "omegaconf", "pyarrow", "pydantic",
     "safetensors", "tokenizers", "torch", "transformers",

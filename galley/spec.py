@@ -1,7 +1,7 @@
 """The values that travel from stage to stage. Frozen, with a JSON round trip (`to_json`, `from_json`).
 
-    Recipe ──seal──> RunSpec ──plan(RunSpec, ClusterFacts)──> LaunchPlan ──submit──> RunHandle
-    and, written by the run itself: Progress while it lives, RunResult at its end
+Recipe ──seal──> RunSpec ──plan(RunSpec, ClusterFacts)──> LaunchPlan ──submit──> RunHandle
+and, written by the run itself: Progress while it lives, RunResult at its end
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
@@ -19,6 +18,7 @@ from galley.schema import Recipe
 T = TypeVar("T")
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "preempted", "unknown"]
+Device = Literal["cpu", "cuda"]
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "preempted"})
 FailureClass = Literal[
     "configuration", "data", "checkpoint", "oom", "nan", "disk_full", "hang", "node", "preempted", "user"
@@ -54,7 +54,7 @@ class Layout:
     nodes: int
     procs_per_node: int
     world_size: int
-    device: Literal["cpu", "cuda"]
+    device: Device
     backend: Literal["none", "gloo", "nccl"]
     threads_per_proc: int
     global_size: int
@@ -207,10 +207,14 @@ class RunResult:
     failure_class: FailureClass | None = None
 
 
-@cache
+_ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
+
+
 def adapter(kind: type[T]) -> TypeAdapter[T]:
-    """The (cached) validator of one of the types of this module."""
-    return TypeAdapter(kind)
+    """The validator of a dataclass, made once: building one takes tens of milliseconds."""
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
 
 
 def to_json(value: Any) -> str:

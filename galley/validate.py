@@ -66,7 +66,7 @@ def _bool_for_number(container: Mapping[str, Any]) -> Iterator[Mistake]:
     """YAML reads an unquoted `no` as false, which would pass for the number 0 or vanish in a text."""
     for key, value in _leaves(container):
         if isinstance(value, bool) and is_known(key) and not accepts_bool(key):
-            hint = f"YAML reads an unquoted yes/no/on/off as true/false: quote it if you mean text; {expected(key)}"
+            hint = f"{expected(key)}; YAML reads an unquoted yes/no/on/off as true/false: quote it for text"
             yield Mistake(key, f"{json.dumps(value)} is not a valid value", hint)
 
 

@@ -30,7 +30,14 @@ class Options:
     root: Path = Path("runs")
 
 
-FLAGS = {"--json": "json", "-f": "follow", "--follow": "follow", "-h": "help", "--help": "help", "--version": "version"}
+FLAGS = {
+    "--json": "json",
+    "-f": "follow",
+    "--follow": "follow",
+    "-h": "help",
+    "--help": "help",
+    "--version": "version",
+}
 WITH_VALUE = ("--config-dir", "--rank")
 
 

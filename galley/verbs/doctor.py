@@ -8,6 +8,7 @@ import platform
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from galley.facts import probe
 from galley.paths import ROOT
@@ -42,9 +43,10 @@ def doctor(words: Sequence[str], options: Options) -> int:
 def _machine() -> list[Finding]:
     facts = probe()
     gpus = f"{facts.gpus} ({facts.gpu_memory_gib:.0f} GiB each)" if facts.gpus else "none: runs use the CPU"
-    free = shutil.disk_usage(os.getcwd()).free / 2**30
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     return [
-        Finding("host", f"{facts.hostname}, {platform.system()} {platform.machine()}, Python {platform.python_version()}"),
+        Finding("host", f"{facts.hostname}, {system}"),
         Finding("GPUs", gpus),
         Finding("CPU", f"{facts.physical_cores} physical cores, {facts.memory_gib:.0f} GiB"),
         Finding("disk", f"{free:.0f} GiB free in the current folder", free > 5),
@@ -54,7 +56,8 @@ def _machine() -> list[Finding]:
 def _packages() -> list[Finding]:
     found = package_versions()
     needed = ("torch", "transformers", "accelerate", "deepspeed", "datasets")
-    return [Finding(name, found.get(name, f"pip install -e '{ROOT}[train]'"), name in found) for name in needed]
+    step = f"pip install -e '{ROOT}[train]'"
+    return [Finding(name, found.get(name, step), name in found) for name in needed]
 
 
 def _programs() -> list[Finding]:

@@ -24,12 +24,14 @@ def estimate(words: Sequence[str], options: Options) -> int:
         layout = resolve_layout(recipe, facts)
         result = estimate_memory(recipe, layout)
         if result is None:
-            raise ConfigError(Problem("model.num_parameters", "the model's size is not known", "set it to estimate"))
+            what = "the model's size is not known"
+            raise ConfigError(Problem("model.num_parameters", what, "set it to have an estimate"))
         rows[name] = {**asdict(result), "precision": recipe.precision.compute, "ranks": layout.world_size}
     if options.json:
         print(json.dumps(rows))
         return 0
-    print(f"{'strategy':<16}{'ranks':>6}{'precision':>11}{'params':>9}{'grads':>9}{'optim':>9}{'total GiB':>11}")
+    parts = "".join(f"{name:>9}" for name in ("params", "grads", "optim"))
+    print(f"{'strategy':<16}{'ranks':>6}{'precision':>11}{parts}{'total GiB':>11}")
     for name, row in rows.items():
         sizes = "".join(f"{row[part]:>9.2f}" for part in ("params_gib", "grads_gib", "optimizer_gib"))
         print(f"{name:<16}{row['ranks']:>6}{row['precision']:>11}{sizes}{row['total_gib']:>11.2f}")

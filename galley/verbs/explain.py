@@ -16,7 +16,8 @@ def explain(words: Sequence[str], options: Options) -> int:
     """Print the value of a key, and everything that set it, the winner last."""
     keys = [word for word in words if "=" not in word]
     if len(keys) != 1:
-        raise ConfigError(Problem("explain", "takes one key", "explain KEY [OVERRIDES], e.g. explain optim.lr"))
+        hint = "explain KEY [OVERRIDES], for example explain optim.lr"
+        raise ConfigError(Problem("explain", "takes one key", hint))
     key = keys[0]
     if not is_known(key):
         raise ConfigError(Problem(key, "is not a key", suggest(key)))

@@ -18,8 +18,8 @@ def plan(words: Sequence[str], options: Options) -> int:
     if options.json:
         print(json.dumps(as_json(prepared), ensure_ascii=False))
         return 0
-    layout, launch = prepared.spec.layout, prepared.plan
-    print(f"recipe    {prepared.recipe.recipe} ({prepared.recipe.profile}), strategy {prepared.recipe.strategy.name}")
+    recipe, layout, launch = prepared.recipe, prepared.spec.layout, prepared.plan
+    print(f"recipe    {recipe.recipe} ({recipe.profile}), strategy {recipe.strategy.name}")
     print(f"run       {prepared.spec.sha256[:12]} in {prepared.run_dir}")
     print(f"layout    {layout.world_size} ranks on {layout.device}, {layout.threads_per_proc} threads a rank")
     print(
@@ -29,7 +29,8 @@ def plan(words: Sequence[str], options: Options) -> int:
     if prepared.estimate is not None:
         print(f"memory    {prepared.estimate.total_gib:.2f} GiB a rank before activations")
     print(f"launcher  {launch.launcher}")
-    print("env       " + "\n          ".join(f"{key}={shlex.quote(value)}" for key, value in sorted(launch.env.items())))
+    env = [f"{key}={shlex.quote(value)}" for key, value in sorted(launch.env.items())]
+    print("env       " + "\n          ".join(env))
     print(f"command   {shlex.join(launch.argv)}")
     for path, text in sorted(launch.files.items()):
         print(f"--- {path}\n{text}", end="")

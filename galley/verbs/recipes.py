@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from galley.compose import compose_recipe
@@ -83,7 +83,13 @@ def _row(name: str, path: Path, options: Options) -> Row:
     recipe = compose_recipe([f"recipe={name}"], options.config_dirs)
     data = recipe.data.path or "/".join(filter(None, (recipe.data.name, recipe.data.subset)))
     return Row(
-        name, profiles(path), recipe.task.kind, recipe.model.name, data, recipe.strategy.name, is_offline(recipe)
+        recipe=name,
+        profiles=profiles(path),
+        task=recipe.task.kind,
+        model=recipe.model.name,
+        data=data,
+        strategy=recipe.strategy.name,
+        offline=is_offline(recipe),
     )
 
 
@@ -102,7 +108,8 @@ def _find(name: str, options: Options) -> Path:
 
 def _copy(path: Path, rest: Sequence[str]) -> int:
     if len(rest) != 2:
-        raise ConfigError(Problem("recipes cp", "takes a recipe and a file", "recipes cp NAME DIR/recipes/NEW.yaml"))
+        hint = "recipes cp NAME DIR/recipes/NEW.yaml"
+        raise ConfigError(Problem("recipes cp", "takes a recipe and a file", hint))
     target = Path(rest[1])
     if target.exists():
         raise ConfigError(Problem(str(target), "exists", "choose another file"))
@@ -110,7 +117,7 @@ def _copy(path: Path, rest: Sequence[str]) -> int:
     if target.parent.name == "recipes":
         print(f"run it: python train.py --config-dir {target.parent.parent} recipe={target.stem}")
     else:
-        print(f"{target}: put it into a folder called recipes/, and give that folder's parent as --config-dir")
+        print(f"{target}: move it to DIR/recipes/ and run it with --config-dir DIR")
     return 0
 
 
@@ -124,7 +131,8 @@ def _validate(names: Sequence[str], options: Options) -> int:
             try:
                 compose_recipe([f"recipe={name}", f"profile={profile}"], options.config_dirs)
             except ConfigError as error:
-                problems += [Problem(f"{name} ({profile}): {p.where}", p.what, p.hint) for p in error.problems]
+                where = f"{name} ({profile})"
+                problems += [replace(p, where=f"{where}: {p.where}") for p in error.problems]
     if problems:
         raise ConfigError(problems)
     print(json.dumps({"valid": count}) if options.json else f"{count} recipes are valid")
