@@ -102,6 +102,7 @@ class LaunchPlan:
         env: variables added to the environment of the command.
         forward_env: names of variables that are passed on where they are set.
         files: text by path relative to the run folder's `plan/`.
+        attempt: counts from 1.
     """
 
     launcher: str
@@ -109,6 +110,7 @@ class LaunchPlan:
     env: dict[str, str]
     forward_env: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
+    attempt: int = 1
 
 
 @dataclass(frozen=True)
