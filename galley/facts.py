@@ -1,0 +1,101 @@
+"""What this machine can give to a run: `probe`, without torch, in a few milliseconds."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+from collections.abc import Mapping, Set
+from pathlib import Path
+
+from galley import proc
+from galley.errors import SubmissionError
+from galley.spec import ClusterFacts
+
+_GIB = 1024**3
+_NVIDIA_SMI = ("nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits")
+
+
+def probe() -> ClusterFacts:
+    """The facts of this host, as far as this process may use it (affinity, cgroup, visible GPUs)."""
+    gpus = visible_gpus(_nvidia_smi(), os.environ)
+    return ClusterFacts(
+        hostname=socket.gethostname(),
+        gpus=len(gpus),
+        gpu_memory_gib=min(gpus, default=0.0),
+        physical_cores=physical_cores(Path("/sys"), os.sched_getaffinity(0)),
+        memory_gib=memory_gib(Path("/sys"), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
+    )
+
+
+def _nvidia_smi() -> str:
+    """Its table, or nothing where there is no NVIDIA tool or no driver behind it."""
+    if shutil.which(_NVIDIA_SMI[0]) is None:
+        return ""
+    try:
+        return proc.run(_NVIDIA_SMI, timeout_s=20)
+    except SubmissionError:
+        return ""
+
+
+def visible_gpus(table: str, env: Mapping[str, str]) -> list[float]:
+    """Memory in GiB of every GPU that CUDA will show, given `index, uuid, MiB` lines.
+
+    `CUDA_VISIBLE_DEVICES` as CUDA reads it: indices or prefixes of UUIDs; the first entry that
+    names no device ends the list. An index into MIG slices counts as its whole GPU.
+    """
+    rows = [[cell.strip() for cell in line.split(",")] for line in table.splitlines() if line.count(",") == 2]
+    gpus = {index: (uuid, _mib(memory)) for index, uuid, memory in rows}
+    chosen = env.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return [memory for _, memory in gpus.values()]
+    visible: list[float] = []
+    for name in (part.strip() for part in chosen.split(",")):
+        matches = [m for index, (uuid, m) in gpus.items() if name == index or (name[:1] == "G" and uuid.startswith(name))]
+        if len(matches) != 1:
+            break
+        visible += matches
+    return visible
+
+
+def _mib(text: str) -> float:
+    """GiB of a number of MiB; 0 where the driver does not say (`[N/A]` on unified memory)."""
+    return float(text) / 1024 if re.fullmatch(r"\d+", text) else 0.0
+
+
+def physical_cores(sys_root: Path, allowed: Set[int]) -> int:
+    """Cores (not hardware threads) among the CPUs `allowed`, at most the cgroup's quota; at least 1."""
+    cores = {_core_of(sys_root, cpu) for cpu in allowed}
+    quota = _cgroup_cpus(sys_root)
+    return max(1, len(cores) if quota is None else min(len(cores), int(quota)))
+
+
+def _core_of(sys_root: Path, cpu: int) -> str:
+    """What two hardware threads of one core share; the CPU itself where the kernel tells nothing."""
+    topology = sys_root / f"devices/system/cpu/cpu{cpu}/topology"
+    for name in ("core_cpus_list", "thread_siblings_list"):
+        text = _read(topology / name)
+        if text:
+            return text
+    return str(cpu)
+
+
+def _cgroup_cpus(sys_root: Path) -> float | None:
+    """CPUs that the cgroup (version 2) may use on average; None without a limit."""
+    quota, _, period = (_read(sys_root / "fs/cgroup/cpu.max") or "max 1").partition(" ")
+    return None if quota == "max" else int(quota) / int(period)
+
+
+def memory_gib(sys_root: Path, physical_bytes: int) -> float:
+    """Memory of the machine, or of the cgroup (version 2) where that is less."""
+    limit = _read(sys_root / "fs/cgroup/memory.max") or "max"
+    usable = physical_bytes if limit == "max" else min(physical_bytes, int(limit))
+    return round(usable / _GIB, 2)
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return None

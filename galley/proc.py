@@ -1,0 +1,198 @@
+"""Processes: the only module that imports subprocess.
+
+`run` is for tools that answer and end; `start` and `Child` are for jobs. A process is named by
+its id *and* its start time, so that a later process of the same id is never mistaken for it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from galley.errors import SubmissionError
+
+if TYPE_CHECKING:
+    import psutil
+
+_PR_SET_PDEATHSIG = 1
+_START_TOLERANCE_S = 2.0  # psutil derives the start from the wall clock's boot time, which NTP moves
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout_s: float,
+    env: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+) -> str:
+    """Standard output of a tool that succeeds.
+
+    Raises:
+        SubmissionError: it is missing, takes longer than `timeout_s`, or ends with another code
+            than 0; the message carries what the tool itself said.
+    """
+    line = shlex.join(argv)
+    try:
+        done = subprocess.run(
+            list(argv), capture_output=True, text=True, errors="replace", timeout=timeout_s, env=env, input=stdin
+        )
+    except subprocess.TimeoutExpired as error:
+        raise SubmissionError(f"`{line}` did not answer within {timeout_s:g} s") from error
+    except OSError as error:
+        raise SubmissionError(f"`{line}` cannot be started: {error.strerror}") from error
+    if done.returncode != 0:
+        reason = done.stderr.strip() or done.stdout.strip() or "it gave no reason"
+        raise SubmissionError(f"`{line}` failed ({describe_exit(done.returncode)}): {reason}")
+    return done.stdout
+
+
+def describe_exit(code: int) -> str:
+    """`exit code 3`, or `killed by SIGKILL` for the negative codes of processes that a signal ended."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """A process, told apart from later ones of the same id.
+
+    Attributes:
+        started_at: Unix time, in seconds.
+    """
+
+    pid: int
+    started_at: float
+
+    def find(self) -> psutil.Process | None:
+        """The living process (zombies are dead), or None."""
+        import psutil
+
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started_at) < _START_TOLERANCE_S
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.Error:
+            return None
+
+
+class Child:
+    """A job that this process started, and whose exit code it therefore can learn."""
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        import psutil
+
+        self._popen = popen
+        self.id = ProcessId(popen.pid, psutil.Process(popen.pid).create_time())
+
+    def exit_code(self) -> int | None:
+        """None while it runs; negative where a signal ended it."""
+        return self._popen.poll()
+
+
+def start(argv: Sequence[str], *, env: Mapping[str, str], log: Path, dies_with_parent: bool) -> Child:
+    """Start a job in a session of its own: no terminal and no Ctrl-C reaches it but ours.
+
+    Its environment is exactly `env`; both its output streams are appended to `log`. With
+    `dies_with_parent` it gets SIGTERM when this process ends for any reason, SIGKILL included.
+
+    Raises:
+        SubmissionError: the executable cannot be started.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    libc = ctypes.CDLL(None, use_errno=True)  # loaded before the fork: nothing may be imported after it
+    parent = os.getpid()
+
+    def follow_parent() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    with log.open("ab") as stream:
+        try:
+            popen = subprocess.Popen(
+                list(argv),
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=follow_parent if dies_with_parent else None,
+            )
+        except OSError as error:
+            raise SubmissionError(f"`{argv[0]}` cannot be started: {error.strerror}") from error
+    return Child(popen)
+
+
+def find_by_arguments(part: Sequence[str]) -> list[psutil.Process]:
+    """This user's living processes whose command line has `part` as consecutive arguments."""
+    import psutil
+
+    found = []
+    for process in psutil.process_iter(["uids", "cmdline", "status"]):
+        uids, cmdline = process.info["uids"], process.info["cmdline"] or []
+        mine = uids is not None and uids.real == os.getuid() and process.pid != os.getpid()
+        if mine and process.info["status"] != psutil.STATUS_ZOMBIE and _contains(cmdline, part):
+            found.append(process)
+    return found
+
+
+def _contains(arguments: Sequence[str], part: Sequence[str]) -> bool:
+    size = len(part)
+    return any(list(arguments[i : i + size]) == list(part) for i in range(len(arguments) - size + 1))
+
+
+def with_descendants(roots: Iterable[psutil.Process]) -> set[psutil.Process]:
+    """The roots and everything below them that still lives."""
+    import psutil
+
+    found: set[psutil.Process] = set()
+    for root in roots:
+        try:
+            found |= {root, *root.children(recursive=True)}
+        except psutil.Error:
+            continue
+    return found
+
+
+def terminate(
+    roots: Callable[[], Iterable[psutil.Process]], grace_s: float, hurry: Callable[[], bool] = lambda: False
+) -> None:
+    """End the processes and all their descendants: SIGTERM, `grace_s` seconds, then SIGKILL.
+
+    `roots` is asked again before the kill, so that what was born meanwhile is found too; what has
+    lost its parent is not forgotten. `hurry` cuts the grace short. Returns when all have ended,
+    or 2 s after the kill (a process in uninterruptible sleep cannot be waited for).
+    """
+    import psutil
+
+    processes = with_descendants(roots())
+    _signal_all(processes, signal.SIGTERM)
+    end = time.monotonic() + grace_s
+    while processes and time.monotonic() < end and not hurry():
+        _, alive = psutil.wait_procs(processes, timeout=0.05)
+        processes = set(alive)
+    processes |= with_descendants(roots())
+    _signal_all(processes, signal.SIGKILL)
+    psutil.wait_procs(processes, timeout=2.0)
+
+
+def _signal_all(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    import psutil
+
+    for process in processes:
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            continue
