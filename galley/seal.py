@@ -9,8 +9,8 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from galley.git import git_state
 from galley.paths import ROOT
-from galley.proc import git_state
 from galley.rundir import RunFolder, write_atomic
 from galley.schema import Recipe
 from galley.spec import CodeSnapshot, Layout, RunSpec
@@ -32,7 +32,7 @@ def seal(recipe: Recipe, layout: Layout) -> RunSpec:
     Where the run is kept and whether the command waits for it do not decide its result, so they
     are not part of it.
     """
-    commit, dirty = git_state(ROOT)
+    commit, dirty = git_state(ROOT, PROGRAM)
     code = CodeSnapshot(sha256=code_sha256(code_files(recipe)), commit=commit, dirty=dirty)
     return RunSpec(
         recipe=replace(recipe, run_dir=None, detach=False),

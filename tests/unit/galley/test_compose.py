@@ -1,0 +1,177 @@
+"""Composition: precedence, profiles and variants, the user's folder, and every mistake at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from galley.compose import compose_recipe, explain_sources
+from galley.errors import ConfigError
+
+
+def problems(*overrides: str, user_dir: Path | None = None) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        compose_recipe(overrides, [user_dir] if user_dir else [])
+    return [str(problem) for problem in caught.value.problems]
+
+
+def user_recipe(tmp_path: Path, text: str, name: str = "mine") -> Path:
+    file = tmp_path / "recipes" / f"{name}.yaml"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+    return tmp_path
+
+
+def test_default_recipe_is_quickstart() -> None:
+    recipe = compose_recipe([])
+    assert (recipe.recipe, recipe.profile, recipe.strategy.name) == ("quickstart", "full", "ddp")
+    assert recipe.model.name == "embedded:minilm"
+    assert recipe.data.name == "embedded:pydoc_pairs"
+
+
+def test_mrpc_deberta_is_as_published() -> None:
+    recipe = compose_recipe(["recipe=mrpc_deberta"])
+    assert recipe.model.name == "microsoft/deberta-v2-xlarge-mnli"
+    assert (recipe.data.subset, recipe.data.max_length) == ("mrpc", 128)
+    assert (recipe.optim.lr, recipe.train.epochs, recipe.batch.global_size) == (2e-5, 3, 16)
+    assert recipe.model.ignore_mismatched_head
+
+
+def test_strategy_picks_the_recipes_own_variant() -> None:
+    recipe = compose_recipe(["recipe=mrpc_deberta", "strategy=zero2"])
+    assert recipe.batch.global_size == 80
+    assert recipe.precision.compute == "fp16"
+    assert (recipe.strategy.engine, recipe.strategy.shard) == ("deepspeed", "grads")
+
+
+def test_command_line_wins_over_a_variants_choice() -> None:
+    recipe = compose_recipe(
+        ["recipe=mrpc_deberta", "strategy=zero2", "precision=fp32", "batch.global_size=32"]
+    )
+    assert (recipe.precision.compute, recipe.batch.global_size) == ("fp32", 32)
+
+
+def test_small_profile_keeps_the_task_and_takes_embedded_parts() -> None:
+    full = compose_recipe(["recipe=mrpc_deberta", "strategy=zero2"])
+    small = compose_recipe(["recipe=mrpc_deberta", "strategy=zero2", "profile=small"])
+    assert small.task == full.task
+    assert small.strategy == full.strategy
+    assert small.model.name == "embedded:deberta_minilm"
+    assert small.data.name == "embedded:pydoc_pairs"
+
+
+def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
+    found = problems(
+        "recipe=mrpc_debert",
+        "strategy=zero9",
+        "lr=3",
+        "batch.globl_size=8",
+        "optim.lr=abc",
+        "eval.mode=maximum",
+        f"data.path={tmp_path}/missing",
+        "stray",
+    )
+    text = "\n".join(found)
+    for expected in (
+        "'mrpc_debert' is not a recipe\n    did you mean 'mrpc_deberta'?",
+        "'zero9' is not a strategy\n    did you mean 'zero2'?",
+        "lr=3: 'lr' is not a key\n    did you mean 'optim.lr'?",
+        "did you mean 'batch.global_size'?",
+        'optim.lr=abc: "abc" is not a valid value\n    expected a number > 0',
+        "did you mean 'max'? expected one of max, min",
+        "missing",
+        "stray: is neither a verb nor KEY=VALUE",
+    ):
+        assert expected in text
+    assert len(found) == 8
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("global_size=8", "batch.global_size"),
+        ("learning_rate=1e-4", "valid:"),
+        ("train.lr=1e-4", "optim.lr"),
+        ("optim.learning_rat=1", "valid: optim.lr"),
+        ("epochs=3", "train.epochs"),
+        ("checkpoint.evry_steps=3", "checkpoint.every_steps"),
+    ],
+)
+def test_right_key_at_the_wrong_place_is_suggested(override: str, hint: str) -> None:
+    (problem,) = problems(override)
+    assert "is not a key" in problem
+    assert hint in problem
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("train.max_steps=0", "expected an integer > 0 or null"),
+        ("train.max_steps=2.5", "expected an integer > 0 or null"),
+        ("schedule.warmup_ratio=1.5", "expected a number >= 0 and <= 1 or null"),
+        ("cluster.procs_per_node=true", "expected an integer > 0 or null"),
+        ("model.name=123", "expected text"),
+        ("data.text_columns=a", "expected a list or null"),
+        ("train=3", "'train' is a section: set train.NAME"),
+    ],
+)
+def test_a_wrong_value_names_the_valid_ones(override: str, expected: str) -> None:
+    (problem,) = problems(override)
+    assert problem.startswith(override.split("=")[0])
+    assert expected in problem
+
+
+def test_batch_that_cannot_be_split_states_the_equation() -> None:
+    (problem,) = problems("batch.global_size=10", "batch.micro_size=4")
+    assert "global_size 10 is not a multiple of micro_size 4" in problem
+    assert "global_size = micro_size × accumulation × ranks" in problem
+
+
+def test_rules_between_keys() -> None:
+    assert "keep one of them" in problems("schedule.warmup_steps=3")[0]
+    assert "is one process" in problems("strategy=single", "cluster.procs_per_node=2")[0]
+    assert "early stopping needs evaluations" in problems("eval.patience=2", "eval.every_steps=null")[0]
+    assert "is set by Galley itself" in problems("launcher.env.RANK=3")[0]
+
+
+def test_a_mistake_in_a_file_names_file_and_line(tmp_path: Path) -> None:
+    folder = user_recipe(tmp_path, "optim:\n  lr: fast\n  warmup: 3\nbatch:\n  global_size: 8\n")
+    found = problems("recipe=mine", user_dir=folder)
+    assert any(p.startswith(f"{tmp_path}/recipes/mine.yaml:2: optim.lr: ") for p in found)
+    assert any(p.startswith(f"{tmp_path}/recipes/mine.yaml:3: optim.warmup: ") for p in found)
+
+
+def test_the_users_folder_adds_recipes_and_options(tmp_path: Path) -> None:
+    folder = user_recipe(tmp_path, "defaults:\n  - override /optim: gentle\nbatch:\n  global_size: 8\n")
+    (tmp_path / "optim").mkdir()
+    (tmp_path / "optim" / "gentle.yaml").write_text("lr: 3e-6\n")
+    recipe = compose_recipe(["recipe=mine"], [folder])
+    assert (recipe.recipe, recipe.optim.lr) == ("mine", 3e-6)
+
+
+def test_a_users_file_that_a_shipped_one_would_hide_is_refused(tmp_path: Path) -> None:
+    folder = user_recipe(tmp_path, "seed: 1\n", name="quickstart")
+    (problem,) = problems(user_dir=folder)
+    assert "has the name of the shipped recipes/quickstart.yaml" in problem
+
+
+def test_missing_user_folder(tmp_path: Path) -> None:
+    assert "is not a folder" in problems(user_dir=tmp_path / "nowhere")[0]
+
+
+def test_unknown_profile() -> None:
+    (problem,) = problems("recipe=mrpc_deberta", "profile=smal")
+    assert "did you mean 'small'? valid: full, small" in problem
+
+
+def test_explain_lists_file_lines_and_overrides_in_order() -> None:
+    value, sources = explain_sources(["recipe=mrpc_deberta", "profile=small", "optim.lr=5e-5"], "optim.lr")
+    assert value == 5e-5
+    assert [source.where.split(":")[0] for source in sources] == [
+        "conf/optim/adamw.yaml",
+        "recipes/mrpc_deberta.yaml",
+        "recipes/mrpc_deberta/small.yaml",
+        "optim.lr=5e-5",
+    ]
+    assert all(source.where.split(":")[1].isdigit() for source in sources[:-1])
