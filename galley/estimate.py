@@ -1,8 +1,9 @@
 """Memory a rank needs for parameters, gradients and optimizer state; activations come on top.
 
-Mixed-precision Adam needs 2 + 2 + 4 + 8 = 16 bytes a parameter (Rajbhandari et al., "ZeRO",
-arXiv:1910.02054, section 3.1); ZeRO divides the optimizer's, the gradients' and the parameters'
-part by the number of ranks in its stages 1, 2 and 3.
+Adam needs 16 bytes a parameter (Rajbhandari et al., "ZeRO", arXiv:1910.02054, section 3.1). Every
+engine here keeps fp32 weights and gradients and computes under autocast, so the 16 are 4 + 4 + 8
+in every precision. ZeRO divides the optimizer's, the gradients' and the parameters' part by the
+number of ranks in its stages 1, 2 and 3.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from galley.schema import Recipe
 from galley.spec import ClusterFacts, Layout
 
 GIB = 2**30
-MASTER_AND_MOMENTS = 12  # fp32 master weight and two fp32 moments of Adam, bytes a parameter
+FP32 = 4
+MOMENTS = 2  # of Adam, fp32
 SHARDED_BY = {"none": 0, "optimizer": 1, "grads": 2, "params": 3}
 
 
@@ -32,21 +34,14 @@ class Estimate:
 
 
 def estimate_memory(recipe: Recipe, layout: Layout) -> Estimate | None:
-    """The estimate for one rank, or None where the size of the model is not known.
-
-    Parameters and gradients are counted in the compute format; in fp32 the weights are their own
-    master, so the optimizer's part is only the two moments.
-    """
+    """The estimate for one rank, or None where the size of the model is not known."""
     count = num_parameters(recipe)
     if count is None:
         return None
-    fp32 = recipe.precision.compute == "fp32" or recipe.strategy.engine == "torch"
-    width = 4 if fp32 else 2
-    stage = SHARDED_BY[recipe.strategy.shard]
-    ranks = layout.world_size
-    params = count * width / (ranks if stage >= 3 else 1)
-    grads = count * width / (ranks if stage >= 2 else 1)
-    optimizer = count * (8 if fp32 else MASTER_AND_MOMENTS) / (ranks if stage >= 1 else 1)
+    stage, ranks = SHARDED_BY[recipe.strategy.shard], layout.world_size
+    params = count * FP32 / (ranks if stage >= 3 else 1)
+    grads = count * FP32 / (ranks if stage >= 2 else 1)
+    optimizer = count * FP32 * MOMENTS / (ranks if stage >= 1 else 1)
     optimizer = 0.0 if recipe.strategy.offload_optimizer != "none" else optimizer
     params = 0.0 if recipe.strategy.offload_params != "none" else params
     total = params + grads + optimizer
