@@ -1,0 +1,238 @@
+"""A task small enough to train in a blink, and real ranks that train it through the real worker.
+
+Ranks are forked from a server that has torch loaded, so that a run costs no imports.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from galley.rundir import RunFolder
+from galley.schema import Batch as BatchSizes
+from galley.schema import Optim, Recipe, Schedule, Strategy, Train
+from galley.spec import CodeSnapshot, Layout, RunSpec
+from trainer.tasks.base import Batch, Datasets, MainFirst, Sample, Task, TokenizedDataset
+
+VOCABULARY, WIDTH, NUM_LABELS = 60, 16, 2
+STRATEGIES = {
+    "single": Strategy("single", data_parallel=False),
+    "ddp": Strategy("ddp"),
+    "zero1": Strategy("zero1", engine="deepspeed", shard="optimizer"),
+    "zero2": Strategy("zero2", engine="deepspeed", shard="grads"),
+}
+
+
+class TinyDataset:
+    """Seeded token sequences; the label says whether their mean is high. Lengths 3 to 20."""
+
+    def __init__(self, num_samples: int, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        self.lengths = random.integers(3, 21, num_samples).astype(np.int32)
+        self.samples = [random.integers(1, VOCABULARY, n).tolist() for n in self.lengths]
+        self.labels = [int(np.mean(tokens) > VOCABULARY / 2) for tokens in self.samples]
+        self.fingerprint = hashlib.sha256(json.dumps(self.samples).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def rows(self, indices: Sequence[int]) -> list[Sample]:
+        return [{"tokens": self.samples[i], "label": self.labels[i], "index": i} for i in indices]
+
+
+class TinyModel(torch.nn.Module):
+    """Mean of dropped-out embeddings, two layers and a norm."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(VOCABULARY, WIDTH)
+        self.dropout = torch.nn.Dropout(dropout)
+        self.hidden = torch.nn.Linear(WIDTH, 2 * WIDTH)
+        self.norm = torch.nn.LayerNorm(2 * WIDTH)
+        self.head = torch.nn.Linear(2 * WIDTH, NUM_LABELS)
+        self.register_buffer("temperature", torch.ones(()))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        mask = (tokens > 0).unsqueeze(-1)
+        mean = (self.dropout(self.embedding(tokens)) * mask).sum(1) / mask.sum(1)
+        return self.head(self.norm(torch.nn.functional.gelu(self.hidden(mean)))) / self.temperature
+
+
+class TinyTask(Task):
+    """Reads its own knobs from the environment: DROPOUT, and what goes wrong at which step."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        self.num_losses = 0
+        self.trace = os.environ.get("TINY_TRACE")
+
+    def datasets(self, main_first: MainFirst) -> Datasets:
+        with main_first():
+            train = TinyDataset(int(os.environ.get("TINY_SAMPLES", "70")), seed=1)
+            return Datasets(train, TinyDataset(45, seed=2) if self.recipe.eval.enabled else None)
+
+    def model(self) -> torch.nn.Module:
+        torch.manual_seed(self.recipe.seed)
+        return TinyModel(float(os.environ.get("TINY_DROPOUT", "0.1")))
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        longest = max(len(sample["tokens"]) for sample in samples)
+        rows = [sample["tokens"] + [0] * (longest - len(sample["tokens"])) for sample in samples]
+        return {
+            "tokens": torch.tensor(rows),
+            "label": torch.tensor([sample["label"] for sample in samples]),
+            "index": torch.tensor([sample["index"] for sample in samples]),
+        }
+
+    def loss(self, model: torch.nn.Module, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
+        if model.training:
+            self._misbehave()
+            if self.trace:
+                with Path(f"{self.trace}.{os.environ['RANK']}").open("a") as stream:
+                    stream.write(json.dumps(batch["index"][weights > 0].tolist()) + "\n")
+        logits = model(batch["tokens"]).float()
+        losses = torch.nn.functional.cross_entropy(logits, batch["label"], reduction="none")
+        return (losses * weights).sum() * (float("nan") if self.num_losses == self._at("NAN") else 1.0)
+
+    def _misbehave(self) -> None:
+        self.num_losses += 1
+        if self.num_losses == self._at("KILL"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.num_losses == self._at("HANG"):
+            signal.pause()
+        if self.num_losses == self._at("RAISE"):
+            raise RuntimeError("this task fails on purpose")
+
+    def _at(self, event: str) -> int:
+        """The loss at which it happens, on the last rank: TINY_KILL=5."""
+        last = os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1)
+        return int(os.environ.get(f"TINY_{event}", "-1")) if last else -1
+
+    def weight(self, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
+        return weights.sum()
+
+    def predict(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        return model(batch["tokens"]).float().detach()
+
+    def metrics(self, predictions: np.ndarray[Any, Any], dataset: TokenizedDataset) -> dict[str, float]:
+        labels = np.array([row["label"] for row in dataset.rows(range(len(dataset)))])
+        return {"accuracy": float((predictions.argmax(-1) == labels).mean())}
+
+    def save_pretrained(self, model: torch.nn.Module, state: Batch, folder: str) -> None:
+        save_file(state, f"{folder}/model.safetensors")
+
+
+def tiny_recipe(strategy: str = "ddp", **changes: Any) -> Recipe:
+    """8 samples a step, 9 steps an epoch (the last one of 6 samples), no evaluation in between."""
+    recipe = Recipe(
+        recipe="tiny",
+        strategy=STRATEGIES[strategy],
+        optim=Optim(lr=1e-2),
+        schedule=Schedule(warmup_steps=2),
+        batch=BatchSizes(global_size=8),
+        train=Train(epochs=2.0, log_every_steps=1),
+        seed=7,
+    )
+    return replace(recipe, eval=replace(recipe.eval, metric="eval/accuracy"), **changes)
+
+
+def tiny_spec(recipe: Recipe, world_size: int, accumulation: int = 1) -> RunSpec:
+    global_size = recipe.batch.global_size or 8
+    layout = Layout(
+        nodes=1,
+        procs_per_node=world_size,
+        world_size=world_size,
+        device="cpu",
+        backend="none" if world_size == 1 else "gloo",
+        threads_per_proc=1,
+        global_size=global_size,
+        micro_size=-(-global_size // (world_size * accumulation)),
+        accumulation=accumulation,
+    )
+    return RunSpec(recipe, layout, CodeSnapshot("0" * 64, None, False), {}, "3.11")
+
+
+def enter_worker(run_dir: str, sha256: str, environ: dict[str, str]) -> None:
+    """The body of a rank: the worker's own main, with the tiny task behind the task seam."""
+    import trainer.tasks
+    from trainer.worker import main
+
+    os.environ.update(environ)
+    trainer.tasks.make_task = TinyTask  # type: ignore[attr-defined]
+    sys.argv = ["worker", "--run-dir", run_dir, "--sha256", sha256]
+    main()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def start_ranks(root: Path, spec: RunSpec, attempt: int = 1, **environ: str) -> list[BaseProcess]:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tiny", "torch._dynamo", "deepspeed", "trainer.worker", "trainer.session"])
+    RunFolder(root).write_spec(spec)
+    shared = {
+        "WORLD_SIZE": str(spec.layout.world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "GALLEY_ATTEMPT": str(attempt),
+        "GALLEY_RESUME": "1" if attempt > 1 else "0",
+    }
+    processes = []
+    for rank in range(spec.layout.world_size):
+        own = {**shared, **environ, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        process = context.Process(target=enter_worker, args=(str(root), spec.sha256, own))
+        process.start()
+        processes.append(process)
+    return processes
+
+
+def wait(processes: list[BaseProcess], timeout_s: float = 90) -> list[int | None]:
+    for process in processes:
+        process.join(timeout_s)
+        if process.is_alive():
+            process.kill()
+    return [process.exitcode for process in processes]
+
+
+def run_ranks(root: Path, spec: RunSpec, attempt: int = 1, **environ: str) -> list[int | None]:
+    """Exit codes, by rank."""
+    return wait(start_ranks(root, spec, attempt, **environ))
+
+
+def train(root: Path, spec: RunSpec, attempt: int = 1, **environ: str) -> RunFolder:
+    """A run that must succeed."""
+    codes = run_ranks(root, spec, attempt, **environ)
+    folder = RunFolder(root)
+    logs = [path.read_text()[-3000:] for path in sorted(folder.logs(attempt).glob("rank-*.log"))]
+    assert codes == [0] * spec.layout.world_size, "\n".join(logs)
+    return folder
+
+
+def losses(folder: RunFolder) -> list[float]:
+    return [row["loss"] for row in folder.read_metrics() if "loss" in row]
+
+
+def weights(folder: RunFolder) -> dict[str, torch.Tensor]:
+    return load_file(folder.model / "model.safetensors")
+
+
+def largest_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    assert a.keys() == b.keys()
+    return max(float((a[name] - b[name]).abs().max()) for name in a)

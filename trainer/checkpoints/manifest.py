@@ -1,0 +1,154 @@
+"""What makes a checkpoint complete: its manifest, and the search for the last one that fits it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from galley.errors import CheckpointError
+from galley.rundir import write_atomic
+from galley.spec import from_json, to_json
+
+MANIFEST_NAME = "manifest.json"
+STATE_NAME = "state.json"
+STEP_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size in bytes and sha256 of one file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`files` by name; `fingerprint` of the model whose state it is."""
+
+    fingerprint: str
+    world_size: int
+    files: dict[str, FileRecord]
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class TrainState:
+    """Where training stands after `step` optimizer steps.
+
+    Attributes:
+        epoch, batch: of the next global batch; they follow from `step` and are kept for readers.
+        optimizer_steps: steps that changed the weights.
+        best, misses: of early stopping: the best value so far, evaluations since it.
+        data_fingerprint: of the training samples, whose order the position refers to.
+    """
+
+    step: int
+    epoch: int
+    batch: int
+    seed: int
+    global_size: int
+    total_steps: int
+    optimizer_steps: int
+    loss_scale: float
+    loss_scale_good_steps: int
+    data_fingerprint: str
+    best: float | None = None
+    misses: int = 0
+
+
+@dataclass(frozen=True)
+class Found:
+    """The newest checkpoint that is whole, and a line for each newer one that is not."""
+
+    folder: Path | None
+    rejected: list[str] = field(default_factory=list)
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step-{step:0{STEP_DIGITS}d}"
+
+
+def fingerprint(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """sha256 of the sorted parameter names and shapes."""
+    lines = (f"{name} {list(shape)}\n" for name, shape in sorted(shapes.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def record(path: Path) -> FileRecord:
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return FileRecord(path.stat().st_size, digest)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    write_atomic(folder / MANIFEST_NAME, to_json(manifest))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST_NAME
+    try:
+        return from_json(Manifest, path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder.name}: {MANIFEST_NAME} is missing or unreadable") from error
+
+
+def read_state(folder: Path) -> TrainState:
+    return from_json(TrainState, (folder / STATE_NAME).read_bytes())
+
+
+def verify(folder: Path) -> Manifest:
+    """Reads every byte. Raises `CheckpointError` that names the first file that is not as saved."""
+    manifest = read_manifest(folder)
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{folder.name}: {name} is missing")
+        if path.stat().st_size != expected.size:
+            raise CheckpointError(f"{folder.name}: {name} has {path.stat().st_size} of {expected.size} bytes")
+        if record(path) != expected:
+            raise CheckpointError(
+                f"{folder.name}: {name} was changed, its sha256 is not that of the manifest"
+            )
+    return manifest
+
+
+def list_checkpoints(root: Path) -> list[Path]:
+    """All checkpoint folders, oldest first, whole or not."""
+    return sorted((p for p in root.glob("step-*") if p.is_dir()), key=lambda p: int(p.name[5:]))
+
+
+def latest_complete(root: Path) -> Found:
+    """The newest checkpoint that passes `verify`."""
+    rejected: list[str] = []
+    for folder in reversed(list_checkpoints(root)):
+        try:
+            verify(folder)
+            return Found(folder, rejected)
+        except CheckpointError as error:
+            rejected.append(str(error))
+    return Found(None, rejected)
+
+
+def retain(root: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, and what unfinished saves left behind."""
+    for folder in list_checkpoints(root)[:-keep]:
+        # The manifest goes first: a removal that is cut short leaves nothing that looks complete.
+        (folder / MANIFEST_NAME).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+    for leftover in root.glob(".step-*"):
+        shutil.rmtree(leftover)
+
+
+def to_state_json(state: TrainState) -> str:
+    return to_json(state)
+
+
+def records_from_json(parts: list[dict[str, dict[str, object]]]) -> dict[str, FileRecord]:
+    """The records that the ranks sent, as one mapping."""
+    merged = {name: body for part in parts for name, body in part.items()}
+    return {name: from_json(FileRecord, json.dumps(body)) for name, body in sorted(merged.items())}

@@ -1,0 +1,211 @@
+"""The training loop, one for every strategy and any number of ranks.
+
+It waits for the device only where it logs. What a step does is a function of (seed, step, rank)
+and of the state that a checkpoint holds, so that a resumed run continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from galley.rundir import RunFolder
+from galley.schema import Recipe
+from trainer.batches import BatchPlan, GlobalBatch, MicroBatch, split
+from trainer.checkpoints import store
+from trainer.checkpoints.manifest import TrainState
+from trainer.evaluation import evaluate
+from trainer.failures import NonFiniteLossError
+from trainer.journal import Journal
+from trainer.meter import Meter
+from trainer.ranks import Ranks
+from trainer.schedule import learning_rate
+from trainer.stopping import EarlyStopping
+from trainer.strategies.base import Engine
+from trainer.strategies.engaged import EngagementProbe
+from trainer.tasks.base import Batch, Datasets, Task, TokenizedDataset
+
+log = logging.getLogger("galley")
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Every generator that a model may draw from, as a function of its arguments alone."""
+    state = np.random.SeedSequence([seed, step, rank]).generate_state(2, np.uint64)
+    torch.manual_seed(int(state[0] >> np.uint64(1)))
+    random.seed(int(state[1]))
+    np.random.seed(int(state[1] & np.uint64(0xFFFFFFFF)))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What one run is made of."""
+
+    recipe: Recipe
+    folder: RunFolder
+    ranks: Ranks
+    task: Task
+    data: Datasets
+    engine: Engine
+    plan: BatchPlan
+    journal: Journal
+
+
+class Loop:
+    """Trains from `step` to the end. `step` counts optimizer steps that are done."""
+
+    def __init__(self, parts: Parts, resumed: TrainState | None) -> None:
+        self.parts = parts
+        recipe = parts.recipe
+        self.total_steps = parts.plan.total_steps(recipe.train.epochs, recipe.train.max_steps)
+        self.step = resumed.step if resumed else 0
+        self.meter = Meter()
+        self.probe = EngagementProbe(parts.engine)
+        self.stopping = EarlyStopping(recipe.eval)
+        if resumed:
+            self.stopping.best, self.stopping.misses = resumed.best, resumed.misses
+        self._lr = learning_rate(recipe.schedule, recipe.optim.lr, self.total_steps)
+        self._loss_sum = torch.zeros((), device=parts.ranks.device)
+        self._grad_norm = torch.zeros(())
+        self._window_steps = 0
+        self._evaluated_at: int | None = None
+
+    @property
+    def epoch(self) -> float:
+        return self.step / self.parts.plan.steps_per_epoch
+
+    def run(self) -> None:
+        """Raises `NonFiniteLossError`, `EngagementError`, `DiskFullError`, or what the task raises."""
+        self.parts.journal.enter("train", self.step, self.total_steps)
+        stopped = False
+        batches = self.parts.plan.from_step(self.step)
+        self.meter.resume()
+        while self.step < self.total_steps and not stopped:
+            self._train_step(next(batches))
+            stopped = self._after_step()
+        self.meter.pause()
+        if self._window_steps:
+            self._log_row()
+        if self.parts.data.eval and self._evaluated_at != self.step:
+            self._evaluate(self.parts.data.eval)
+
+    def _train_step(self, global_batch: GlobalBatch) -> None:
+        engine, ranks = self.parts.engine, self.parts.ranks
+        seed_step(self.parts.recipe.seed, self.step, ranks.rank)
+        lengths = self.parts.plan.lengths
+        micro_size = engine.setup.layout.micro_size
+        rounds = split(global_batch.samples, lengths, ranks.world_size, micro_size)
+        inputs = [self._inputs(by_rank[ranks.rank]) for by_rank in rounds]
+        weight = ranks.sum(sum_weights(self.parts.task, inputs))
+        for number, (batch, weights) in enumerate(inputs, 1):
+            with engine.micro_batch(last=number == len(inputs)):
+                loss = self.parts.task.loss(engine.module, batch, weights) / weight
+                engine.backward(loss)
+            self._loss_sum += loss.detach()
+        self.probe.before_step()
+        self._grad_norm = engine.step(self._lr(self.step))
+        self.probe.after_step()
+        self.step += 1
+        self._window_steps += 1
+        self.meter.count(len(global_batch.samples), int(lengths[global_batch.samples].sum()))
+
+    def _inputs(self, micro: MicroBatch) -> tuple[Batch, torch.Tensor]:
+        device = self.parts.ranks.device
+        batch = self.parts.task.collate(self.parts.data.train.rows(micro.samples.tolist()))
+        on_device = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        return on_device, torch.from_numpy(micro.weights).to(device, non_blocking=True)
+
+    def _after_step(self) -> bool:
+        """Log, evaluate, save, as often as the recipe says. Whether to end early."""
+        recipe, stopped = self.parts.recipe, False
+        saves = _due(self.step, recipe.checkpoint.every_steps)
+        # A row before each save: a resumed run then logs the same rows, and NaN is never saved.
+        if saves or _due(self.step, recipe.train.log_every_steps):
+            self._log_row()
+        self.parts.journal.at_step(self.step)
+        if self.parts.data.eval and _due(self.step, recipe.eval.every_steps):
+            stopped = self._evaluate(self.parts.data.eval)
+        if saves:
+            self._save()
+        return stopped
+
+    def _log_row(self) -> None:
+        """A collective. The loss is the mean over the steps since the last row."""
+        total = self.parts.ranks.sum_floats([float(self._loss_sum)])[0]
+        loss, norm, rates = total / self._window_steps, float(self._grad_norm), self.meter.cut()
+        fp16 = self.parts.engine.loss_scale.dynamic
+        if not (math.isfinite(loss) and (fp16 or math.isfinite(norm))):
+            raise NonFiniteLossError(
+                f"step {self.step}: loss {loss}, gradient norm {norm}: the run diverged; "
+                "lower optim.lr, lengthen the warm-up, or check the data"
+            )
+        values = {
+            "loss": loss,
+            "lr": self._lr(self.step - 1),
+            "grad_norm": norm if math.isfinite(norm) else None,
+            "samples_per_s": round(rates.samples_per_s, 3),
+            "tokens_per_s": round(rates.tokens_per_s, 1),
+        }
+        self.parts.journal.row(self.step, self.epoch, values)
+        self._loss_sum.zero_()
+        self._window_steps = 0
+
+    def _evaluate(self, dataset: TokenizedDataset) -> bool:
+        """A collective. Whether early stopping ends the run, as the main rank sees it."""
+        parts = self.parts
+        self.meter.pause()
+        parts.journal.enter("eval", self.step)
+        batch_size = parts.recipe.eval.batch_size
+        metrics = evaluate(parts.engine.model, parts.task, dataset, batch_size, parts.ranks)
+        self._evaluated_at = self.step
+        parts.journal.row(self.step, self.epoch, dict(metrics))
+        stop = bool(parts.ranks.from_main(self.stopping.update(metrics)))
+        if stop:
+            log.info(
+                "early stop at step %d: best %s %s", self.step, parts.recipe.eval.metric, self.stopping.best
+            )
+        parts.journal.enter("train", self.step)
+        self.meter.resume()
+        return stop
+
+    def _save(self) -> None:
+        self.meter.pause()
+        self.parts.journal.enter("save", self.step)
+        folder = store.save(
+            self.parts.folder.checkpoints, self.parts.engine, self.state(), self.parts.recipe.checkpoint.keep
+        )
+        log.info("saved %s", folder.name)
+        self.parts.journal.enter("train", self.step)
+        self.meter.resume()
+
+    def state(self) -> TrainState:
+        engine, plan = self.parts.engine, self.parts.plan
+        epoch, batch = divmod(self.step, plan.steps_per_epoch)
+        return TrainState(
+            step=self.step,
+            epoch=epoch,
+            batch=batch,
+            seed=plan.seed,
+            global_size=plan.global_size,
+            total_steps=self.total_steps,
+            optimizer_steps=engine.optimizer_steps,
+            loss_scale=engine.loss_scale.scale,
+            loss_scale_good_steps=engine.loss_scale.good_steps,
+            data_fingerprint=self.parts.data.train.fingerprint,
+            best=self.stopping.best,
+            misses=self.stopping.misses,
+        )
+
+
+def sum_weights(task: Task, inputs: list[tuple[Batch, torch.Tensor]]) -> torch.Tensor:
+    """What this rank's losses of one step sum over, as fp32."""
+    parts = [task.weight(batch, weights).float() for batch, weights in inputs]
+    return torch.stack(parts).sum()
+
+
+def _due(step: int, every_steps: int | None) -> bool:
+    return every_steps is not None and step % every_steps == 0

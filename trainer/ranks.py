@@ -1,0 +1,207 @@
+"""Which process this is, and what the processes do together.
+
+`RankFacts` is read from the environment that the launcher made; `Ranks` adds the process group.
+Values travel as tensors or JSON, never as pickles.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from galley.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    import torch
+
+# Reading and tokenizing a large dataset on one rank may take longer than any training collective.
+MAIN_FIRST_TIMEOUT = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class RankVariables:
+    """The environment variables by which one kind of launcher tells a process its place."""
+
+    launcher: str
+    rank: str
+    world_size: str
+    local_rank: str
+
+
+# The first row whose variables are all set decides. MPI stands before Slurm: `mpirun` inside an
+# sbatch job inherits the batch step's SLURM_PROCID=0 in every process. `srun --mpi=pmi2` sets
+# PMI_RANK without MPI_LOCALRANKID and so falls through to the Slurm row.
+RANK_VARIABLES = (
+    RankVariables("torchrun", "RANK", "WORLD_SIZE", "LOCAL_RANK"),
+    RankVariables("openmpi", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    RankVariables("mpich", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
+    RankVariables("slurm", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),
+)
+
+
+@dataclass(frozen=True)
+class RankFacts:
+    """One process among all. `launcher` names the row of `RANK_VARIABLES`; `none` is a lone process."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    launcher: str
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def is_local_main(self) -> bool:
+        return self.local_rank == 0
+
+
+def read_rank_facts(environ: Mapping[str, str]) -> RankFacts:
+    """The place of this process. Raises `ConfigError` on values that are no place in a world."""
+    for row in RANK_VARIABLES:
+        names = (row.rank, row.world_size, row.local_rank)
+        if all(name in environ for name in names):
+            try:
+                rank, world_size, local_rank = (int(environ[name]) for name in names)
+            except ValueError as error:
+                raise ConfigError(Problem(" ".join(names), "must be integers", str(error))) from error
+            if not (0 <= rank < world_size and 0 <= local_rank <= rank):
+                shown = " ".join(f"{name}={environ[name]}" for name in names)
+                raise ConfigError(Problem(shown, "is no place in a world", "0 <= local rank <= rank < size"))
+            return RankFacts(rank, world_size, local_rank, row.launcher)
+    return RankFacts(0, 1, 0, "none")
+
+
+class Ranks:
+    """This process and its process group, if there is one.
+
+    Every method but the properties is a collective: all ranks must call it, in the same order.
+    """
+
+    def __init__(self, facts: RankFacts, device: torch.device, grouped: bool) -> None:
+        self.facts = facts
+        self.device = device
+        self._grouped = grouped
+        self._patient: Any = None
+
+    @property
+    def rank(self) -> int:
+        return self.facts.rank
+
+    @property
+    def world_size(self) -> int:
+        return self.facts.world_size
+
+    @property
+    def is_main(self) -> bool:
+        return self.facts.is_main
+
+    def backend(self) -> str:
+        """What the process group runs on, read off the group itself; `none` without one."""
+        import torch.distributed as dist
+
+        return str(dist.get_backend()) if self._grouped else "none"
+
+    def barrier(self) -> None:
+        self.sum_floats([0.0])
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The body runs on each node's first rank, and only then on the others."""
+        if not self.facts.is_local_main:
+            self._wait_patiently()
+        yield
+        if self.facts.is_local_main:
+            self._wait_patiently()
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sums in place over the ranks; returns its argument. Does not wait for the device."""
+        import torch.distributed as dist
+
+        if self._grouped:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def sum_floats(self, values: list[float]) -> list[float]:
+        """Element-wise sums in float64."""
+        return self._reduce(values, "SUM")
+
+    def max_floats(self, values: list[float]) -> list[float]:
+        return self._reduce(values, "MAX")
+
+    def from_main(self, value: Any) -> Any:
+        """The JSON value that the main rank passed; what the others pass is ignored."""
+        return self.gather_json(value if self.is_main else None)[0]
+
+    def gather_json(self, value: Any) -> list[Any]:
+        """The JSON value of every rank, indexed by rank, on every rank."""
+        import torch
+        import torch.distributed as dist
+
+        if not self._grouped:
+            return [value]
+        text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
+        dist.all_gather(sizes, torch.tensor([text.numel()]))
+        longest = max(int(size) for size in sizes)
+        padded = torch.zeros(longest, dtype=torch.uint8)
+        padded[: text.numel()] = text
+        parts = [torch.zeros_like(padded) for _ in range(self.world_size)]
+        dist.all_gather(parts, padded)
+        return [
+            json.loads(bytes(part[: int(size)].tolist())) for part, size in zip(parts, sizes, strict=True)
+        ]
+
+    def _reduce(self, values: list[float], operation: str) -> list[float]:
+        import torch
+        import torch.distributed as dist
+
+        if not self._grouped:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(tensor, op=getattr(dist.ReduceOp, operation))
+        return tensor.tolist()
+
+    def _wait_patiently(self) -> None:
+        import torch
+        import torch.distributed as dist
+
+        if self._grouped:
+            dist.all_reduce(torch.zeros(1), group=self._patient)
+
+    def open_patient_group(self) -> None:
+        """The group that `main_first` waits on, whose timeout is not that of training."""
+        import torch.distributed as dist
+
+        self._patient = dist.new_group(backend="gloo", timeout=MAIN_FIRST_TIMEOUT)
+
+
+def open_ranks(facts: RankFacts, device_kind: str, timeout_s: int, grouped: bool) -> Ranks:
+    """Join the process group (`grouped`), over gloo on CPU and nccl on CUDA.
+
+    CPU tensors always travel over gloo. A lone process gets a group of one, if `grouped`.
+    """
+    import torch
+    import torch.distributed as dist
+
+    device = torch.device("cpu")
+    if device_kind == "cuda":
+        device = torch.device("cuda", facts.local_rank)
+        torch.cuda.set_device(device)
+    ranks = Ranks(facts, device, grouped)
+    if grouped:
+        store = None if facts.world_size > 1 else dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(
+            "gloo" if device_kind == "cpu" else "cpu:gloo,cuda:nccl",
+            timeout=timedelta(seconds=timeout_s),
+            rank=facts.rank,
+            world_size=facts.world_size,
+            store=store,
+        )
+        ranks.open_patient_group()
+    return ranks

@@ -1,0 +1,174 @@
+"""One attempt of a run on one rank: data, model, training, result."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from galley.errors import CheckpointError, ConfigError, Problem
+from galley.rundir import RunFolder
+from galley.schema import Recipe
+from galley.spec import RunResult, RunSpec
+from trainer import strategies
+from trainer.batches import BatchPlan
+from trainer.checkpoints.store import Checkpoint, find_latest
+from trainer.journal import Journal
+from trainer.loop import Loop, Parts
+from trainer.ranks import RankFacts, Ranks, open_ranks
+from trainer.strategies.base import Engine, Setup
+from trainer.tasks.base import Datasets, Task
+
+log = logging.getLogger("galley")
+
+MakeTask = Callable[[Recipe], Task]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What the worker was told.
+
+    Attributes:
+        number: counts from 1.
+        resume: continue from the last complete checkpoint, if there is one.
+        started_at: `time.monotonic()` of the worker's first line.
+    """
+
+    number: int
+    resume: bool
+    started_at: float
+
+
+def run(
+    spec: RunSpec,
+    folder: RunFolder,
+    facts: RankFacts,
+    attempt: Attempt,
+    journal: Journal,
+    make_task: MakeTask,
+) -> None:
+    """Train and write model/ and result.json. Raises what ends the run otherwise."""
+    check_world(spec, facts)
+    recipe, layout = spec.recipe, spec.layout
+    torch.set_num_threads(layout.threads_per_proc)
+    grouped = recipe.strategy.data_parallel or layout.world_size > 1
+    ranks = open_ranks(facts, layout.device, recipe.launcher.timeout_s, grouped)
+    task = make_task(recipe)
+    journal.enter("data")
+    data = task.datasets(ranks.main_first)
+    plan = BatchPlan(data.train.lengths, recipe.seed, layout.global_size, recipe.train.length_grouped)
+    journal.enter("model")
+    model = prepare_model(task, recipe)
+    checkpoint = open_checkpoint(folder, ranks, data, plan) if attempt.resume else None
+    if checkpoint:
+        checkpoint.load_weights(model)
+    engine = strategies.wrap(model, Setup(recipe, layout, ranks))
+    if checkpoint:
+        checkpoint.load_engine(engine)
+    journal.rewind(checkpoint.state.step if checkpoint else 0)
+    loop = Loop(
+        Parts(recipe, folder, ranks, task, data, engine, plan, journal),
+        checkpoint.state if checkpoint else None,
+    )
+    loop.run()
+    journal.enter("save", loop.step)
+    save_model(folder, task, engine, ranks)
+    result = make_result(loop, attempt, ranks, checkpoint.folder.name if checkpoint else None)
+    if ranks.is_main:
+        folder.write_result(result)
+    journal.enter("done", loop.step)
+
+
+def check_world(spec: RunSpec, facts: RankFacts) -> None:
+    """The launcher must have started as many ranks as the layout has: no rank may train alone."""
+    if facts.world_size != spec.layout.world_size:
+        what = (
+            f"{facts.world_size} ranks were started ({facts.launcher}), the run has {spec.layout.world_size}"
+        )
+        raise ConfigError(Problem("world size", what, "start the run with the plan that was sealed with it"))
+
+
+def prepare_model(task: Task, recipe: Recipe) -> torch.nn.Module:
+    model = task.model()
+    if recipe.train.gradient_checkpointing:
+        enable = getattr(model, "gradient_checkpointing_enable", None)
+        if enable is None or not getattr(model, "supports_gradient_checkpointing", False):
+            what = f"{type(model).__name__} cannot recompute activations"
+            raise ConfigError(Problem("train.gradient_checkpointing", what, "valid: false"))
+        enable({"use_reentrant": False})
+    return model
+
+
+def open_checkpoint(folder: RunFolder, ranks: Ranks, data: Datasets, plan: BatchPlan) -> Checkpoint | None:
+    """The last complete checkpoint; None where there is none, which is said in the log.
+
+    Raises `CheckpointError` where it was made from other data or other batches.
+    """
+    found = find_latest(folder.checkpoints, ranks)
+    for line in found.rejected:
+        log.warning("checkpoint not usable: %s", line)
+    if found.folder is None:
+        log.warning("no complete checkpoint in %s: starting from step 0", folder.checkpoints)
+        return None
+    checkpoint = Checkpoint(found.folder)
+    log.info("resuming from %s", found.folder.name)
+    saved = (checkpoint.state.data_fingerprint, checkpoint.state.seed, checkpoint.state.global_size)
+    if saved != (data.train.fingerprint, plan.seed, plan.global_size):
+        raise CheckpointError(
+            f"{found.folder}: was trained on other data, another seed or another global batch"
+        )
+    return checkpoint
+
+
+def save_model(folder: RunFolder, task: Task, engine: Engine, ranks: Ranks) -> None:
+    """model/ in Hugging Face format, by the main rank; the others gather with it and wait."""
+    state = engine.full_state()
+    if ranks.is_main:
+        folder.model.mkdir(exist_ok=True)
+        task.save_pretrained(engine.model, state, str(folder.model))
+    ranks.barrier()
+
+
+def make_result(loop: Loop, attempt: Attempt, ranks: Ranks, resumed_from: str | None) -> RunResult:
+    """A collective: memory is the largest over the ranks."""
+    peak = ranks.max_floats([peak_memory_gib(ranks.device)])[0]
+    rates = loop.meter.steady()
+    result = RunResult(
+        state="succeeded",
+        exit_code=0,
+        message=stop_message(loop),
+        metrics=loop.parts.journal.metrics(),
+        steps=loop.step,
+        epochs=round(loop.epoch, 4),
+        wall_s=round(time.monotonic() - attempt.started_at, 3),
+        train_s=round(loop.meter.train_s, 3),
+        peak_memory_gib=round(peak, 3),
+        world_size=ranks.world_size,
+        attempts=attempt.number,
+        resumed_from=resumed_from,
+        engaged=loop.probe.result,
+    )
+    if rates is None:
+        return result
+    return replace(
+        result, samples_per_s=round(rates.samples_per_s, 3), tokens_per_s=round(rates.tokens_per_s, 1)
+    )
+
+
+def stop_message(loop: Loop) -> str:
+    if loop.step < loop.total_steps:
+        return f"stopped early at step {loop.step} of {loop.total_steps}"
+    return ""
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Of this rank: device memory on CUDA, resident memory of the process on CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)

@@ -1,0 +1,39 @@
+"""Engines by the neutral description of a strategy. Modules are imported only when chosen."""
+
+from __future__ import annotations
+
+import importlib
+
+import torch
+
+from galley.errors import ConfigError, Problem, valid_values
+from galley.schema import Strategy
+from trainer.precision import autocast_forward
+from trainer.strategies.base import Engine, Setup
+
+ENGINES = {
+    ("torch", False, "none"): "trainer.strategies.plain:SingleEngine",
+    ("torch", True, "none"): "trainer.strategies.plain:DdpEngine",
+    ("deepspeed", True, "optimizer"): "trainer.strategies.zero:ZeroEngine",
+    ("deepspeed", True, "grads"): "trainer.strategies.zero:ZeroEngine",
+}
+"""(engine, data_parallel, shard) -> class."""
+
+
+def engine_class(strategy: Strategy) -> type[Engine]:
+    """Raises `ConfigError` for a combination that no engine carries."""
+    key = (strategy.engine, strategy.data_parallel, strategy.shard)
+    if key not in ENGINES:
+        known = [f"engine={e} data_parallel={str(d).lower()} shard={s}" for e, d, s in ENGINES]
+        asked = f"engine={key[0]} data_parallel={str(key[1]).lower()} shard={key[2]}"
+        raise ConfigError(Problem("strategy", f"nothing carries {asked}", valid_values(asked, known)))
+    module, _, name = ENGINES[key].partition(":")
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+
+
+def wrap(model: torch.nn.Module, setup: Setup) -> Engine:
+    """The model on its device under the recipe's strategy, in training mode. A collective."""
+    model.to(setup.ranks.device)
+    model.train()
+    autocast_forward(model, setup.recipe.precision.compute, setup.ranks.device.type)
+    return engine_class(setup.recipe.strategy)(model, setup)

@@ -1,0 +1,113 @@
+"""The strategy seam: an engine carries the model, its gradients and its optimizer.
+
+The loop drives every engine alike:
+
+    for each micro-batch:  with engine.micro_batch(last): engine.backward(weighted loss)
+    norm = engine.step(lr)
+
+and saves and restores its state by parameter name, so that a checkpoint does not know which
+engine wrote it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from galley.schema import Recipe
+from galley.spec import Layout
+from trainer.precision import LossScale
+from trainer.ranks import Ranks
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's state of one parameter, each of the parameter's shape."""
+
+ReadTensor = Callable[[str, str], torch.Tensor]
+"""(moment, parameter name) -> the full tensor, fp32, on the CPU."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every engine is built from."""
+
+    recipe: Recipe
+    layout: Layout
+    ranks: Ranks
+
+
+class Engine(ABC):
+    """A model under one strategy.
+
+    Attributes:
+        model: the model itself, for evaluation and saving. Its forward runs in the recipe's
+            compute format.
+        module: what the loss calls in training: the model, or what wraps it.
+        optimizer_steps: steps that changed the weights (fp16 may skip some).
+    """
+
+    def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
+        self.model = model
+        self.module = model
+        self.setup = setup
+        self.optimizer_steps = 0
+        self.loss_scale = LossScale.for_compute(setup.recipe.precision.compute)
+        self.parameters = dict(model.named_parameters())
+
+    @property
+    def name(self) -> str:
+        """The class that really wraps the model."""
+        return type(self.module).__name__
+
+    @property
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        return {name: p for name, p in self.parameters.items() if p.requires_grad}
+
+    @abstractmethod
+    def micro_batch(self, last: bool) -> AbstractContextManager[None]:
+        """Around forward and backward of one micro-batch; `last` is the last one of the step."""
+
+    @abstractmethod
+    def backward(self, loss: torch.Tensor) -> None:
+        """Adds to the gradients, which are SUMMED over micro-batches and ranks."""
+
+    @abstractmethod
+    def step(self, lr: float) -> torch.Tensor:
+        """Clip, update, clear the gradients. Returns their norm over all ranks before clipping.
+
+        Under fp16 a step whose norm is not finite changes nothing.
+        """
+
+    @abstractmethod
+    def world_size(self) -> int:
+        """Ranks that share the gradients, read off the live objects."""
+
+    @abstractmethod
+    def held_grads(self) -> int:
+        """Gradient elements on this rank; only between the last backward and the step."""
+
+    @abstractmethod
+    def held_optimizer(self) -> int:
+        """Elements of optimizer state on this rank; only after the first step."""
+
+    def held_params(self) -> int:
+        return sum(p.numel() for p in self.parameters.values())
+
+    @abstractmethod
+    def moment(self, moment: str, name: str) -> torch.Tensor:
+        """Optimizer state of one parameter, full, fp32, on the CPU. A collective."""
+
+    def parameter(self, name: str) -> torch.Tensor:
+        """One parameter, full, fp32, on the CPU. A collective."""
+        return self.parameters[name].detach().cpu()
+
+    @abstractmethod
+    def load_moments(self, read: ReadTensor, optimizer_steps: int) -> None:
+        """The inverse of `moment` for every trainable parameter."""
+
+    def full_state(self) -> dict[str, torch.Tensor]:
+        """The model's state dict, full and on the CPU, on every rank. A collective."""
+        return {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}

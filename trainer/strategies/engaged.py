@@ -1,0 +1,117 @@
+"""Proof that a strategy carries the run: counted on the live objects, compared with its promise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from galley.errors import RunFailedError
+from galley.schema import Strategy
+from galley.spec import Engaged
+from trainer.strategies.base import Engine
+
+ADAM_MOMENTS = 2
+# Partitions are padded for alignment.
+PADDING_SHARE = 1.02
+PADDING_ELEMENTS = 4096
+
+
+class EngagementError(RunFailedError):
+    """The run would not be carried by the strategy that was asked for."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a strategy says about itself: wrapper class, and which kinds are partitioned."""
+
+    engine: str | None
+    partitioned: frozenset[str]
+
+
+def promise(strategy: Strategy) -> Promise:
+    """`engine` is None where nothing wraps the model."""
+    if strategy.engine == "deepspeed":
+        kinds = {"none": (), "optimizer": ("optimizer",), "grads": ("optimizer", "grads")}
+        kinds["params"] = ("optimizer", "grads", "params")
+        return Promise("DeepSpeedEngine", frozenset(kinds[strategy.shard]))
+    return Promise("DistributedDataParallel" if strategy.data_parallel else None, frozenset())
+
+
+class EngagementProbe:
+    """Counts during the first optimizer step: gradients before it, the rest after it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._grads = 0
+        self.result: Engaged | None = None
+
+    def before_step(self) -> None:
+        if self.result is None:
+            self._grads = self._engine.held_grads()
+
+    def after_step(self) -> None:
+        """Raises `EngagementError` on every rank if anything is not as promised. A collective."""
+        if self.result is None and self._engine.optimizer_steps > 0:
+            self.result = self._measure()
+            check(self.result, self._engine)
+
+    def _measure(self) -> Engaged:
+        engine = self._engine
+        count: dict[str, Callable[[], int]] = {
+            "params": engine.held_params,
+            "grads": lambda: self._grads,
+            "optimizer": engine.held_optimizer,
+        }
+        held = engine.setup.ranks.gather_json({kind: counted() for kind, counted in count.items()})
+        return Engaged(
+            strategy=engine.setup.recipe.strategy.name,
+            engine=engine.name,
+            backend=engine.setup.ranks.backend(),
+            precision=engine.setup.recipe.precision.compute,
+            elements_per_rank={kind: [rank[kind] for rank in held] for kind in count},
+        )
+
+
+def check(engaged: Engaged, engine: Engine) -> None:
+    """Compare with the promise of the strategy: class, world, elements, equality of replicas."""
+    problems = [*_wrapper_problems(engaged, engine), *_element_problems(engaged, engine)]
+    if "params" not in promise(engine.setup.recipe.strategy).partitioned:
+        problems += _replica_problems(engine)
+    if problems:
+        raise EngagementError(f"strategy '{engaged.strategy}' did not engage: " + "; ".join(problems))
+
+
+def _wrapper_problems(engaged: Engaged, engine: Engine) -> list[str]:
+    wanted = promise(engine.setup.recipe.strategy).engine or type(engine.model).__name__
+    world_size = engine.setup.layout.world_size
+    problems = []
+    if engaged.engine != wanted:
+        problems.append(f"the model is carried by {engaged.engine}, not by {wanted}")
+    if engine.world_size() != world_size:
+        problems.append(f"{engine.world_size()} ranks share the gradients, not {world_size}")
+    return problems
+
+
+def _element_problems(engaged: Engaged, engine: Engine) -> list[str]:
+    """Every rank holds at most its share, and all together hold everything."""
+    world_size = engine.setup.layout.world_size
+    partitioned = promise(engine.setup.recipe.strategy).partitioned
+    total = sum(p.numel() for p in engine.trainable.values())
+    totals = {"params": engine.held_params(), "grads": total, "optimizer": ADAM_MOMENTS * total}
+    problems = []
+    for kind, held in engaged.elements_per_rank.items():
+        share = totals[kind] / world_size if kind in partitioned else totals[kind]
+        if max(held) > share * PADDING_SHARE + PADDING_ELEMENTS:
+            problems.append(f"a rank holds {max(held)} {kind} elements, more than its share of {share:.0f}")
+        if kind in partitioned and sum(held) < totals[kind]:
+            problems.append(f"all ranks hold {sum(held)} of {totals[kind]} {kind} elements")
+        if min(held) == 0:
+            problems.append(f"a rank holds no {kind} elements")
+    return problems
+
+
+def _replica_problems(engine: Engine) -> list[str]:
+    """Ranks that train on their own data without a common gradient differ after one step."""
+    checksum = sum(float(p.detach().double().sum()) for p in engine.parameters.values())
+    sums = engine.setup.ranks.gather_json(checksum)
+    return [f"the weights of the ranks differ after one step: {sums}"] if len(set(sums)) > 1 else []

@@ -1,0 +1,118 @@
+"""Engines of torch itself: one process, and replicas with summed gradients (DDP)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from trainer.optim import make_optimizer
+from trainer.precision import TORCH_DTYPES
+from trainer.strategies.base import Engine, ReadTensor, Setup
+
+
+class SingleEngine(Engine):
+    """One process, no wrapper."""
+
+    def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
+        super().__init__(model, setup)
+        self.optimizer = make_optimizer(model, setup.recipe.optim)
+
+    @contextmanager
+    def micro_batch(self, last: bool) -> Iterator[None]:
+        yield
+
+    def backward(self, loss: torch.Tensor) -> None:
+        (loss * self.loss_scale.scale).backward()  # type: ignore[no-untyped-call]
+
+    def step(self, lr: float) -> torch.Tensor:
+        grads = [p.grad for p in self.parameters.values() if p.grad is not None]
+        norm = get_total_norm(grads)
+        if self.loss_scale.dynamic:
+            norm = norm / self.loss_scale.scale
+            torch._foreach_mul_(grads, 1 / self.loss_scale.scale)
+        finite = not self.loss_scale.dynamic or bool(norm.isfinite())
+        if finite:
+            if self.setup.recipe.optim.grad_clip is not None:
+                clip_grads_with_norm_(self.parameters.values(), self.setup.recipe.optim.grad_clip, norm)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.step()
+            self.optimizer_steps += 1
+        self.optimizer.zero_grad()
+        if self.loss_scale.dynamic:
+            self.loss_scale.update(finite)
+        return norm
+
+    def world_size(self) -> int:
+        return 1
+
+    def held_grads(self) -> int:
+        return sum(p.grad.numel() for p in self.parameters.values() if p.grad is not None)
+
+    def held_optimizer(self) -> int:
+        states = self.optimizer.state.values()
+        return sum(t.numel() for state in states for t in state.values() if t.ndim > 0)
+
+    def moment(self, moment: str, name: str) -> torch.Tensor:
+        """Zeros for a parameter that never had a gradient: the optimizer keeps nothing for it."""
+        parameter = self.parameters[name]
+        state = self.optimizer.state.get(parameter)
+        return torch.zeros(parameter.shape) if state is None else state[moment].cpu()
+
+    def load_moments(self, read: ReadTensor, optimizer_steps: int) -> None:
+        self.optimizer_steps = optimizer_steps
+        for name, parameter in self.trainable.items():
+            self.optimizer.state[parameter] = {
+                "step": torch.tensor(float(optimizer_steps), device=parameter.device),
+                "exp_avg": read("exp_avg", name).to(parameter.device),
+                "exp_avg_sq": read("exp_avg_sq", name).to(parameter.device),
+            }
+
+
+class DdpEngine(SingleEngine):
+    """Replicas whose gradients are all-reduced while backward runs."""
+
+    def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
+        super().__init__(model, setup)
+        cuda = setup.ranks.device.type == "cuda"
+        self.module = self.ddp = DistributedDataParallel(
+            model,
+            device_ids=[setup.ranks.device.index] if cuda else None,
+            # Only statistics that training changes need it (BatchNorm), and it costs every forward.
+            broadcast_buffers=any(
+                isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.modules()
+            ),
+            gradient_as_bucket_view=True,
+        )
+        if setup.recipe.precision.reduce != "fp32":
+            self.ddp.register_comm_hook(None, _compressed_sum(TORCH_DTYPES[setup.recipe.precision.reduce]))
+
+    @contextmanager
+    def micro_batch(self, last: bool) -> Iterator[None]:
+        if last:
+            yield
+        else:
+            with self.ddp.no_sync():
+                yield
+
+    def backward(self, loss: torch.Tensor) -> None:
+        # DDP averages over the ranks.
+        super().backward(loss * self.world_size())
+
+    def world_size(self) -> int:
+        return int(self.ddp.process_group.size())
+
+
+def _compressed_sum(dtype: torch.dtype) -> Any:
+    """A DDP hook that averages the gradients in `dtype`."""
+    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+
+    return {
+        torch.bfloat16: default_hooks.bf16_compress_hook,
+        torch.float16: default_hooks.fp16_compress_hook,
+    }[dtype]

@@ -1,0 +1,146 @@
+"""One rank of a run: `python -P -m trainer.worker --run-dir D --sha256 H`.
+
+Reads the sealed run and nothing else; ends with 0, 2 (configuration) or 4 (failed). A rank that
+fails leaves `logs/attempt-N/rank-R.error.json`. Environment: the launcher's rank variables
+(`trainer.ranks.RANK_VARIABLES`), `GALLEY_ATTEMPT` (default 1), `GALLEY_RESUME` (1 continues from
+the last complete checkpoint).
+"""
+
+from __future__ import annotations
+
+import time
+
+STARTED_AT = time.monotonic()
+
+import argparse  # noqa: E402
+import ctypes  # noqa: E402
+import logging  # noqa: E402
+import os  # noqa: E402
+import signal  # noqa: E402
+import sys  # noqa: E402
+import threading  # noqa: E402
+import traceback  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import NoReturn  # noqa: E402
+
+from galley.errors import ConfigError, GalleyError, RunFailedError  # noqa: E402
+from galley.rundir import RunFolder  # noqa: E402
+from galley.spec import FailureClass, RankError, RunSpec  # noqa: E402
+from trainer.ranks import RankFacts, read_rank_facts  # noqa: E402
+
+PR_SET_PDEATHSIG = 1
+END_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+
+
+def die_with_parent() -> None:
+    """On Linux the kernel kills this process when its launcher dies, so that none trains on alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Reporter:
+    """Writes this rank's one error file and ends the process; the first call wins."""
+
+    def __init__(self, folder: RunFolder, attempt: int, rank: int) -> None:
+        self._folder = folder
+        self._attempt = attempt
+        self._rank = rank
+        self._lock = threading.Lock()
+
+    def fail(self, failure_class: FailureClass, message: str, trace: str, exit_code: int) -> NoReturn:
+        with self._lock:  # never released: a signal during the report must not replace it
+            try:
+                error = RankError(self._rank, time.time(), failure_class, message, trace)
+                self._folder.write_rank_error(self._attempt, error)
+            finally:  # also on a full disk
+                leave(exit_code)
+
+    def end_on_signal(self) -> None:
+        """SIGTERM and SIGINT end the process at once, also inside a collective that hangs.
+
+        A thread waits for them: a handler of Python would run only when the main thread returns
+        from torch.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
+        threading.Thread(target=self._await_signal, name="signals", daemon=True).start()
+
+    def _await_signal(self) -> None:
+        name = signal.Signals(signal.sigwait(END_SIGNALS)).name
+        self.fail("preempted", f"ended by {name}", "", RunFailedError.exit_code)
+
+
+def leave(exit_code: int) -> NoReturn:
+    """End without Python's and torch's teardown, which may deadlock in the process group."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
+def redirect_output(log_file: Path) -> None:
+    """This process and its children write to `log_file` from here on."""
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+
+
+def set_threads(num_threads: int) -> None:
+    """Before torch is imported. Spinning threads of one rank would starve the other ranks."""
+    os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def train(spec: RunSpec, folder: RunFolder, facts: RankFacts, attempt: int, reporter: Reporter) -> None:
+    """The process boundary of a rank: every error ends here, classified and written down."""
+    from trainer.journal import Journal
+
+    journal = Journal(folder, attempt, facts.is_main)
+    journal.enter("starting")
+    try:
+        from trainer import session
+        from trainer.tasks import make_task
+
+        resume = os.environ.get("GALLEY_RESUME") == "1"
+        session.run(spec, folder, facts, session.Attempt(attempt, resume, STARTED_AT), journal, make_task)
+    except BaseException as error:  # noqa: BLE001
+        report(error, journal.phase, reporter)
+
+
+def report(error: BaseException, phase: str, reporter: Reporter) -> NoReturn:
+    from trainer.failures import classify
+
+    trace = "" if isinstance(error, GalleyError) else traceback.format_exc()
+    traceback.print_exc()
+    message = str(error) or type(error).__name__
+    exit_code = 2 if isinstance(error, ConfigError) else RunFailedError.exit_code
+    reporter.fail(classify(error, phase), message, trace, exit_code)
+
+
+def main() -> NoReturn:
+    die_with_parent()
+    parser = argparse.ArgumentParser(prog="trainer.worker")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--sha256", required=True)
+    arguments = parser.parse_args()
+    folder = RunFolder(arguments.run_dir)
+    attempt = int(os.environ.get("GALLEY_ATTEMPT", "1"))
+    facts = read_rank_facts(os.environ)
+    redirect_output(folder.rank_log(attempt, facts.rank))
+    reporter = Reporter(folder, attempt, facts.rank)
+    reporter.end_on_signal()
+    try:
+        spec = folder.read_spec(arguments.sha256)
+    except ConfigError as error:
+        report(error, "starting", reporter)
+    set_threads(spec.layout.threads_per_proc)
+    train(spec, folder, facts, attempt, reporter)
+    leave(0)
+
+
+if __name__ == "__main__":
+    main()
