@@ -1,0 +1,25 @@
+"""A sealed run -> a launch plan -> a running job.
+
+Launchers are named here and imported only when they are used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from galley.errors import ConfigError, Problem, valid_values
+
+if TYPE_CHECKING:
+    from launchers.base import Launcher
+
+LAUNCHERS = {"local": "launchers.local:LocalLauncher"}
+
+
+def make_launcher(name: str) -> Launcher:
+    """The launcher called `name`. Raises `ConfigError` where there is none."""
+    if name not in LAUNCHERS:
+        raise ConfigError(Problem(f"launcher={name}", "is not a launcher", valid_values(name, LAUNCHERS)))
+    module, attribute = LAUNCHERS[name].split(":")
+    launcher: Launcher = getattr(import_module(module), attribute)()
+    return launcher

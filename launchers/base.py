@@ -1,0 +1,90 @@
+"""The launcher seam: what starts, watches and ends the processes of a run.
+
+    plan     RunSpec, ClusterFacts -> LaunchPlan     pure: the same arguments, the same plan, anywhere
+    submit   LaunchPlan -> RunHandle                 executes exactly what the plan says
+    poll, logs, diagnose, cancel                     by the handle, also from another process
+
+A launcher knows nothing of result.json or of displays: `launchers.follow` is the same for all.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from galley.rundir import RunFolder
+from galley.spec import ClusterFacts, FailureClass, LaunchPlan, RunHandle, RunSpec, State
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Why an attempt ended, as far as the launcher can tell; used where no rank left an error.
+
+    Attributes:
+        rank: the first that failed; null where it cannot be told.
+    """
+
+    message: str
+    rank: int | None = None
+    failure_class: FailureClass = "user"
+
+
+class Launcher(ABC):
+    """One way of running a sealed run."""
+
+    name: str
+
+    @abstractmethod
+    def plan(self, spec: RunSpec, run_dir: Path, facts: ClusterFacts, attempt: int) -> LaunchPlan:
+        """What `submit` will do. No file is read or written, nothing is probed.
+
+        Values of secrets are not in it: `LaunchPlan.forward_env` has their names.
+        """
+
+    @abstractmethod
+    def submit(self, plan: LaunchPlan, folder: RunFolder) -> RunHandle:
+        """Start the plan; the processes' environment is the user's, changed by `plan.env`.
+
+        Raises:
+            SubmissionError: it was refused, with the tool's own reason; nothing is running.
+        """
+
+    @abstractmethod
+    def poll(self, handle: RunHandle, folder: RunFolder) -> State:
+        """`queued` or `running` while any process of the attempt may live; then how it ended.
+
+        Cheap enough to be called ten times a second. `unknown` where it cannot be seen from here.
+        """
+
+    @abstractmethod
+    def failing(self, handle: RunHandle, folder: RunFolder) -> bool:
+        """Whether the launcher saw a process fail while others still live."""
+
+    def end_ranks(self, handle: RunHandle, folder: RunFolder) -> None:
+        """A rank has failed: kill the others now, so that the launcher can report and end."""
+        self.cancel(handle, folder, grace_s=0.0)
+
+    @abstractmethod
+    def diagnose(self, handle: RunHandle, folder: RunFolder) -> Diagnosis:
+        """Why an attempt that has ended did so."""
+
+    @abstractmethod
+    def logs(self, handle: RunHandle, folder: RunFolder, rank: int | None = None) -> list[Path]:
+        """Existing log files, most telling first: of one rank, or of all ranks and the launcher."""
+
+    @abstractmethod
+    def cancel(
+        self, handle: RunHandle, folder: RunFolder, grace_s: float, hurry: Callable[[], bool] = lambda: False
+    ) -> None:
+        """End every process of the attempt: a request, `grace_s` seconds, then the kill.
+
+        Does nothing to a run that has ended. `hurry` turning true cuts the grace short.
+        """
+
+
+def job_environment(plan: LaunchPlan) -> dict[str, str]:
+    """The user's environment with the plan's variables: what a job on this machine receives."""
+    return {**os.environ, **plan.env}

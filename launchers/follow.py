@@ -1,0 +1,161 @@
+"""Following a submitted attempt to its end, whatever that end is, and writing down how it ended.
+
+Guarantees: when `follow` returns, no process of the attempt lives and `result.json` is that of
+this attempt. A `succeeded` result of the attempt is never replaced.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+
+from galley.display import Display
+from galley.errors import INTERRUPTED_EXIT_CODE, RunCancelledError, RunFailedError
+from galley.rundir import RunFolder, write_atomic
+from galley.spec import FINAL_STATES, FailureClass, RankError, RunHandle, RunResult, RunSpec
+from launchers.base import Launcher
+
+POLL_S = 0.1
+END_RANKS_AFTER_S = 1.5  # after the first failure is seen: time for the other ranks to say theirs
+CANCEL_AFTER_S = 3.0
+
+# A mistake in the request, found only by the ranks, ends like one that is found before them.
+EXIT_CODES: dict[FailureClass, int] = {"configuration": 2, "data": 2}
+# Symptoms on the ranks that survive; where another rank was killed, that is the cause.
+_CONSEQUENCES: frozenset[FailureClass] = frozenset({"node", "hang"})
+
+
+@dataclass
+class Interrupts:
+    """Requests to end that this process received, in order."""
+
+    received: list[signal.Signals] = field(default_factory=list)
+
+    def requested(self) -> bool:
+        return bool(self.received)
+
+    def insisted(self) -> bool:
+        """A second request: no more grace."""
+        return len(self.received) > 1
+
+
+@contextmanager
+def catch_interrupts() -> Iterator[Interrupts]:
+    """Collect SIGINT, SIGTERM and SIGHUP instead of dying of them; what was ignored stays so (nohup)."""
+    caught = Interrupts()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        caught.received.append(signal.Signals(number))
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, note)
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def follow(
+    launcher: Launcher,
+    handle: RunHandle,
+    folder: RunFolder,
+    spec: RunSpec,
+    display: Display,
+    interrupts: Interrupts,
+) -> RunResult:
+    """Watch the attempt until all its processes have ended; returns, and has written, its result."""
+    failed_at: float | None = None
+    grace_s = spec.recipe.launcher.grace_s
+    try:
+        while not interrupts.requested() and launcher.poll(handle, folder) in ("queued", "running"):
+            display.update()
+            if failed_at is None and _has_failed(launcher, handle, folder):
+                failed_at = time.monotonic()
+            if failed_at is not None and time.monotonic() - failed_at > CANCEL_AFTER_S:
+                break
+            if failed_at is not None and time.monotonic() - failed_at > END_RANKS_AFTER_S:
+                launcher.end_ranks(handle, folder)
+            time.sleep(POLL_S)
+    finally:
+        launcher.cancel(handle, folder, grace_s if failed_at is None else 0.5, interrupts.insisted)
+    display.update()
+    result = conclude(launcher, handle, folder, spec, interrupts)
+    folder.write_result(result)
+    return result
+
+
+def _has_failed(launcher: Launcher, handle: RunHandle, folder: RunFolder) -> bool:
+    return bool(folder.read_rank_errors(handle.attempt)) or launcher.failing(handle, folder)
+
+
+def conclude(
+    launcher: Launcher, handle: RunHandle, folder: RunFolder, spec: RunSpec, interrupts: Interrupts
+) -> RunResult:
+    """How an attempt ended whose processes are gone: its own result, completed from what it left."""
+    own = result_of(folder, handle.attempt)
+    if own is not None and own.state in ("succeeded", "preempted"):
+        return own
+    base = own or _base(handle, folder, spec)
+    base = replace(base, attempts=handle.attempt, world_size=spec.layout.world_size)
+    if interrupts.requested():
+        name = interrupts.received[0].name
+        by_key = name == "SIGINT"
+        code = INTERRUPTED_EXIT_CODE if by_key else RunCancelledError.exit_code
+        return replace(base, state="cancelled", exit_code=code, message=f"cancelled by {name}")
+    if cancel_mark(folder, handle.attempt).exists():
+        return replace(base, state="cancelled", exit_code=RunCancelledError.exit_code, message="cancelled")
+    cause = find_cause(launcher, handle, folder)
+    return replace(
+        base,
+        state="failed",
+        exit_code=EXIT_CODES.get(cause.failure_class, RunFailedError.exit_code),
+        message=cause.message,
+        first_failed_rank=None if cause.rank < 0 else cause.rank,
+        failure_class=cause.failure_class,
+    )
+
+
+def find_cause(launcher: Launcher, handle: RunHandle, folder: RunFolder) -> RankError:
+    """The first failure of an attempt: what a rank wrote, else what the launcher saw (rank -1: unknown).
+
+    A rank that is killed leaves no file, but its peers do when they lose it.
+    """
+    errors = folder.read_rank_errors(handle.attempt)
+    if errors and errors[0].failure_class not in _CONSEQUENCES:
+        return errors[0]
+    seen = launcher.diagnose(handle, folder)
+    if errors and (seen.rank is None or seen.rank in {error.rank for error in errors}):
+        return errors[0]
+    return RankError(-1 if seen.rank is None else seen.rank, time.time(), seen.failure_class, seen.message, "")
+
+
+def _base(handle: RunHandle, folder: RunFolder, spec: RunSpec) -> RunResult:
+    """What is known of an attempt that wrote no result."""
+    progress = folder.read_progress()
+    steps = progress.step if progress is not None and progress.attempt == handle.attempt else 0
+    return RunResult(state="unknown", exit_code=1, steps=steps, wall_s=round(time.time() - handle.started_at, 3))
+
+
+def result_of(folder: RunFolder, attempt: int) -> RunResult | None:
+    """The final result of this attempt, not one that an earlier attempt left."""
+    result = folder.read_result()
+    final = result is not None and result.state in FINAL_STATES and result.attempts == attempt
+    return result if final else None
+
+
+def cancel_mark(folder: RunFolder, attempt: int) -> Path:
+    """A file that tells whoever follows the run that its end was asked for."""
+    return folder.logs(attempt) / "cancel"
+
+
+def mark_cancelled(folder: RunFolder, attempt: int) -> None:
+    write_atomic(cancel_mark(folder, attempt), "")

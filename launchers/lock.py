@@ -1,0 +1,34 @@
+"""One command a run folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from galley.errors import SubmissionError
+from galley.rundir import RunFolder
+
+
+@contextmanager
+def hold(folder: RunFolder) -> Iterator[None]:
+    """Keep other commands from launching this folder; the kernel lets go when this process ends.
+
+    Raises:
+        SubmissionError: another command holds it.
+    """
+    folder.root.mkdir(parents=True, exist_ok=True)
+    with (folder.root / ".lock").open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            stream.seek(0)
+            raise SubmissionError(
+                f"{folder.root}: process {stream.read().strip() or '?'} is running it already; "
+                f"follow it with `logs {folder.root} --follow`"
+            ) from error
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n")
+        stream.flush()
+        yield
