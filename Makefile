@@ -1,0 +1,44 @@
+PYTHON ?= python3
+PYTEST_ARGS ?=
+bin := .venv/bin
+
+# One OpenMP thread a process that sleeps when idle: ranks and tests share the cores.
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= PASSIVE
+export TOKENIZERS_PARALLELISM ?= false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test lint docs reference bench system clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+
+setup: ## make .venv with the pinned packages; nothing to do when it is there
+	@PYTHON=$(PYTHON) scripts/setup.sh
+
+quickstart: setup ## train the default recipe on this machine and show the result
+	@$(bin)/python -P train.py
+
+system: ## install the system packages that tests need, or name the suites that will not run
+	@scripts/system_packages.sh
+
+test: setup system lint docs ## everything: lint, documentation, and all tests
+	@$(bin)/python -P -m pytest -q $(PYTEST_ARGS)
+
+lint: setup ## ruff, and mypy --strict
+	@$(bin)/ruff check .
+	@$(bin)/ruff format --check --quiet .
+	@$(bin)/mypy
+
+reference: setup ## write docs/reference/ from the source again
+	@$(bin)/python -P scripts/write_reference.py
+
+docs: setup ## build the documentation into site/, strictly, without network
+	@$(bin)/mkdocs build --strict --quiet
+
+bench: setup ## measure start-up next to a bare `import hydra`
+	@$(bin)/python -P -m benchmarks.startup
+
+clean: ## remove everything that was built, .venv included; run folders stay
+	@rm -rf .venv .setup site .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +
