@@ -77,7 +77,7 @@ def memory_warnings(estimate: Estimate | None, layout: Layout, facts: ClusterFac
     if estimate is None:
         return ["the model's size is not known (set model.num_parameters): no memory estimate"]
     have = facts.gpu_memory_gib if layout.device == "cuda" else facts.memory_gib / layout.procs_per_node
-    if estimate.total_gib <= have:
+    if estimate.total_gib <= have or not have:  # 0 is unknown
         return []
     return [
         f"{estimate.total_gib:.1f} GiB a rank before activations, but there are {have:.1f} GiB a rank:"

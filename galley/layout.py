@@ -36,6 +36,30 @@ def resolve_layout(recipe: Recipe, facts: ClusterFacts) -> Layout:
     )
 
 
+def declared_facts(recipe: Recipe) -> ClusterFacts:
+    """The nodes as `cluster.*` describes them, for launchers whose nodes are not this machine.
+
+    Memory that is not stated is 0: unknown. Raises `ConfigError` where the number of ranks on a
+    node follows from nothing.
+    """
+    cluster = recipe.cluster
+    gpus = cluster.gpus_per_node
+    if gpus is None:
+        gpus = (cluster.procs_per_node or 0) if cluster.device == "cuda" else 0
+    procs = cluster.procs_per_node or (gpus if recipe.strategy.data_parallel else 1)
+    if not procs:
+        what = f"launcher={recipe.launcher.kind} runs on nodes whose devices cannot be counted from here"
+        hint = "set cluster.procs_per_node=N (ranks a node), or cluster.gpus_per_node=N"
+        raise ConfigError(Problem("cluster.procs_per_node", what, hint))
+    return ClusterFacts(
+        hostname=f"a node of launcher={recipe.launcher.kind}",
+        gpus=gpus,
+        gpu_memory_gib=0.0,
+        physical_cores=cluster.cpus_per_node or procs * (cluster.threads_per_proc or 1),
+        memory_gib=cluster.memory_gib_per_node or 0.0,
+    )
+
+
 def _procs_per_node(recipe: Recipe, devices: int) -> int:
     if not recipe.strategy.data_parallel:
         return 1

@@ -204,6 +204,42 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Slurm:
+    """What only Slurm knows (`launcher=slurm`). Names are those of sbatch's own options.
+
+    Attributes:
+        exclusive: no other job on the nodes.
+        exclude: nodes that must not be used.
+        spare_nodes: further nodes, one of which takes the place of each that fails.
+        container_image: run every node's processes in this image, by `container_runtime`.
+        container_mounts: `SOURCE:TARGET` each; the run folder is always mounted.
+        container_python: the interpreter inside the image.
+        save_lead_s: seconds before the time limit at which the run saves and is queued again; more
+            than the time between two rows of metrics and the time to save.
+        requeue: run again, from the last checkpoint, after preemption, time limit or node failure.
+        directives: further options of sbatch, such as `--mail-type=END`.
+        setup: lines of bash before the ranks start, such as `module load cuda`; run as they are.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    exclusive: bool = False
+    exclude: list[str] = field(default_factory=list)
+    spare_nodes: NonNegative = 0
+    container_image: str | None = None
+    container_runtime: Literal["pyxis", "apptainer"] = "pyxis"
+    container_mounts: list[str] = field(default_factory=list)
+    container_python: str = "python3"
+    save_lead_s: Positive = 120
+    requeue: bool = True
+    directives: list[str] = field(default_factory=list)
+    setup: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Launcher:
     """What starts the processes.
 
@@ -213,6 +249,7 @@ class Launcher:
         env: further environment variables of the ranks.
         forward_env: names of variables whose values the ranks take from the user's
             environment; the values are never written down.
+        slurm: read by `launcher=slurm` only.
     """
 
     kind: Literal["local"] = "local"
@@ -220,6 +257,7 @@ class Launcher:
     grace_s: Annotated[float, Field(gt=0)] = 3.0
     env: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = field(default_factory=dict)
     forward_env: list[str] = field(default_factory=lambda: ["HF_TOKEN", "WANDB_API_KEY"])
+    slurm: Slurm = field(default_factory=Slurm)
 
 
 @dataclass(frozen=True)
@@ -227,17 +265,25 @@ class Cluster:
     """Where it runs.
 
     Attributes:
+        nodes: hosts that the ranks are spread over.
         procs_per_node: exactly so many ranks a node; null is one a device.
         max_procs_per_node: at most so many, where `procs_per_node` is null.
         device: `auto` is CUDA where it is found.
         threads_per_proc: OpenMP threads a rank; null is cores ÷ ranks.
+        gpus_per_node, cpus_per_node, memory_gib_per_node: what a node of a cluster has for the run
+            and is asked for; null is as little as the ranks need. This machine is probed instead.
+        time_limit_min: minutes after which the cluster ends the run; null leaves it to the cluster.
     """
 
-    nodes: Literal[1] = 1
+    nodes: Positive = 1
     procs_per_node: Positive | None = None
     max_procs_per_node: Positive | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads_per_proc: Positive | None = None
+    gpus_per_node: NonNegative | None = None
+    cpus_per_node: Positive | None = None
+    memory_gib_per_node: Annotated[float, Field(gt=0)] | None = None
+    time_limit_min: Positive | None = None
 
 
 @dataclass(frozen=True)
@@ -262,6 +308,7 @@ class Recipe:
         plugins: folders with Python files that the worker may import.
         run_dir: the run folder; null is `runs/RECIPE-STRATEGY-SHA`.
         detach: return once the job is submitted.
+        after: a run that must succeed before this one starts, where the launcher has a queue.
     """
 
     recipe: str = "quickstart"
@@ -285,6 +332,7 @@ class Recipe:
     seed: NonNegative = 42
     run_dir: str | None = None
     detach: bool = False
+    after: str | None = None
 
 
 JsonObject = dict[str, Any]

@@ -29,13 +29,13 @@ PACKAGES = (
 def seal(recipe: Recipe, layout: Layout) -> RunSpec:
     """The run that `recipe` describes, with the code and packages as they are now. Writes nothing.
 
-    Where the run is kept and whether the command waits for it do not decide its result, so they
-    are not part of it.
+    Where the run is kept, what it waits for and whether the command waits for it do not decide its
+    result, so they are not part of it.
     """
     commit, dirty = git_state(ROOT, PROGRAM)
     code = CodeSnapshot(sha256=code_sha256(code_files(recipe)), commit=commit, dirty=dirty)
     return RunSpec(
-        recipe=replace(recipe, run_dir=None, detach=False),
+        recipe=replace(recipe, run_dir=None, detach=False, after=None),
         layout=layout,
         code=code,
         packages=package_versions(),

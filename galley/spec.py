@@ -33,6 +33,8 @@ class ClusterFacts:
         gpus: CUDA devices that may be used, after `CUDA_VISIBLE_DEVICES`.
         gpu_memory_gib: of the smallest of them; 0 without one.
         physical_cores: cores, not hardware threads, that this process may use.
+        avoid: nodes on which an earlier attempt of the run failed.
+        after: the scheduler's id of the job that must succeed first.
     """
 
     hostname: str
@@ -40,6 +42,8 @@ class ClusterFacts:
     gpu_memory_gib: float
     physical_cores: int
     memory_gib: float
+    avoid: tuple[str, ...] = ()
+    after: str | None = None
 
 
 @dataclass(frozen=True)
