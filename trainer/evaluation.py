@@ -50,8 +50,7 @@ def evaluate(
     losses = torch.zeros(len(batches), 2, dtype=torch.float64)
     predictions = torch.empty(0)
     was_training = model.training
-    model.eval()
-    forward = OneForward(model)
+    forward = OneForward(model).eval()
     with torch.no_grad():
         for start in range(0, len(batches), ranks.world_size):
             own = start + ranks.rank

@@ -129,7 +129,10 @@ def main() -> NoReturn:
     arguments = parser.parse_args()
     folder = RunFolder(arguments.run_dir)
     attempt = int(os.environ.get("GALLEY_ATTEMPT", "1"))
-    facts = read_rank_facts(os.environ)
+    try:
+        facts = read_rank_facts(os.environ)
+    except ConfigError as error:
+        sys.exit(f"trainer.worker: {error}")
     redirect_output(folder.rank_log(attempt, facts.rank))
     reporter = Reporter(folder, attempt, facts.rank)
     reporter.end_on_signal()

@@ -6,6 +6,7 @@ import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -140,7 +141,7 @@ class Checkpoint:
         self.manifest = read_manifest(folder)
         shards = [folder / name for name in self.manifest.files if name.endswith(".safetensors")]
         self._shards = [safe_open(path, framework="pt") for path in shards]
-        self._index = {key: shard for shard in self._shards for key in shard.keys()}  # type: ignore[no-untyped-call]
+        self._index = {key: shard for shard in self._shards for key in _keys(shard)}
 
     def tensor(self, kind: str, name: str) -> torch.Tensor:
         return self._index[f"{kind}/{name}"].get_tensor(f"{kind}/{name}")  # type: ignore[no-any-return,no-untyped-call]
@@ -163,3 +164,8 @@ class Checkpoint:
         engine.load_moments(self.tensor, self.state.optimizer_steps)
         engine.loss_scale.scale = self.state.loss_scale
         engine.loss_scale.good_steps = self.state.loss_scale_good_steps
+
+
+def _keys(shard: Any) -> list[str]:
+    keys: list[str] = shard.keys()
+    return keys

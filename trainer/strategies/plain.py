@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import _compress_hook
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
@@ -83,14 +85,14 @@ class DdpEngine(SingleEngine):
         self.module = self.ddp = DistributedDataParallel(
             model,
             device_ids=[setup.ranks.device.index] if cuda else None,
-            # Only statistics that training changes need it (BatchNorm), and it costs every forward.
-            broadcast_buffers=any(
-                isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.modules()
-            ),
+            # Only statistics that training changes need it, and it costs every forward.
+            forward_sync_buffers=any(isinstance(m, _BatchNorm) for m in model.modules()),
             gradient_as_bucket_view=True,
         )
         if setup.recipe.precision.reduce != "fp32":
-            self.ddp.register_comm_hook(None, _compressed_sum(TORCH_DTYPES[setup.recipe.precision.reduce]))
+            self.ddp.register_comm_hook(
+                self.ddp.process_group, _average_in(TORCH_DTYPES[setup.recipe.precision.reduce])
+            )
 
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
@@ -108,11 +110,14 @@ class DdpEngine(SingleEngine):
         return int(self.ddp.process_group.size())
 
 
-def _compressed_sum(dtype: torch.dtype) -> Any:
-    """A DDP hook that averages the gradients in `dtype`."""
-    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
+def _average_in(dtype: torch.dtype) -> Callable[[Any, Any], torch.futures.Future[torch.Tensor]]:
+    """A DDP hook that averages the gradients in `dtype`.
 
-    return {
-        torch.bfloat16: default_hooks.bf16_compress_hook,
-        torch.float16: default_hooks.fp16_compress_hook,
-    }[dtype]
+    DDP refuses torch's own `bf16_compress_hook`, by its name, wherever there is no NCCL.
+    """
+
+    def average(group: Any, bucket: Any) -> torch.futures.Future[torch.Tensor]:
+        return _compress_hook(dtype, group, bucket)
+
+    average.__annotations__.clear()  # DDP compares them with classes, and ours are strings
+    return average

@@ -26,7 +26,6 @@ def deepspeed_config(setup: Setup) -> dict[str, Any]:
     """DeepSpeed's configuration, derived from the neutral strategy. Nothing in it is `auto`."""
     recipe, layout = setup.recipe, setup.layout
     return {
-        "train_batch_size": layout.global_size,
         "train_micro_batch_size_per_gpu": layout.micro_size,
         "gradient_accumulation_steps": layout.accumulation,
         "gradient_clipping": recipe.optim.grad_clip or 0.0,
@@ -51,6 +50,7 @@ class ZeroEngine(Engine):
             dist_init_required=False,
         )
         self.engine: Any = self.module
+        self._create_state()
 
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
@@ -79,33 +79,45 @@ class ZeroEngine(Engine):
         return world_size
 
     def held_grads(self) -> int:
-        left = sum(p.grad.numel() for p in self.parameters.values() if p.grad is not None)
-        parts = [part for group in self.zero.averaged_gradients.values() if group for part in group]
-        return left + sum(part.numel() for part in parts)
+        whole = [p.grad for p in self.parameters.values() if p.grad is not None]
+        parts: list[torch.Tensor] = [
+            part for group in self.zero.averaged_gradients.values() if group for part in group
+        ]
+        return sum(grad.numel() for grad in whole + parts)
 
     def held_optimizer(self) -> int:
         states = self.zero.optimizer.state.values()
-        return sum(t.numel() for state in states for t in state.values() if t.ndim > 0)
+        tensors: list[torch.Tensor] = [t for state in states for t in state.values() if t.ndim > 0]
+        return sum(tensor.numel() for tensor in tensors)
 
     def moment(self, moment: str, name: str) -> torch.Tensor:
-        from deepspeed.utils import safe_get_full_optimizer_state  # type: ignore[import-untyped]
+        from deepspeed.utils import safe_get_full_optimizer_state
 
-        return safe_get_full_optimizer_state(self.parameters[name], moment).cpu()
+        full: torch.Tensor = safe_get_full_optimizer_state(self.parameters[name], moment)
+        return full.cpu()
 
     def load_moments(self, read: ReadTensor, optimizer_steps: int) -> None:
         from deepspeed.utils import safe_set_full_optimizer_state
 
         self.optimizer_steps = optimizer_steps
         for flat in self.zero.single_partition_of_fp32_groups:
-            moments = {moment: torch.zeros_like(flat) for moment in MOMENTS}
-            step = torch.tensor(float(optimizer_steps), device=flat.device)
-            self.zero.optimizer.state[flat] = {"step": step, **moments}
-        # DeepSpeed links a parameter to its part of the flat state at the first step only.
-        self.zero._lazy_init_hp_params_optimizer_state()
+            self.zero.optimizer.state[flat]["step"].fill_(optimizer_steps)
         for name, parameter in self.trainable.items():
             for moment in MOMENTS:
                 value = read(moment, name).to(parameter.device)
                 safe_set_full_optimizer_state(parameter, value, moment)
+
+    def _create_state(self) -> None:
+        """AdamW's state before its first step.
+
+        DeepSpeed 0.19.8 links parameters to their part of the flat state once, after the step of
+        the first parameter group, when the second group has none yet: those parameters could not
+        be saved.
+        """
+        for flat in self.zero.single_partition_of_fp32_groups:
+            moments = {moment: torch.zeros_like(flat) for moment in MOMENTS}
+            self.zero.optimizer.state[flat] = {"step": torch.zeros((), device=flat.device), **moments}
+        self.zero._lazy_init_hp_params_optimizer_state()
 
 
 def _refuse_offload(setup: Setup) -> None:

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from galley.rundir import RunFolder
 from galley.schema import Batch as BatchSizes
-from galley.schema import Optim, Recipe, Schedule, Strategy, Train
+from galley.schema import Eval, Optim, Recipe, Schedule, Strategy, Train
 from galley.spec import CodeSnapshot, Layout, RunSpec
 from trainer.tasks.base import Batch, Datasets, MainFirst, Sample, Task, TokenizedDataset
 
@@ -145,9 +145,10 @@ def tiny_recipe(strategy: str = "ddp", **changes: Any) -> Recipe:
         schedule=Schedule(warmup_steps=2),
         batch=BatchSizes(global_size=8),
         train=Train(epochs=2.0, log_every_steps=1),
+        eval=Eval(metric="eval/accuracy"),
         seed=7,
     )
-    return replace(recipe, eval=replace(recipe.eval, metric="eval/accuracy"), **changes)
+    return replace(recipe, **changes)
 
 
 def tiny_spec(recipe: Recipe, world_size: int, accumulation: int = 1) -> RunSpec:
@@ -185,7 +186,9 @@ def free_port() -> int:
 
 def start_ranks(root: Path, spec: RunSpec, attempt: int = 1, **environ: str) -> list[BaseProcess]:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tiny", "torch._dynamo", "deepspeed", "trainer.worker", "trainer.session"])
+    context.set_forkserver_preload(
+        ["tiny", "torch._dynamo", "deepspeed", "trainer.worker", "trainer.session"]
+    )
     RunFolder(root).write_spec(spec)
     shared = {
         "WORLD_SIZE": str(spec.layout.world_size),
@@ -196,7 +199,7 @@ def start_ranks(root: Path, spec: RunSpec, attempt: int = 1, **environ: str) -> 
     }
     processes = []
     for rank in range(spec.layout.world_size):
-        own = {**shared, **environ, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), **environ}
         process = context.Process(target=enter_worker, args=(str(root), spec.sha256, own))
         process.start()
         processes.append(process)

@@ -1,0 +1,95 @@
+"""The batch plan: exact epochs, independence of ranks, resume by step."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.batches import BatchPlan, eval_batches, split
+
+LENGTHS = st.lists(st.integers(1, 128), min_size=1, max_size=300).map(lambda n: np.array(n, dtype=np.int32))
+SEEDS = st.integers(0, 2**40)
+
+
+@given(LENGTHS, SEEDS, st.integers(1, 40), st.integers(0, 5), st.booleans())
+def test_an_epoch_holds_every_sample_once(lengths, seed, global_size, epoch, grouped):
+    plan = BatchPlan(lengths, seed, global_size, grouped)
+    batches = plan.epoch(epoch)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    assert len(batches) == plan.steps_per_epoch
+    assert {len(batch) for batch in batches[:-1]} <= {global_size}
+
+
+@given(LENGTHS, SEEDS, st.integers(1, 40), st.integers(0, 30))
+def test_resuming_at_a_step_gives_the_rest_of_the_batches(lengths, seed, global_size, step):
+    plan = BatchPlan(lengths, seed, global_size, length_grouped=True)
+    whole = list(islice(plan.from_step(0), step + 5))
+    rest = list(islice(BatchPlan(lengths, seed, global_size, True).from_step(step), 5))
+    for uninterrupted, resumed in zip(whole[step:], rest, strict=True):
+        assert (uninterrupted.step, uninterrupted.epoch, uninterrupted.index) == (
+            resumed.step,
+            resumed.epoch,
+            resumed.index,
+        )
+        assert uninterrupted.samples.tolist() == resumed.samples.tolist()
+
+
+@given(LENGTHS, st.integers(1, 4), st.integers(1, 5), st.integers(1, 4), SEEDS)
+def test_a_split_is_the_global_batch_on_any_number_of_ranks(lengths, world_size, micro_size, rounds, seed):
+    global_size = world_size * micro_size * rounds
+    for batch in BatchPlan(lengths, seed, global_size, True).epoch(0):
+        micro = split(batch, lengths, world_size, micro_size)
+        assert len(micro) <= rounds
+        assert all(len(by_rank) == world_size for by_rank in micro)
+        parts = [part for by_rank in micro for part in by_rank]
+        counted = [s for part in parts for s, w in zip(part.samples, part.weights, strict=True) if w]
+        assert sorted(counted) == sorted(batch.tolist())
+        assert all(1 <= len(part.samples) <= micro_size for part in parts)
+        sizes = [int(part.weights.sum()) for part in parts]
+        assert max(sizes) - min(sizes) <= 2
+
+
+def test_epochs_and_seeds_shuffle_differently():
+    lengths = np.arange(1, 65, dtype=np.int32)
+    orders = {
+        tuple(np.concatenate(BatchPlan(lengths, seed, 8, True).epoch(epoch)).tolist())
+        for seed in range(3)
+        for epoch in range(3)
+    }
+    assert len(orders) == 9
+
+
+def test_grouping_by_length_saves_padding():
+    lengths = np.random.default_rng(0).integers(5, 128, 4000).astype(np.int32)
+
+    def padded(grouped: bool) -> int:
+        batches = BatchPlan(lengths, 1, 32, grouped).epoch(0)
+        return sum(int(lengths[batch].max()) * len(batch) for batch in batches)
+
+    assert padded(grouped=True) < 1.05 * lengths.sum()
+    assert padded(grouped=False) > 1.6 * lengths.sum()
+
+
+def test_grouped_batches_do_not_come_in_order_of_length():
+    lengths = np.random.default_rng(0).integers(5, 128, 4000).astype(np.int32)
+    means = [lengths[batch].mean() for batch in BatchPlan(lengths, 1, 32, True).epoch(0)]
+    assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.3
+
+
+def test_total_steps_of_a_part_of_an_epoch():
+    plan = BatchPlan(np.ones(100, dtype=np.int32), 0, 32, False)
+    assert plan.steps_per_epoch == 4
+    assert plan.total_steps(2.5, None) == 10
+    assert plan.total_steps(0.1, None) == 1
+    assert plan.total_steps(2.5, 7) == 7
+
+
+@given(LENGTHS, st.integers(1, 70))
+def test_evaluation_covers_every_sample_once_longest_first(lengths, batch_size):
+    batches = eval_batches(lengths, batch_size)
+    order = np.concatenate(batches)
+    assert sorted(order.tolist()) == list(range(len(lengths)))
+    assert (np.diff(lengths[order]) <= 0).all()

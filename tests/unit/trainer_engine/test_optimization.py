@@ -1,0 +1,86 @@
+"""Schedules against Transformers, parameter groups, loss scale."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from galley.schema import Optim, Schedule
+from trainer.optim import make_optimizer, param_groups
+from trainer.precision import LossScale, autocast_forward
+from trainer.schedule import learning_rate, warmup_steps
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("warmup", [0, 1, 7])
+def test_schedules_equal_those_of_transformers(kind, warmup):
+    from transformers.optimization import get_scheduler
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    name = "constant_with_warmup" if kind == "constant" else kind
+    reference = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=20)
+    ours = learning_rate(Schedule(kind=kind, warmup_steps=warmup), 0.5, 20)
+    for step in range(20):
+        assert ours(step) == pytest.approx(reference.get_last_lr()[0], rel=1e-12, abs=1e-15)
+        optimizer.step()
+        reference.step()
+
+
+def test_warmup_as_a_ratio_is_rounded_up():
+    assert warmup_steps(Schedule(warmup_ratio=0.1), 25) == 3
+    assert warmup_steps(Schedule(warmup_ratio=0.0), 25) == 0
+    assert warmup_steps(Schedule(), 25) == 0
+
+
+def test_warmup_longer_than_the_run_never_passes_the_peak():
+    rates = [learning_rate(Schedule(warmup_steps=50), 1.0, 20)(step) for step in range(20)]
+    assert rates == [step / 50 for step in range(20)]
+
+
+def test_bias_and_norm_are_not_decayed():
+    model = torch.nn.Sequential(torch.nn.Embedding(4, 8), torch.nn.Linear(8, 8), torch.nn.LayerNorm(8))
+    model[1].weight.requires_grad_(False)
+    decayed, rest = param_groups(model, 0.1)
+    assert [p is q for p, q in zip(decayed["params"], [model[0].weight], strict=True)] == [True]
+    assert len(rest["params"]) == 3
+    assert (decayed["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
+
+
+def test_the_optimizer_takes_all_settings():
+    optimizer = make_optimizer(torch.nn.Linear(2, 2), Optim(lr=0.3, betas=(0.8, 0.9), eps=1e-6))
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["betas"], group["eps"], group["fused"]) == (0.3, (0.8, 0.9), 1e-6, True)
+
+
+def test_the_loss_scale_follows_gradscaler():
+    ours = LossScale.for_compute("fp16")
+    reference = torch.amp.GradScaler("cpu")
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.0)
+    for step in range(4100):
+        finite = step not in {0, 3, 2050}
+        reference.scale(torch.zeros(()))
+        parameter.grad = torch.tensor([0.0 if finite else float("inf")])
+        reference.step(optimizer)
+        reference.update()
+        ours.update(finite)
+        assert ours.scale == reference.get_scale()
+
+
+def test_a_loss_scale_that_never_fits_is_an_error():
+    scale = LossScale.for_compute("fp16")
+    with pytest.raises(FloatingPointError, match=r"optim\.lr"):
+        for _ in range(100):
+            scale.update(finite=False)
+
+
+def test_bf16_is_not_scaled():
+    assert not LossScale.for_compute("bf16").dynamic
+
+
+def test_autocast_is_inside_the_forward_of_the_model():
+    model = torch.nn.Linear(4, 4)
+    autocast_forward(model, "bf16", "cpu")
+    with torch.autocast("cpu", enabled=False):
+        assert model(torch.ones(1, 4)).dtype == torch.bfloat16
+    assert model.weight.dtype == torch.float32

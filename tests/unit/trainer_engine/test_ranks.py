@@ -1,0 +1,50 @@
+"""Rank facts from the environment of every kind of launcher."""
+
+from __future__ import annotations
+
+import pytest
+
+from galley.errors import ConfigError
+from trainer.ranks import RANK_VARIABLES, RankFacts, read_rank_facts
+
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+OPENMPI = {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
+MPICH = {"PMI_RANK": "3", "PMI_SIZE": "4", "MPI_LOCALRANKID": "1"}
+SLURM = {"SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1"}
+BATCH_STEP = {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}
+
+
+@pytest.mark.parametrize(
+    ("launcher", "environ"),
+    [("torchrun", TORCHRUN), ("openmpi", OPENMPI), ("mpich", MPICH), ("slurm", SLURM)],
+)
+def test_each_launcher_is_understood(launcher, environ):
+    assert read_rank_facts(environ) == RankFacts(3, 4, 1, launcher)
+    assert launcher in {row.launcher for row in RANK_VARIABLES}
+
+
+def test_mpirun_inside_an_sbatch_job_is_not_rank_zero_everywhere():
+    assert read_rank_facts({**BATCH_STEP, **OPENMPI}).rank == 3
+    assert read_rank_facts({**BATCH_STEP, **MPICH}).rank == 3
+
+
+def test_srun_with_pmi2_takes_the_local_rank_of_slurm():
+    environ = {**SLURM, "PMI_RANK": "3", "PMI_SIZE": "4"}
+    assert read_rank_facts(environ) == RankFacts(3, 4, 1, "slurm")
+
+
+def test_torchrun_inside_any_cluster_wins():
+    assert read_rank_facts({**BATCH_STEP, **OPENMPI, **TORCHRUN}).launcher == "torchrun"
+
+
+def test_a_lone_process_is_its_own_world():
+    facts = read_rank_facts({"PATH": "/bin", "RANK": "1"})
+    assert facts == RankFacts(0, 1, 0, "none")
+    assert facts.is_main
+    assert facts.is_local_main
+
+
+@pytest.mark.parametrize("change", [{"RANK": "4"}, {"RANK": "-1"}, {"LOCAL_RANK": "x"}, {"LOCAL_RANK": "4"}])
+def test_impossible_places_are_refused(change):
+    with pytest.raises(ConfigError, match="RANK"):
+        read_rank_facts({**TORCHRUN, **change})
