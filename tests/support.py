@@ -1,0 +1,85 @@
+"""What tests of every kind share: the command as a real process, and what they may rely on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A command that ended: exit code (negative: the signal), standard output, standard error."""
+
+    rc: int
+    out: str
+    err: str
+
+
+def run_process(
+    argv: Sequence[str | Path],
+    *,
+    cwd: Path = REPO,
+    env: Mapping[str, str | None] | None = None,
+    timeout: float = 120,
+) -> Finished:
+    """Run a command in a session of its own; past `timeout` seconds its whole process group is killed.
+
+    `env` is laid over the environment of the tests; a null value takes a variable away.
+    Raises `AssertionError` with the output when the time is over.
+    """
+    merged = {**os.environ, **(env or {})}
+    process = subprocess.Popen(
+        [str(word) for word in argv],
+        cwd=cwd,
+        env={name: value for name, value in merged.items() if value is not None},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        raise AssertionError(f"not done after {timeout} s: {argv}\n{out}\n{err}") from None
+    return Finished(process.returncode, out, err)
+
+
+def run_galley(
+    args: Sequence[str | Path],
+    *,
+    cwd: Path = REPO,
+    env: Mapping[str, str | None] | None = None,
+    timeout: float = 120,
+) -> Finished:
+    """`python -P train.py ARGS` as a user runs it, from any folder."""
+    argv = [sys.executable, "-P", REPO / "train.py", *args]
+    return run_process(argv, cwd=cwd, env=env, timeout=timeout)
+
+
+def not_available(what: str, suites: str) -> None:
+    """A failure in CI, where nothing may be missing; elsewhere a skip that names what did not run."""
+    message = f"{what}: not run: {suites}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def require_program(name: str, suites: str) -> str:
+    """Path of a system program (see scripts/system-packages.txt), or `not_available`."""
+    found = shutil.which(name)
+    if found is None:
+        not_available(f"the program {name} is not installed", suites)
+    return str(found)
