@@ -18,7 +18,7 @@ from galley.display import Display
 from galley.errors import INTERRUPTED_EXIT_CODE, RunCancelledError, RunFailedError
 from galley.rundir import RunFolder, write_atomic
 from galley.spec import FINAL_STATES, FailureClass, RankError, RunHandle, RunResult, RunSpec
-from launchers.base import Launcher
+from launchers.base import Diagnosis, Launcher
 
 POLL_S = 0.1
 END_RANKS_AFTER_S = 1.5  # after the first failure is seen: time for the other ranks to say theirs
@@ -26,8 +26,8 @@ CANCEL_AFTER_S = 3.0
 
 # A mistake in the request, found only by the ranks, ends like one that is found before them.
 EXIT_CODES: dict[FailureClass, int] = {"configuration": 2, "data": 2}
-# Symptoms on the ranks that survive; where another rank was killed, that is the cause.
-_CONSEQUENCES: frozenset[FailureClass] = frozenset({"node", "hang"})
+# What befalls the ranks that survive another: a lost or silent peer, and being ended for it.
+_CONSEQUENCES: frozenset[FailureClass] = frozenset({"node", "hang", "preempted"})
 
 
 @dataclass
@@ -116,33 +116,39 @@ def conclude(
     cause = find_cause(launcher, handle, folder)
     return replace(
         base,
-        state="failed",
+        state="preempted" if cause.failure_class == "preempted" else "failed",
         exit_code=EXIT_CODES.get(cause.failure_class, RunFailedError.exit_code),
         message=cause.message,
-        first_failed_rank=None if cause.rank < 0 else cause.rank,
+        first_failed_rank=cause.rank,
         failure_class=cause.failure_class,
     )
 
 
-def find_cause(launcher: Launcher, handle: RunHandle, folder: RunFolder) -> RankError:
-    """The first failure of an attempt: what a rank wrote, else what the launcher saw (rank -1: unknown).
+def find_cause(launcher: Launcher, handle: RunHandle, folder: RunFolder) -> Diagnosis:
+    """The first failure of an attempt: what a rank wrote, else what the launcher saw.
 
     A rank that is killed leaves no file, but its peers do when they lose it.
     """
     errors = folder.read_rank_errors(handle.attempt)
-    if errors and errors[0].failure_class not in _CONSEQUENCES:
-        return errors[0]
+    for error in errors:
+        if error.failure_class not in _CONSEQUENCES:
+            return _said(error)
     seen = launcher.diagnose(handle, folder)
     if errors and (seen.rank is None or seen.rank in {error.rank for error in errors}):
-        return errors[0]
-    return RankError(-1 if seen.rank is None else seen.rank, time.time(), seen.failure_class, seen.message, "")
+        return _said(errors[0])
+    return seen
+
+
+def _said(error: RankError) -> Diagnosis:
+    return Diagnosis(error.message, error.rank, error.failure_class)
 
 
 def _base(handle: RunHandle, folder: RunFolder, spec: RunSpec) -> RunResult:
     """What is known of an attempt that wrote no result."""
     progress = folder.read_progress()
     steps = progress.step if progress is not None and progress.attempt == handle.attempt else 0
-    return RunResult(state="unknown", exit_code=1, steps=steps, wall_s=round(time.time() - handle.started_at, 3))
+    wall_s = round(time.time() - handle.started_at, 3)
+    return RunResult(state="unknown", exit_code=1, steps=steps, wall_s=wall_s)
 
 
 def result_of(folder: RunFolder, attempt: int) -> RunResult | None:

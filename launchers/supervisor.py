@@ -1,0 +1,25 @@
+"""`python -m launchers.supervisor RUN_DIR ATTEMPT`: follows a detached run, in a session of its own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from galley.errors import GalleyError
+from galley.facts import probe
+from galley.rundir import RunFolder
+from launchers.run import supervise
+
+
+def main(run_dir: str, attempt: str) -> int:
+    """Exit code of the run. Standard output is `logs/attempt-N/supervisor.log`."""
+    folder = RunFolder(Path(run_dir))
+    try:
+        return supervise(folder.read_spec(), folder, probe(), int(attempt), sys.stdout).exit_code
+    except GalleyError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
