@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
+from math import isfinite, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ _STYLE: dict[str, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.grid.axis": "y",
     "grid.color": GRID,
     "grid.linewidth": 0.8,
     "axes.axisbelow": True,
@@ -60,19 +62,24 @@ def draw(folder: RunFolder) -> Path | None:
 
 
 def points(rows: Sequence[dict[str, Any]], key: str) -> Points:
-    """(steps, values) of the rows that carry `key`; a step that a resumed run repeats counts once."""
-    found = {float(row["step"]): float(row[key]) for row in rows if row.get(key) is not None}
+    """(steps, values) of the rows with a finite `key`; a step that a resumed run repeats counts once."""
+    found = {float(row["step"]): float(row[key]) for row in rows if isfinite(row.get(key, nan))}
     steps = sorted(found)
     return steps, [found[step] for step in steps]
 
 
-def smooth(values: Sequence[float], weight: float) -> list[float]:
-    """Exponential moving average, corrected for its start (Kingma & Ba 2015, section 3)."""
-    mean, smoothed = 0.0, []
-    for count, value in enumerate(values, start=1):
-        mean = weight * mean + (1 - weight) * value
-        smoothed.append(mean / (1 - weight**count))
-    return smoothed
+def smooth(values: Sequence[float]) -> list[float]:
+    """Means under a Gaussian as wide as a fortieth of the curve; they neither lag nor bend at the ends."""
+    from numpy import arange, convolve, exp, ones
+
+    width = min(max(1.0, len(values) / 40), 200.0)
+    reach = int(3 * width)
+    kernel = exp(-0.5 * (arange(-reach, reach + 1) / width) ** 2)
+    inside = slice(reach, reach + len(values))
+    means: list[float] = (
+        convolve(values, kernel)[inside] / convolve(ones(len(values)), kernel)[inside]
+    ).tolist()
+    return means
 
 
 def _figure(
@@ -81,10 +88,11 @@ def _figure(
     """Loss over learning rate on the left, evaluation on the right, if there is any."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 5.2) if evaluations else (7.5, 5.2))
+    figure = Figure(figsize=(12, 5.6) if evaluations else (7.5, 5.6))
+    left = 0.05 if evaluations else 0.09
     grid = figure.add_gridspec(
-        2, 2 if evaluations else 1, height_ratios=(4, 1), hspace=0.16, wspace=0.2,
-        left=0.06 if evaluations else 0.09, right=0.97, top=0.81, bottom=0.09,
+        2, 2 if evaluations else 1, height_ratios=(4, 1), hspace=0.24, wspace=0.13,
+        left=left, right=0.87 if evaluations else 0.97, top=0.81, bottom=0.09,
     )  # fmt: skip
     top = figure.add_subplot(grid[0, 0])
     bottom = figure.add_subplot(grid[1, 0], sharex=top)
@@ -93,7 +101,6 @@ def _figure(
     _draw_rate(bottom, rate)
     if evaluations:
         _draw_evaluations(figure.add_subplot(grid[:, 1]), evaluations)
-    left = 0.06 if evaluations else 0.09
     figure.text(left, 0.945, describe_run(spec), fontsize=15, fontweight="bold", va="center")
     figure.text(left, 0.893, _subtitle(result), fontsize=10, color=MUTED, va="center")
     return figure
@@ -120,22 +127,24 @@ def _draw_loss(axes: Axes, loss: Points) -> None:
         axes.plot(steps, values, color=BLUE, linewidth=2.2, marker="o", markersize=4)
     else:
         axes.plot(steps, values, color=BLUE, linewidth=1, alpha=0.28)
-        smoothed = smooth(values, weight=0.9 if len(values) > 60 else 0.7)
-        axes.plot(steps, smoothed, color=BLUE, linewidth=2.2, solid_capstyle="round")
+        axes.plot(steps, smooth(values), color=BLUE, linewidth=2.2, solid_capstyle="round")
     axes.margins(x=0.02)
 
 
 def _draw_rate(axes: Axes, rate: Points) -> None:
+    """Only the peak is given as a number: the shape tells the rest."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.fill_between(*rate, color=ORANGE, alpha=0.15, linewidth=0)
-    axes.plot(*rate, color=ORANGE, linewidth=1.4)
+    steps, values = rate
+    axes.fill_between(steps, values, color=ORANGE, alpha=0.15, linewidth=0)
+    axes.plot(steps, values, color=ORANGE, linewidth=1.6)
+    peak = max(values, default=0.0)
+    _title(axes, f"Learning rate, at most {peak:.3g}")
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel("learning rate")
-    axes.set_ylim(bottom=0)
-    axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-    axes.yaxis.set_major_locator(MaxNLocator(2))
-    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+    axes.set_ylim(0, peak * 1.15 or 1.0)
+    axes.set_yticks([])
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10]))
+    axes.set_xlim(left=0)
 
 
 def _draw_evaluations(axes: Axes, evaluations: dict[str, Points]) -> None:
@@ -148,7 +157,8 @@ def _draw_evaluations(axes: Axes, evaluations: dict[str, Points]) -> None:
         axes.plot(steps, values, color=color, linewidth=2, marker="o", markersize=4.5)
     axes.margins(x=0.04, y=0.12)
     axes.set_xlabel("optimizer step")
-    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10]))
+    axes.set_xlim(left=0)
     _name_lines(axes, scores)
 
 
