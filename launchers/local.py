@@ -6,7 +6,6 @@ cores at 2.5 GHz; 0.03 s without it) for a rendezvous that it does not need.
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
@@ -17,10 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from galley import proc
-from galley.errors import ConfigError, Problem
 from galley.rundir import RunFolder
 from galley.spec import ClusterFacts, LaunchPlan, RunHandle, RunSpec, State
 from launchers.base import Diagnosis, Launcher, job_environment
+from launchers.command import (
+    attempt_environment,
+    rank_environment,
+    torchrun,
+    worker_arguments,
+    worker_command,
+)
 
 if TYPE_CHECKING:
     import psutil
@@ -48,32 +53,14 @@ class LocalLauncher(Launcher):
         self._children: dict[int, proc.Child] = {}
 
     def plan(self, spec: RunSpec, run_dir: Path, facts: ClusterFacts, attempt: int) -> LaunchPlan:
-        if os.pathsep in str(run_dir):
-            what = f"has a '{os.pathsep}' in its path, which PYTHONPATH cannot carry"
-            raise ConfigError(Problem(f"run_dir={run_dir}", what, "choose another run_dir"))
-        worker = (
-            *(self.python, "-P", "-m", "trainer.worker"),
-            *_worker_arguments(run_dir),
-            *("--sha256", spec.sha256),
-        )
-        alone = spec.layout.world_size == 1
+        worker = worker_command(self.python, spec, run_dir)
+        agent = torchrun(self.python, spec, ("--standalone",))
         return LaunchPlan(
             launcher=self.name,
-            argv=worker if alone else (*self._torchrun(spec), *worker),
-            env=_environment(spec, run_dir, attempt),
+            argv=worker if spec.layout.world_size == 1 else (*agent, *worker),
+            env={**attempt_environment(attempt), **rank_environment(spec, run_dir)},
             forward_env=tuple(spec.recipe.launcher.forward_env),
             attempt=attempt,
-        )
-
-    def _torchrun(self, spec: RunSpec) -> tuple[str, ...]:
-        return (
-            *(self.python, "-P", "-m", "torch.distributed.run"),
-            "--standalone",
-            "--nnodes=1",
-            f"--nproc-per-node={spec.layout.procs_per_node}",
-            "--max-restarts=0",
-            "--monitor-interval=0.1",
-            "--no-python",
         )
 
     def submit(self, plan: LaunchPlan, folder: RunFolder) -> RunHandle:
@@ -131,32 +118,10 @@ class LocalLauncher(Launcher):
             root = proc.ProcessId(int(handle.job), handle.process_started_at or 0.0).find()
             if root is not None:
                 return [root]
-        return proc.find_by_arguments(_worker_arguments(folder.root))
+        return proc.find_by_arguments(worker_arguments(folder.root))
 
     def _all(self, handle: RunHandle, folder: RunFolder) -> list[psutil.Process]:
-        return [*self._roots(handle, folder), *proc.find_by_arguments(_worker_arguments(folder.root))]
-
-
-def _worker_arguments(run_dir: Path) -> tuple[str, str]:
-    """The part of a worker's command line by which the processes of a run are found."""
-    return ("--run-dir", str(run_dir))
-
-
-def _environment(spec: RunSpec, run_dir: Path, attempt: int) -> dict[str, str]:
-    """Variables of the ranks. The recipe's come last: validation refuses the names it must not set."""
-    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-    return {
-        "GALLEY_ATTEMPT": str(attempt),
-        **({"GALLEY_RESUME": "1"} if attempt > 1 else {}),
-        "OMP_NUM_THREADS": str(spec.layout.threads_per_proc),
-        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads of several ranks starve each other
-        "PYTHONPATH": str(run_dir / "code"),
-        "PYTHONSAFEPATH": "1",
-        "PYTHONUNBUFFERED": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        **(alone if spec.layout.world_size == 1 else {}),
-        **spec.recipe.launcher.env,
-    }
+        return [*self._roots(handle, folder), *proc.find_by_arguments(worker_arguments(folder.root))]
 
 
 def _launcher_log(folder: RunFolder, attempt: int) -> Path:

@@ -1,0 +1,60 @@
+"""What every launcher starts: the worker's command line, its environment, and torchrun's options. Pure."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from galley.errors import ConfigError, Problem
+from galley.spec import RunSpec
+
+_LONE_RANK = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+
+
+def worker_command(python: str, spec: RunSpec, run_dir: Path) -> tuple[str, ...]:
+    """The command of one rank."""
+    return (python, "-P", "-m", "trainer.worker", *worker_arguments(run_dir), "--sha256", spec.sha256)
+
+
+def worker_arguments(run_dir: Path) -> tuple[str, str]:
+    """The part of a worker's command line by which the processes of a run are found."""
+    return ("--run-dir", str(run_dir))
+
+
+def torchrun(python: str, spec: RunSpec, rendezvous: tuple[str, ...]) -> tuple[str, ...]:
+    """torchrun for the ranks of one node, up to and without the worker's command."""
+    return (
+        *(python, "-P", "-m", "torch.distributed.run"),
+        *rendezvous,
+        f"--nnodes={spec.layout.nodes}",
+        f"--nproc-per-node={spec.layout.procs_per_node}",
+        "--max-restarts=0",
+        "--monitor-interval=0.1",
+        "--no-python",
+    )
+
+
+def attempt_environment(attempt: int) -> dict[str, str]:
+    """Variables that differ from attempt to attempt."""
+    return {"GALLEY_ATTEMPT": str(attempt), **({"GALLEY_RESUME": "1"} if attempt > 1 else {})}
+
+
+def rank_environment(spec: RunSpec, run_dir: Path) -> dict[str, str]:
+    """Variables of the ranks, whatever starts them. The recipe's come last: validation refuses the
+    names that it must not set.
+
+    Raises `ConfigError` where the path of the run cannot be one of PYTHONPATH.
+    """
+    if os.pathsep in str(run_dir):
+        what = f"has a '{os.pathsep}' in its path, which PYTHONPATH cannot carry"
+        raise ConfigError(Problem(f"run_dir={run_dir}", what, "choose another run_dir"))
+    return {
+        "OMP_NUM_THREADS": str(spec.layout.threads_per_proc),
+        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads of several ranks starve each other
+        "PYTHONPATH": str(run_dir / "code"),
+        "PYTHONSAFEPATH": "1",
+        "PYTHONUNBUFFERED": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        **(_LONE_RANK if spec.layout.world_size == 1 else {}),
+        **spec.recipe.launcher.env,
+    }
