@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PLAIN_INTERVAL_S = 1.0
 _PHASES = {
+    "queued": "waiting in the queue",
     "starting": "starting the processes",
     "data": "preparing the data",
     "model": "loading the model",
@@ -73,11 +74,11 @@ class Display(ABC):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def update(self) -> None:
-        """Show what has changed; call it about ten times a second."""
+    def update(self, queued: bool = False) -> None:
+        """Show what has changed; call it about ten times a second. A scheduler may restart the attempt."""
         progress = self._folder.read_progress()
-        if progress is None or progress.attempt != self._attempt:
-            progress = Progress("starting", 0, 0, self._attempt, time.time())
+        if progress is None or progress.attempt < self._attempt or queued:
+            progress = Progress("queued" if queued else "starting", 0, 0, self._attempt, time.time())
         if progress.phase == "train" and self._training_since is None:
             self._training_since = (time.time(), progress.step)
         self._show(progress, list(self._tail.read()))

@@ -15,7 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from galley.errors import ConfigError, Problem
+from galley.facts import probe
 from galley.rundir import RunFolder
+from galley.schema import Recipe
 from galley.spec import ClusterFacts, FailureClass, LaunchPlan, RunHandle, RunSpec, State
 
 
@@ -33,9 +36,30 @@ class Diagnosis:
 
 
 class Launcher(ABC):
-    """One way of running a sealed run."""
+    """One way of running a sealed run.
+
+    Attributes:
+        poll_s: seconds between two questions after the state of a job.
+        remote: a scheduler owns the job: it goes on without this command, ends the ranks of a
+            failed one itself, and may start it again.
+    """
 
     name: str
+    poll_s = 0.1
+    remote = False
+
+    def facts(
+        self, recipe: Recipe, earlier: RunFolder | None = None, after: RunFolder | None = None
+    ) -> ClusterFacts:
+        """What the nodes are like, probed before `plan`: by default this machine.
+
+        `earlier` has what earlier attempts of the run met. Raises `ConfigError` where they cannot be what the
+        recipe asks for, or where the launcher cannot wait for `after`.
+        """
+        if after is not None:
+            what = f"launcher={self.name} has no queue to wait in for {after.root.name}"
+            raise ConfigError(Problem("after", what, "choose launcher=slurm, or start it afterwards"))
+        return probe()
 
     @abstractmethod
     def plan(self, spec: RunSpec, run_dir: Path, facts: ClusterFacts, attempt: int) -> LaunchPlan:
@@ -56,8 +80,12 @@ class Launcher(ABC):
     def poll(self, handle: RunHandle, folder: RunFolder) -> State:
         """`queued` or `running` while any process of the attempt may live; then how it ended.
 
-        Cheap enough to be called ten times a second. `unknown` where it cannot be seen from here.
+        Cheap enough to be called every `poll_s`. `unknown` where it cannot be seen from here.
         """
+
+    def current(self, handle: RunHandle, folder: RunFolder) -> RunHandle:
+        """The handle of the attempt that the job is at: a scheduler may have started it again."""
+        return handle
 
     @abstractmethod
     def failing(self, handle: RunHandle, folder: RunFolder) -> bool:

@@ -1,11 +1,13 @@
 """Following a submitted attempt to its end, whatever that end is, and writing down how it ended.
 
 Guarantees: when `follow` returns, no process of the attempt lives and `result.json` is that of
-this attempt. A `succeeded` result of the attempt is never replaced.
+this attempt. A `succeeded` result of the attempt is never replaced. A job that a scheduler owns is
+ended by Ctrl-C alone: another signal, or an error, ends the following.
 """
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -15,19 +17,26 @@ from pathlib import Path
 from types import FrameType
 
 from galley.display import Display
-from galley.errors import INTERRUPTED_EXIT_CODE, RunCancelledError, RunFailedError
+from galley.errors import INTERRUPTED_EXIT_CODE, GalleyError, RunCancelledError, RunFailedError
 from galley.rundir import RunFolder, write_atomic
-from galley.spec import FINAL_STATES, FailureClass, RankError, RunHandle, RunResult, RunSpec
+from galley.spec import FINAL_STATES, FailureClass, RankError, RunHandle, RunResult, RunSpec, State
 from launchers.base import Diagnosis, Launcher
 
 POLL_S = 0.1
 END_RANKS_AFTER_S = 1.5  # after the first failure is seen: time for the other ranks to say theirs
 CANCEL_AFTER_S = 3.0
+LOST_AFTER_S = 600.0  # a scheduler that answers nothing about the job for so long has lost it
 
 # A mistake in the request, found only by the ranks, ends like one that is found before them.
 EXIT_CODES: dict[FailureClass, int] = {"configuration": 2, "data": 2}
 # What befalls the ranks that survive another: a lost or silent peer, and being ended for it.
 _CONSEQUENCES: frozenset[FailureClass] = frozenset({"node", "hang", "preempted"})
+
+
+class LeftRunningError(GalleyError):
+    """The command ends, the job goes on."""
+
+    exit_code = INTERRUPTED_EXIT_CODE
 
 
 @dataclass
@@ -72,9 +81,61 @@ def follow(
     display: Display,
     interrupts: Interrupts,
 ) -> RunResult:
-    """Watch the attempt until all its processes have ended; returns, and has written, its result."""
-    failed_at: float | None = None
+    """Watch the attempt until all its processes have ended; returns, and has written, its result.
+
+    Raises:
+        LeftRunningError: this process was asked to end, the job was not.
+    """
     grace_s = spec.recipe.launcher.grace_s
+    if launcher.remote:
+        handle = _await_job(launcher, handle, folder, display, interrupts, grace_s)
+    else:
+        _await_processes(launcher, handle, folder, display, interrupts, grace_s)
+    display.update()
+    result = conclude(launcher, handle, folder, spec, interrupts)
+    folder.write_result(result)
+    return result
+
+
+def _await_job(
+    launcher: Launcher,
+    handle: RunHandle,
+    folder: RunFolder,
+    display: Display,
+    interrupts: Interrupts,
+    grace_s: float,
+) -> RunHandle:
+    """Until the scheduler says that the job has ended; returns the handle of its last attempt."""
+    state: State = "queued"
+    asked_at, heard_at = -math.inf, time.monotonic()
+    while not interrupts.requested():
+        now = time.monotonic()
+        if now - asked_at >= launcher.poll_s:
+            state, asked_at = launcher.poll(handle, folder), now
+            heard_at = heard_at if state == "unknown" else now
+            handle = launcher.current(handle, folder)
+            if state in FINAL_STATES or now - heard_at > LOST_AFTER_S:
+                return handle
+        display.update(queued=state == "queued")
+        time.sleep(POLL_S)
+    if signal.SIGINT not in interrupts.received:
+        raise LeftRunningError(
+            f"{folder.root} goes on as job {handle.job}; see `status`, `logs --follow` and `cancel`"
+        )
+    launcher.cancel(handle, folder, grace_s, interrupts.insisted)
+    return launcher.current(handle, folder)
+
+
+def _await_processes(
+    launcher: Launcher,
+    handle: RunHandle,
+    folder: RunFolder,
+    display: Display,
+    interrupts: Interrupts,
+    grace_s: float,
+) -> None:
+    """Until the attempt has ended by itself, or by a request, or because one of its ranks failed."""
+    failed_at: float | None = None
     try:
         while not interrupts.requested() and launcher.poll(handle, folder) in ("queued", "running"):
             display.update()
@@ -87,10 +148,6 @@ def follow(
             time.sleep(POLL_S)
     finally:
         launcher.cancel(handle, folder, grace_s if failed_at is None else 0.5, interrupts.insisted)
-    display.update()
-    result = conclude(launcher, handle, folder, spec, interrupts)
-    folder.write_result(result)
-    return result
 
 
 def _has_failed(launcher: Launcher, handle: RunHandle, folder: RunFolder) -> bool:
@@ -102,7 +159,7 @@ def conclude(
 ) -> RunResult:
     """How an attempt ended whose processes are gone: its own result, completed from what it left."""
     own = result_of(folder, handle.attempt)
-    if own is not None and own.state in ("succeeded", "preempted"):
+    if own is not None and own.state in ("succeeded", "preempted", "cancelled"):
         return own
     base = own or _base(handle, folder, spec)
     base = replace(base, attempts=handle.attempt, world_size=spec.layout.world_size)
@@ -111,7 +168,7 @@ def conclude(
         by_key = name == "SIGINT"
         code = INTERRUPTED_EXIT_CODE if by_key else RunCancelledError.exit_code
         return replace(base, state="cancelled", exit_code=code, message=f"cancelled by {name}")
-    if cancel_mark(folder, handle.attempt).exists():
+    if cancel_mark(folder, handle.attempt).exists() or launcher.poll(handle, folder) == "cancelled":
         return replace(base, state="cancelled", exit_code=RunCancelledError.exit_code, message="cancelled")
     cause = find_cause(launcher, handle, folder)
     return replace(

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from galley import proc
+from galley.errors import ConfigError, Problem
 from galley.rundir import RunFolder
+from galley.schema import Recipe
 from galley.spec import ClusterFacts, LaunchPlan, RunHandle, RunSpec, State
 from launchers.base import Diagnosis, Launcher, job_environment
 from launchers.command import (
@@ -51,6 +53,15 @@ class LocalLauncher(Launcher):
     def __init__(self, python: str = sys.executable) -> None:
         self.python = python
         self._children: dict[int, proc.Child] = {}
+
+    def facts(
+        self, recipe: Recipe, earlier: RunFolder | None = None, after: RunFolder | None = None
+    ) -> ClusterFacts:
+        if recipe.cluster.nodes > 1:
+            what = "launcher=local is this machine only"
+            hint = "choose launcher=slurm, or cluster.nodes=1"
+            raise ConfigError(Problem(f"cluster.nodes={recipe.cluster.nodes}", what, hint))
+        return super().facts(recipe, earlier, after)
 
     def plan(self, spec: RunSpec, run_dir: Path, facts: ClusterFacts, attempt: int) -> LaunchPlan:
         worker = worker_command(self.python, spec, run_dir)

@@ -36,14 +36,15 @@ def launch(
     """Run the sealed spec in its folder; returns the exit code of the command.
 
     The folder holds run.json and code/ already. With `detach` it returns once the job is
-    submitted, and a process in a session of its own follows it.
+    submitted; unless a scheduler owns it, a process in a session of its own follows it.
 
     Raises:
         SubmissionError: the launcher refused, or another command is running this folder.
     """
     folder = RunFolder(folder.root.resolve())
     if detach:
-        return _detach(folder, attempt, json)
+        remote = make_launcher(spec.recipe.launcher.kind).remote
+        return _leave(spec, folder, facts, attempt, json) if remote else _detach(folder, attempt, json)
     stream = sys.stderr if json else sys.stdout
     result = supervise(spec, folder, facts, attempt, stream)
     if json:
@@ -64,7 +65,7 @@ def supervise(
         with make_display(folder, attempt, stream) as display:
             handle = submit(launcher, plan, folder)
             result = follow(launcher, handle, folder, spec, display, interrupts)
-        show_end(launcher, handle, folder, spec, result, stream)
+        show_end(launcher, launcher.current(handle, folder), folder, spec, result, stream)
     return result
 
 
@@ -107,6 +108,19 @@ def show_end(
         show_failure(result, traceback, launcher.logs(handle, folder, rank), sys.stderr)
     elif result.state == "cancelled":
         print(f"galley: {result.message}; continue with `resume {folder.root}`", file=sys.stderr)
+
+
+def _leave(spec: RunSpec, folder: RunFolder, facts: ClusterFacts, attempt: int, json: bool) -> int:
+    """Hand the job to its scheduler."""
+    launcher = make_launcher(spec.recipe.launcher.kind)
+    with lock.hold(folder):
+        refuse_living(launcher, folder)
+        plan = launcher.plan(spec, folder.root, facts, attempt)
+        write_plan(plan, folder)
+        handle = submit(launcher, plan, folder)
+    state = {"run_dir": str(folder.root), "state": "queued", "attempt": attempt, "job": handle.job}
+    print(jsonlib.dumps(state) if json else folder.root)
+    return 0
 
 
 def _detach(folder: RunFolder, attempt: int, json: bool) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from galley.errors import ConfigError, Problem, SubmissionError, valid_values
 from galley.rundir import RunFolder
-from galley.spec import Progress, RunHandle, RunResult, State
+from galley.spec import FINAL_STATES, Progress, RunHandle, RunResult, State
 from launchers import make_launcher
 from launchers.follow import (
     Interrupts,
@@ -74,17 +74,26 @@ def find_run(word: str, root: Path) -> RunFolder:
 
 
 def run_state(folder: RunFolder) -> State:
-    """From the result of the latest attempt; without one, from what its launcher sees."""
+    """From the result of the latest attempt; without one, from what its launcher sees.
+
+    A job that has ended in a scheduler's hands gets its result here.
+    """
     handle = last_handle(folder)
     if handle is None:
         return "unknown"
-    result = result_of(folder, handle.attempt)
-    return result.state if result is not None else make_launcher(handle.launcher).poll(handle, folder)
+    launcher, result = make_launcher(handle.launcher), result_of(folder, handle.attempt)
+    state = result.state if result is not None else launcher.poll(handle, folder)
+    if result is None and launcher.remote and state in FINAL_STATES:  # perhaps nobody follows it
+        result = conclude(launcher, handle, folder, folder.read_spec(), Interrupts())
+        folder.write_result(result)
+        return result.state
+    return state
 
 
 def last_handle(folder: RunFolder) -> RunHandle | None:
+    """The latest attempt, a scheduler's restarts included."""
     handles = folder.read_handles()
-    return handles[-1] if handles else None
+    return make_launcher(handles[-1].launcher).current(handles[-1], folder) if handles else None
 
 
 def run_status(folder: RunFolder) -> RunStatus:

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from galley.errors import GalleyError
-from galley.facts import probe
 from galley.rundir import RunFolder
+from launchers import make_launcher
 from launchers.run import supervise
 
 
@@ -15,7 +15,9 @@ def main(run_dir: str, attempt: str) -> int:
     """Exit code of the run. Standard output is `logs/attempt-N/supervisor.log`."""
     folder = RunFolder(Path(run_dir))
     try:
-        return supervise(folder.read_spec(), folder, probe(), int(attempt), sys.stdout).exit_code
+        spec = folder.read_spec()
+        facts = make_launcher(spec.recipe.launcher.kind).facts(spec.recipe, folder)
+        return supervise(spec, folder, facts, int(attempt), sys.stdout).exit_code
     except GalleyError as error:
         print(error, file=sys.stderr)
         return error.exit_code

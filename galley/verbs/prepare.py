@@ -9,8 +9,8 @@ from pathlib import Path
 from galley.compose import compose_recipe
 from galley.errors import ConfigError, Problem
 from galley.estimate import Estimate, estimate_memory, memory_warnings
-from galley.facts import probe
 from galley.layout import layout_warnings, resolve_layout
+from galley.rundir import RunFolder
 from galley.schema import Recipe
 from galley.seal import default_run_dir, seal
 from galley.spec import ClusterFacts, LaunchPlan, RunSpec
@@ -39,7 +39,8 @@ def prepare(words: Sequence[str], options: Options) -> Prepared:
     from launchers import make_launcher
 
     recipe = compose_recipe(words, options.config_dirs)
-    facts = probe()
+    launcher = make_launcher(recipe.launcher.kind)
+    facts = launcher.facts(recipe, after=_predecessor(recipe, options))
     layout = resolve_layout(recipe, facts)
     spec = seal(recipe, layout)
     run_dir = _run_dir(recipe, spec, options)
@@ -49,10 +50,16 @@ def prepare(words: Sequence[str], options: Options) -> Prepared:
         spec=spec,
         run_dir=run_dir,
         facts=facts,
-        plan=make_launcher(recipe.launcher.kind).plan(spec, run_dir, facts, attempt=1),
+        plan=launcher.plan(spec, run_dir, facts, attempt=1),
         estimate=estimate,
         warnings=[*layout_warnings(recipe, layout, facts), *memory_warnings(estimate, layout, facts)],
     )
+
+
+def _predecessor(recipe: Recipe, options: Options) -> RunFolder | None:
+    from launchers.runs import find_run
+
+    return None if recipe.after is None else find_run(recipe.after, options.root)
 
 
 def _run_dir(recipe: Recipe, spec: RunSpec, options: Options) -> Path:

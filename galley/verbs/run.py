@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 
 from galley.errors import ConfigError, Problem
-from galley.facts import probe
 from galley.rundir import RunFolder
 from galley.seal import snapshot_sha256, write_snapshot
 from galley.verbs import Options
@@ -35,8 +34,9 @@ def run(words: Sequence[str], options: Options) -> int:
 
 def resume(words: Sequence[str], options: Options) -> int:
     """Continue a run from its last complete checkpoint, with its own sealed recipe and code."""
+    from launchers import make_launcher
     from launchers.run import launch
-    from launchers.runs import find_run, run_state
+    from launchers.runs import find_run, last_handle, run_state
 
     if len(words) != 1:
         raise ConfigError(Problem("resume", "takes one run", "resume RUN, its folder or its id (see `list`)"))
@@ -51,5 +51,7 @@ def resume(words: Sequence[str], options: Options) -> int:
     if snapshot_sha256(folder) != spec.code.sha256:
         hint = "the sealed code is gone; start a new run instead"
         raise ConfigError(Problem(str(folder.code), "was changed after the run was sealed", hint))
-    attempt = len(folder.read_handles()) + 1
-    return launch(spec, folder, probe(), attempt=attempt, detach=False, json=options.json)
+    last = last_handle(folder)
+    facts = make_launcher(spec.recipe.launcher.kind).facts(spec.recipe, folder)
+    attempt = 1 if last is None else last.attempt + 1
+    return launch(spec, folder, facts, attempt=attempt, detach=False, json=options.json)
