@@ -22,9 +22,10 @@ def show_result(
     from rich.table import Table
 
     console = Console(file=stream)
-    table = Table(show_header=False, title=describe_run(spec), title_justify="left", title_style="bold")
+    table = Table(show_header=False)
     for name, value in _result_rows(result):
         table.add_row(name, value)
+    console.print(describe_run(spec), style="bold", highlight=False)
     console.print(table)
     if picture is not None:
         console.print(str(picture), markup=False, highlight=False, soft_wrap=True)
