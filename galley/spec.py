@@ -35,6 +35,7 @@ class ClusterFacts:
         physical_cores: cores, not hardware threads, that this process may use.
         avoid: nodes on which an earlier attempt of the run failed.
         after: the scheduler's id of the job that must succeed first.
+        save_s: seconds of the longest save of an earlier attempt; 0 where none is known.
     """
 
     hostname: str
@@ -44,6 +45,7 @@ class ClusterFacts:
     memory_gib: float
     avoid: tuple[str, ...] = ()
     after: str | None = None
+    save_s: float = 0.0
 
 
 @dataclass(frozen=True)
