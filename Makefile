@@ -22,7 +22,7 @@ quickstart: setup ## train the default recipe on this machine and show the resul
 system: ## install the system packages that tests need, or name the suites that will not run
 	@scripts/system_packages.sh
 
-test: setup system lint docs ## everything: lint, documentation, and all tests
+test: setup system lint ## everything: lint, and all tests, those of the documentation included
 	@$(bin)/python -P -m pytest -q $(PYTEST_ARGS)
 
 lint: setup ## ruff, and mypy --strict
