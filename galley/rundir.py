@@ -55,6 +55,19 @@ class RunFolder:
     def rank_log(self, attempt: int, rank: int) -> Path:
         return self.logs(attempt) / f"rank-{rank}.log"
 
+    def launcher_log(self, attempt: int) -> Path:
+        """What the agents of the launcher wrote, and the ranks before they had a log."""
+        return self.logs(attempt) / "launcher.log"
+
+    def started_attempts(self) -> list[int]:
+        """Numbers of the attempts whose launcher has started something, in order."""
+        logs = self.root.glob("logs/attempt-*/launcher.log")
+        return sorted(int(log.parent.name.removeprefix("attempt-")) for log in logs)
+
+    def batch_log(self, job: str) -> Path:
+        """What a scheduler's batch script wrote."""
+        return self.root / "logs" / f"slurm-{job}.log"
+
     def rank_error_file(self, attempt: int, rank: int) -> Path:
         return self.logs(attempt) / f"rank-{rank}.error.json"
 

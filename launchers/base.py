@@ -99,9 +99,11 @@ class Launcher(ABC):
     def diagnose(self, handle: RunHandle, folder: RunFolder) -> Diagnosis:
         """Why an attempt that has ended did so."""
 
-    @abstractmethod
     def logs(self, handle: RunHandle, folder: RunFolder, rank: int | None = None) -> list[Path]:
-        """Existing log files, most telling first: of one rank, or of all ranks and the launcher."""
+        """Existing log files, most telling first: of one rank or of all, then of the launcher."""
+        every = sorted(folder.logs(handle.attempt).glob("rank-*.log"), key=_rank_of)
+        ranks = every if rank is None else [folder.rank_log(handle.attempt, rank)]
+        return [path for path in (*ranks, folder.launcher_log(handle.attempt)) if path.exists()]
 
     @abstractmethod
     def cancel(
@@ -111,6 +113,10 @@ class Launcher(ABC):
 
         Does nothing to a run that has ended. `hurry` turning true cuts the grace short.
         """
+
+
+def _rank_of(log: Path) -> int:
+    return int(log.stem.removeprefix("rank-"))
 
 
 def job_environment(plan: LaunchPlan) -> dict[str, str]:

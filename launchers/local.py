@@ -6,8 +6,6 @@ cores at 2.5 GHz; 0.03 s without it) for a rendezvous that it does not need.
 
 from __future__ import annotations
 
-import re
-import signal
 import socket
 import sys
 import time
@@ -20,6 +18,7 @@ from galley.errors import ConfigError, Problem
 from galley.rundir import RunFolder
 from galley.schema import Recipe
 from galley.spec import ClusterFacts, LaunchPlan, RunHandle, RunSpec, State
+from launchers import agent_log
 from launchers.base import Diagnosis, Launcher, job_environment
 from launchers.command import (
     attempt_environment,
@@ -31,14 +30,6 @@ from launchers.command import (
 
 if TYPE_CHECKING:
     import psutil
-
-# What the agent of torch.distributed.run writes when it takes the surviving ranks down. It gives
-# them 30 s, which no option shortens in this case.
-_AGENT_CLOSING = re.compile(rb"Sending process \d+ closing signal")
-_AGENT_LINE = re.compile(r"^[IWE]\d{4} \S+ \d+ torch/distributed", re.MULTILINE)
-_AGENT_FAILURE = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s*exitcode\s*: (-?\d+)")
-_TAIL_BYTES = 64 * 1024
-_TAIL_LINES = 20
 
 
 class LocalLauncher(Launcher):
@@ -75,7 +66,7 @@ class LocalLauncher(Launcher):
         )
 
     def submit(self, plan: LaunchPlan, folder: RunFolder) -> RunHandle:
-        log = _launcher_log(folder, plan.attempt)
+        log = folder.launcher_log(plan.attempt)
         child = proc.start(plan.argv, env=job_environment(plan), log=log, dies_with_parent=True)
         self._children[child.id.pid] = child
         return RunHandle(
@@ -96,25 +87,20 @@ class LocalLauncher(Launcher):
         return result.state if result is not None and result.attempts == handle.attempt else "failed"
 
     def failing(self, handle: RunHandle, folder: RunFolder) -> bool:
-        return _AGENT_CLOSING.search(_tail(_launcher_log(folder, handle.attempt))) is not None
+        return agent_log.is_closing(folder.launcher_log(handle.attempt))
 
     def end_ranks(self, handle: RunHandle, folder: RunFolder) -> None:
         """Leaves torchrun's agent alone: only it knows which rank died first, and of what."""
         proc.terminate(lambda: [p for p in self._all(handle, folder) if p.pid != int(handle.job)], 0.0)
 
     def diagnose(self, handle: RunHandle, folder: RunFolder) -> Diagnosis:
-        said = _tail(_launcher_log(folder, handle.attempt)).decode(errors="replace")
-        failures = [(int(rank), int(code)) for rank, code in _AGENT_FAILURE.findall(said)]
+        log = folder.launcher_log(handle.attempt)
+        failures = agent_log.read_failures(log)
         if folder.read_spec().layout.world_size == 1:
             child = self._children.get(int(handle.job))
             code = child.exit_code() if child is not None else None
             failures = [] if code is None else [(0, code)]
-        return _diagnosis(failures, said)
-
-    def logs(self, handle: RunHandle, folder: RunFolder, rank: int | None = None) -> list[Path]:
-        every = sorted(folder.logs(handle.attempt).glob("rank-*.log"), key=_rank_of)
-        ranks = every if rank is None else [folder.rank_log(handle.attempt, rank)]
-        return [path for path in (*ranks, _launcher_log(folder, handle.attempt)) if path.exists()]
+        return agent_log.diagnose(failures, log)
 
     def cancel(
         self, handle: RunHandle, folder: RunFolder, grace_s: float, hurry: Callable[[], bool] = lambda: False
@@ -133,44 +119,3 @@ class LocalLauncher(Launcher):
 
     def _all(self, handle: RunHandle, folder: RunFolder) -> list[psutil.Process]:
         return [*self._roots(handle, folder), *proc.find_by_arguments(worker_arguments(folder.root))]
-
-
-def _launcher_log(folder: RunFolder, attempt: int) -> Path:
-    return folder.logs(attempt) / "launcher.log"
-
-
-def _rank_of(log: Path) -> int:
-    return int(log.stem.removeprefix("rank-"))
-
-
-def _tail(log: Path) -> bytes:
-    """The end of a log, where the agent's own report is; empty before there is one."""
-    if not log.exists():
-        return b""
-    with log.open("rb") as stream:
-        stream.seek(max(0, log.stat().st_size - _TAIL_BYTES))
-        return stream.read()
-
-
-def _diagnosis(failures: list[tuple[int, int]], said: str) -> Diagnosis:
-    """From (rank, exit code) pairs, the first observed failure last, as the agent reports them.
-
-    A rank that a signal ended is the cause of what befell the others, unless the signal is the
-    SIGTERM or SIGKILL by which the survivors were ended: those come after the first failure.
-    """
-    if not failures:
-        return Diagnosis("the processes ended without a result" + _quote(said))
-    killed = [pair for pair in failures if pair[1] < 0 and -pair[1] not in (signal.SIGTERM, signal.SIGKILL)]
-    rank, code = killed[-1] if killed else failures[-1]
-    if code >= 0:
-        how = f"ended with {proc.describe_exit(code)}" if code else "ended without a result"
-        return Diagnosis(f"rank {rank} {how}{_quote(said)}", rank)
-    hint = " (when memory runs out the kernel does this: see `dmesg`)" if -code == signal.SIGKILL else ""
-    return Diagnosis(f"rank {rank} was {proc.describe_exit(code)}{hint}", rank, "node")
-
-
-def _quote(said: str) -> str:
-    """The last lines that the processes wrote, without the agent's banner."""
-    first = _AGENT_LINE.search(said)
-    lines = said[: first.start() if first else None].strip().splitlines()[-_TAIL_LINES:]
-    return "; they said:\n" + "\n".join(lines) if lines else ""
