@@ -15,7 +15,7 @@ from galley.spec import LaunchPlan, RunHandle, State, from_json, to_json
 from launchers.base import Launcher
 from tests.integration.local.standin import FACTS, end_all, hanging, make_run, make_spec, wait_until
 
-SECRET = "not-to-be-written-down"
+VALUE = "not-to-be-written-down"
 
 
 class LauncherContract:
@@ -46,10 +46,10 @@ class LauncherContract:
     def test_a_plan_names_secrets_and_never_their_values(
         self, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("HF_TOKEN", SECRET)
+        monkeypatch.setenv("HF_TOKEN", VALUE)
         plan = self.make().plan(make_spec(), folder.root, FACTS, attempt=1)
         assert "HF_TOKEN" in plan.forward_env
-        assert SECRET not in to_json(plan)
+        assert VALUE not in to_json(plan)
 
     def test_a_plan_carries_the_run_the_attempt_and_the_users_variables(self, folder: RunFolder) -> None:
         spec = make_spec(MINE="a 'b' $c")

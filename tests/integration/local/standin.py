@@ -40,8 +40,8 @@ except GalleyError as error:
 """
 
 
-def make_spec(behavior: str = "succeed", ranks: int = 2, **env: str) -> RunSpec:
-    launcher = Launcher(grace_s=1.0, env={"STANDIN": behavior, **env})
+def make_spec(behavior: str = "succeed", ranks: int = 2, grace_s: float = 1.0, **env: str) -> RunSpec:
+    launcher = Launcher(grace_s=grace_s, env={"STANDIN": behavior, **env})
     layout = Layout(1, ranks, ranks, "cpu", "gloo" if ranks > 1 else "none", 1, 32, 32 // ranks, 1)
     return RunSpec(Recipe(launcher=launcher), layout, CodeSnapshot("0" * 64, None, False), {}, "3.11")
 
