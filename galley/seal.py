@@ -75,9 +75,14 @@ def write_snapshot(recipe: Recipe, folder: RunFolder) -> None:
         write_atomic(folder.code / name, path.read_bytes())
 
 
+def snapshot_files(folder: RunFolder) -> dict[str, Path]:
+    """Path in the snapshot -> file of the run folder, sorted."""
+    return dict(sorted((str(path.relative_to(folder.code)), path) for path in _files(folder.code)))
+
+
 def snapshot_sha256(folder: RunFolder) -> str:
     """The hash of the copy in a run folder; equals `RunSpec.code.sha256` while nobody changed it."""
-    return code_sha256(dict(sorted((str(p.relative_to(folder.code)), p) for p in _files(folder.code))))
+    return code_sha256(snapshot_files(folder))
 
 
 def package_versions() -> dict[str, str]:
