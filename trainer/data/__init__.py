@@ -1,0 +1,1 @@
+"""From files, the hub or an embedded set to tokenized samples on disk."""

@@ -1,0 +1,116 @@
+"""MiniLM's weights as a DeBERTa-v2: the same function, in another architecture.
+
+DeBERTa's disentangled attention adds content-to-position and position-to-content terms and divides
+the scores by sqrt(d · (1 + number of terms)), BERT's by sqrt(d) (He et al., arXiv:2006.03654,
+eq. 4). With relative embeddings and positional biases of zero the terms vanish, and queries
+multiplied by sqrt(3) undo the other divisor. The positional projections keep their random weights,
+so that the relative embeddings can learn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.assets import minilm
+
+if TYPE_CHECKING:
+    import torch
+
+VERSION = 1
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
+SEED = 0
+QUERY_SCALE = math.sqrt(3.0)
+
+# BERT's name -> DeBERTa's, inside a layer.
+LAYER_NAMES = {
+    "attention.self.query": "attention.self.query_proj",
+    "attention.self.key": "attention.self.key_proj",
+    "attention.self.value": "attention.self.value_proj",
+    "attention.output.dense": "attention.output.dense",
+    "attention.output.LayerNorm": "attention.output.LayerNorm",
+    "intermediate.dense": "intermediate.dense",
+    "output.dense": "output.dense",
+    "output.LayerNorm": "output.LayerNorm",
+}
+
+
+def folder(cache: Path) -> Path:
+    """The converted model in `cache`, made on first use; safe when several processes ask at once."""
+    source = minilm.folder()
+    weights = source / "model.safetensors"
+    stat = weights.stat()
+    key = hashlib.sha256(f"{VERSION} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:16]
+    target = cache / "assets" / f"deberta_minilm-{key}"
+    if not target.exists():
+        _convert(source, target)
+    return target
+
+
+def _convert(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        _write(source, partial)
+        partial.rename(target)
+    except OSError:
+        if not target.exists():  # otherwise another process was faster
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(source: Path, target: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+    from transformers import DebertaV2Config, DebertaV2Model
+
+    config = DebertaV2Config(  # type: ignore[call-arg]  # takes any attribute of the architecture
+        vocab_size=30522,
+        hidden_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        intermediate_size=1536,
+        type_vocab_size=2,
+        position_biased_input=True,
+        layer_norm_eps=1e-12,
+        share_att_key=False,
+        pos_att_type=["c2p", "p2c"],
+        relative_attention=True,
+        position_buckets=64,
+        norm_rel_ebd="none",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(SEED)
+        model = DebertaV2Model(config)
+    model.load_state_dict(convert(load_file(source / "model.safetensors"), model.state_dict()))
+    model.save_pretrained(target)
+    for name in TOKENIZER_FILES:
+        if (source / name).exists():
+            shutil.copyfile(source / name, target / name)
+
+
+def convert(bert: dict[str, torch.Tensor], template: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """DeBERTa's state dict from BERT's; what BERT does not have comes from `template`, silenced."""
+    state = {name: tensor.clone() for name, tensor in template.items()}
+    for name in state:
+        if "rel_embeddings" in name or name.endswith(("pos_key_proj.bias", "pos_query_proj.bias")):
+            state[name].zero_()
+    bert = {name.removeprefix("bert."): tensor.float() for name, tensor in bert.items()}
+    for name, tensor in bert.items():
+        if name.startswith("embeddings.") and name in state:
+            state[name] = tensor
+        elif name.startswith("encoder.layer."):
+            target = _layer_name(name)
+            state[target] = tensor * QUERY_SCALE if ".query_proj." in target else tensor
+    return state
+
+
+def _layer_name(name: str) -> str:
+    encoder, layer, number, inner = name.split(".", 3)
+    module, _, kind = inner.rpartition(".")
+    return ".".join((encoder, layer, number, LAYER_NAMES[module], kind))

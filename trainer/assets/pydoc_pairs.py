@@ -1,0 +1,110 @@
+"""Sentence pairs from Python's own documentation: are both from the same topic? Needs no network.
+
+Source: `pydoc_data.topics`, which every CPython carries. A sentence belongs to the most specific
+(shortest) topic that quotes it, so that no sentence stands under two topics, and each topic is
+wholly in one split: nothing of the evaluation is seen in training.
+
+A positive pair is a sentence and one that follows closely in its topic; the negatives pair the
+same first sentences with the second sentences of other topics. Both classes therefore hold the
+same sentences, equally often, and only their relation tells them apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+Pair = tuple[str, str, int]
+"""First sentence, second sentence, label: 1 for the same topic, 0 for another."""
+
+NUM_PAIRS = {"train": 1600, "eval": 320}
+MIN_WORDS, MAX_WORDS = 6, 24
+REACH = 1
+STEM = 5
+MAX_PAIRS_PER_TOPIC = 400
+EVAL_EVERY = 5
+
+_UNDERLINE = re.compile(r"^[*=\-~^\"]{3,}$", re.MULTILINE)
+_SENTENCE_END = re.compile(r"(?<=[a-z0-9)\"\]])\.\s+(?=[A-Z\"])")
+_WORD = re.compile(r"[a-z_]+")
+_CODE = re.compile(r">>>|::=|^\s{6,}\S|[{}]|=\s", re.MULTILINE)
+
+
+def pairs(split: str) -> list[Pair]:
+    """All pairs of `train` or `eval`: unique, as many of either label, in an order fixed by content.
+
+    The same on every machine whose Python carries the same text.
+    """
+    positives = _positives(split)
+    chosen = positives[: NUM_PAIRS[split] // 2]
+    mixed = [(a, b, 1) for _, a, b in chosen] + [(a, b, 0) for a, b in _crossed(chosen)]
+    return sorted(mixed, key=lambda pair: _digest(*pair[:2]))
+
+
+def topics_of(split: str) -> dict[str, list[str]]:
+    """The sentences of each topic of a split, in the order of the text."""
+    ordered = sorted(_sentences_by_topic(), key=_digest)
+    chosen = [name for i, name in enumerate(ordered) if (i % EVAL_EVERY == 0) == (split == "eval")]
+    return {name: list(_sentences_by_topic()[name]) for name in chosen}
+
+
+def _positives(split: str) -> list[tuple[str, str, str]]:
+    """(topic, sentence, close successor), no topic with more than its share."""
+    found = []
+    for name, sentences in topics_of(split).items():
+        close = [
+            (name, first, second)
+            for i, first in enumerate(sentences)
+            for second in sentences[i + 1 : i + 1 + REACH]
+            if _content(first) & _content(second)
+        ]
+        found += sorted(close, key=lambda pair: _digest(*pair))[:MAX_PAIRS_PER_TOPIC]
+    return sorted(found, key=lambda pair: _digest(*pair))
+
+
+def _crossed(positives: Sequence[tuple[str, str, str]]) -> Iterator[tuple[str, str]]:
+    """Each first sentence with the second sentence of another topic, every one used once.
+
+    Sorted by topic, a shift by the size of the largest topic never meets the same topic again.
+    """
+    ordered = sorted(positives, key=lambda pair: (pair[0], _digest(*pair)))
+    names = [name for name, _, _ in ordered]
+    shift = max(names.count(name) for name in set(names))
+    for i, (_, first, _) in enumerate(ordered):
+        yield first, ordered[(i + shift) % len(ordered)][2]
+
+
+@cache
+def _sentences_by_topic() -> dict[str, tuple[str, ...]]:
+    from pydoc_data.topics import topics
+
+    seen: set[str] = set()
+    found = {}
+    for name in sorted(topics, key=lambda name: (len(topics[name]), name)):
+        fresh = [s for s in dict.fromkeys(_sentences(topics[name])) if s not in seen]
+        seen.update(fresh)
+        if len(fresh) > 1:
+            found[name] = tuple(fresh)
+    return found
+
+
+def _sentences(text: str) -> Iterator[str]:
+    for block in re.split(r"\n\s*\n", text):
+        if _UNDERLINE.search(block) or _CODE.search(block):
+            continue
+        prose = " ".join(block.split()).removeprefix("* ")
+        for sentence in _SENTENCE_END.split(prose):
+            words = sentence.rstrip(".:").split()
+            if MIN_WORDS <= len(words) <= MAX_WORDS and sentence[0].isupper():
+                yield " ".join(words)
+
+
+def _content(sentence: str) -> set[str]:
+    """The words that carry meaning, cut to their stem's first letters."""
+    return {word[:STEM] for word in _WORD.findall(sentence.lower()) if len(word) >= STEM}
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
