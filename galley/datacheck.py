@@ -1,25 +1,18 @@
-"""Local data files: found, read and checked, line by line, without torch.
-
-The one reader of csv, tsv, json, jsonl and parquet: the command uses it to refuse bad data before
-anything is started, the worker to load the same data.
-"""
+"""Data checked without torch: the command refuses bad files before anything is started, with the
+functions by which the worker loads the same data."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from galley.errors import ConfigError, Problem, nearest
+from galley.datafiles import FILE_STEMS, DataError, Row, SplitName, find_file, read_rows
+from galley.errors import Problem, nearest
 from galley.schema import Data
-
-SplitName = Literal["train", "eval"]
-FILE_STEMS: dict[SplitName, tuple[str, ...]] = {"train": ("train",), "eval": ("dev", "validation")}
-SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 
 # Header of GLUE's MRPC files, which name neither text nor label as anybody else does.
 GLUE_MRPC = (("#1 String", "#2 String"), "Quality")
@@ -47,19 +40,13 @@ class Split:
     Attributes:
         texts: one column after the other, each as long as `labels`.
         where: the file, for messages.
+        complete: whether all rows were read, not only the first.
     """
 
     texts: tuple[list[str], ...]
     labels: list[int]
     where: str
-
-
-Row = tuple[int, dict[str, Any]]
-"""(line or record number, counted from 1; values by column)."""
-
-
-class DataError(ConfigError):
-    """The data cannot be used; every problem found is listed."""
+    complete: bool = True
 
 
 def check_data(data: Data) -> list[Problem]:
@@ -74,7 +61,10 @@ def check_data(data: Data) -> list[Problem]:
 
 
 def load_splits(data: Data, limit: int | None = None) -> dict[SplitName, Split]:
-    """Both splits of `data.path`. Raises `DataError` with the problems of both."""
+    """Both splits of `data.path`, the first `limit` rows of each.
+
+    Raises `DataError` with the problems of both.
+    """
     folder = Path(str(data.path)).expanduser()
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
@@ -93,93 +83,21 @@ def load_splits(data: Data, limit: int | None = None) -> dict[SplitName, Split]:
     return found
 
 
-def find_file(folder: Path, split: SplitName) -> Path:
-    """The file of a split. Raises `DataError` where there is none, or more than one."""
-    candidates = [folder / f"{stem}{suffix}" for stem in FILE_STEMS[split] for suffix in SUFFIXES]
-    found = [path for path in candidates if path.is_file()]
-    if len(found) == 1:
-        return found[0]
-    stems = " or ".join(f"{stem}.*" for stem in FILE_STEMS[split])
-    if found:
-        names = ", ".join(path.name for path in found)
-        raise DataError(
-            Problem(f"data.path={folder}", f"has several {split} files: {names}", "keep one of them")
-        )
-    names = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-    what = f"has no {stems} ({', '.join(suffix[1:] for suffix in SUFFIXES)})"
-    raise DataError(Problem(f"data.path={folder}", what, f"it holds {names}"))
-
-
 def _load_split(path: Path, data: Data, limit: int | None) -> Split:
-    try:
-        rows = list(islice(_read_rows(path), limit))
-    except UnicodeDecodeError as error:
-        raise DataError(_encoding_problem(path, error)) from error
-    except (csv.Error, json.JSONDecodeError) as error:
-        raise DataError(Problem(str(path), f"cannot be read: {error}")) from error
+    rows = list(islice(read_rows(path), limit))
     if not rows:
         raise DataError(Problem(str(path), "has no samples"))
-    return to_split(rows, find_columns(list(rows[0][1]), data, str(path)), str(path))
-
-
-def _read_rows(path: Path) -> Iterator[Row]:
-    if path.suffix == ".parquet":
-        from pyarrow import parquet
-
-        yield from enumerate(parquet.read_table(path).to_pylist(), 1)
-        return
-    # Spreadsheets write a byte order mark, GLUE's files carry one.
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        if path.suffix == ".jsonl":
-            yield from ((n, json.loads(line)) for n, line in enumerate(stream, 1) if line.strip())
-        elif path.suffix == ".json":
-            yield from enumerate(_json_records(json.load(stream), path), 1)
-        else:
-            yield from _delimited(stream, path)
-
-
-def _json_records(value: Any, path: Path) -> list[dict[str, Any]]:
-    records = value.get("data") if isinstance(value, dict) else value
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise DataError(
-            Problem(str(path), "is not a list of objects", 'expected [{"text": …, "label": …}, …]')
-        )
-    return records
-
-
-def _delimited(stream: Any, path: Path) -> Iterator[Row]:
-    # GLUE's tsv files hold lone quotation marks: tabs separate, nothing quotes.
-    options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
-    reader = csv.reader(stream, strict=True, **options)
-    header = next(reader, None)
-    if header is None:
-        return
-    for values in reader:
-        if len(values) != len(header):
-            what = f"has {len(values)} columns, the header {len(header)}"
-            raise DataError(Problem(f"{path}:{reader.line_num}", what))
-        yield reader.line_num, dict(zip(header, values, strict=True))
-
-
-def _encoding_problem(path: Path, error: UnicodeDecodeError) -> Problem:
-    """The decoder only knows its own buffer, so the byte is looked up in the whole file."""
-    content = path.read_bytes()
-    try:
-        content.decode("utf-8")
-        offset = error.start
-    except UnicodeDecodeError as whole:
-        offset = whole.start
-    line = content.count(b"\n", 0, offset) + 1
-    what = f"is not UTF-8: byte 0x{content[offset]:02x} at offset {offset}"
-    return Problem(f"{path}:{line}", what, "convert it, for example with iconv -f latin1 -t utf-8")
+    columns = find_columns(list(rows[0][1]), data, str(path))
+    return to_split(rows, columns, str(path), complete=limit is None or len(rows) < limit)
 
 
 def find_columns(header: Sequence[str], data: Data, where: str) -> Columns:
-    """The columns that the recipe names; GLUE's MRPC header, or usual names, where it names none.
+    """The columns that the recipe names; where it names none, or the hub's names for MRPC, those
+    of GLUE's MRPC files; else the usual names.
 
     Raises `DataError` with the nearest names.
     """
-    if {*GLUE_MRPC[0], GLUE_MRPC[1]} <= {*header} and data.label_column not in header:
+    if {*GLUE_MRPC[0], GLUE_MRPC[1]} <= {*header} and _may_be_mrpc(data):
         return Columns(*GLUE_MRPC)
     problems = []
     texts = tuple(data.text_columns) if data.text_columns else _usual_texts(header)
@@ -196,6 +114,10 @@ def find_columns(header: Sequence[str], data: Data, where: str) -> Columns:
     return Columns(texts, label)
 
 
+def _may_be_mrpc(data: Data) -> bool:
+    return data.text_columns in (None, [*TEXT_NAMES[0]]) and data.label_column in (None, LABEL_NAMES[0])
+
+
 def _usual_texts(header: Sequence[str]) -> tuple[str, ...]:
     pairs = [pair for pair in TEXT_NAMES if set(pair) <= set(header)]
     single = [(name,) for name in SINGLE_TEXT_NAMES if name in header]
@@ -208,7 +130,7 @@ def _no_column(where: str, key: str, name: str | None, header: Sequence[str]) ->
     return Problem(where, what, hint)
 
 
-def to_split(rows: Sequence[Row], columns: Columns, where: str) -> Split:
+def to_split(rows: Sequence[Row], columns: Columns, where: str, complete: bool = True) -> Split:
     """Texts and labels of the rows. Raises `DataError` that names the first lines that are wrong."""
     problems: list[Problem] = []
     labels: list[int] = []
@@ -222,9 +144,10 @@ def to_split(rows: Sequence[Row], columns: Columns, where: str) -> Split:
                 problems.append(Problem(f"{where}:{line}", f"column '{name}': {row.get(name)!r} is not text"))
     if problems:
         rest = len(problems) - MAX_PROBLEMS_PER_FILE
-        more = [Problem(where, f"{rest} more such lines")] if rest > 0 else []
+        more = [Problem(where, f"{rest} more such problems")] if rest > 0 else []
         raise DataError(problems[:MAX_PROBLEMS_PER_FILE] + more)
-    return Split(tuple([str(row[name]) for _, row in rows] for name in columns.texts), labels, where)
+    texts = tuple([str(row[name]) for _, row in rows] for name in columns.texts)
+    return Split(texts, labels, where, complete)
 
 
 def _label(value: Any) -> int:
@@ -238,20 +161,41 @@ def _label(value: Any) -> int:
     raise ValueError(f"{value!r} is not a class number (0, 1, …)")
 
 
-def check_labels(splits: dict[SplitName, Split]) -> list[Problem]:
-    """The rules between labels: two classes at least, and none in evaluation that training lacks."""
+def check_labels(splits: Mapping[SplitName, Split]) -> list[Problem]:
+    """The rules between labels, where all of training was read.
+
+    Classes are 0…n-1, two at least, each with samples; evaluation has none that training lacks.
+    """
     train, held_out = splits["train"], splits["eval"]
+    if not train.complete:
+        return []
     classes = sorted(set(train.labels))
     if len(classes) < 2:
-        return [
-            Problem(
-                train.where,
-                f"all {len(train.labels)} samples have label {classes[0]}",
-                "two classes at least",
-            )
-        ]
+        what = f"all {_count(len(train.labels), 'sample')} have label {classes[0]}"
+        return [Problem(train.where, what, "training needs two classes at least")]
+    problems = []
+    if classes[-1] != len(classes) - 1:
+        lacking = next(number for number in range(classes[-1]) if number not in classes)
+        what = f"has labels up to {classes[-1]}, but none is {lacking}"
+        problems.append(Problem(train.where, what, f"number the {len(classes)} classes from 0 without gaps"))
     unseen = sorted(set(held_out.labels) - set(classes))
     if unseen:
-        what = f"has labels {unseen} that {train.where} does not have"
-        return [Problem(held_out.where, what, f"labels of training: {classes}")]
-    return []
+        what = f"has labels that {train.where} does not have: {_listing(unseen)}"
+        problems.append(Problem(held_out.where, what, f"labels of training: {_listing(classes)}"))
+    return problems
+
+
+def describe(split: Split) -> str:
+    """The samples of a split, by class, for the log."""
+    counts = sorted(Counter(split.labels).items())
+    classes = ", ".join(f"{number} of class {label}" for label, number in counts)
+    return f"{split.where}: {_count(len(split.labels), 'sample')} ({classes})"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _listing(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:8]))
+    return f"{shown}, …" if len(numbers) > 8 else shown

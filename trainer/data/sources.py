@@ -5,15 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from galley.datacheck import (
-    DataError,
-    Split,
-    SplitName,
-    check_labels,
-    find_columns,
-    load_splits,
-    to_split,
-)
+from galley.datacheck import Split, check_labels, find_columns, load_splits, to_split
+from galley.datafiles import DataError, SplitName
 from galley.errors import Problem, valid_values
 from galley.schema import Data
 from trainer.assets import DATA, PREFIX, is_embedded

@@ -1,0 +1,131 @@
+"""Local data files: found by their split, and read row by row: csv, tsv, json, jsonl, parquet."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from galley.errors import ConfigError, Problem
+
+SplitName = Literal["train", "eval"]
+FILE_STEMS: dict[SplitName, tuple[str, ...]] = {"train": ("train",), "eval": ("dev", "validation")}
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+
+Row = tuple[int, dict[str, Any]]
+"""(line, or record number in json and parquet, counted from 1; values by column)."""
+
+
+class DataError(ConfigError):
+    """The data cannot be used; every problem found is listed."""
+
+
+def find_file(folder: Path, split: SplitName) -> Path:
+    """The file of a split. Raises `DataError` where there is none, or more than one."""
+    candidates = [folder / f"{stem}{suffix}" for stem in FILE_STEMS[split] for suffix in SUFFIXES]
+    found = [path for path in candidates if path.is_file()]
+    if len(found) == 1:
+        return found[0]
+    stems = " or ".join(f"{stem}.*" for stem in FILE_STEMS[split])
+    if found:
+        names = ", ".join(path.name for path in found)
+        raise DataError(
+            Problem(f"data.path={folder}", f"has several {split} files: {names}", "keep one of them")
+        )
+    names = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+    what = f"has no {stems} ({', '.join(suffix[1:] for suffix in SUFFIXES)})"
+    raise DataError(Problem(f"data.path={folder}", what, f"it holds {names}"))
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows in the order of the file. Raises `DataError` at the first that cannot be read."""
+    try:
+        yield from _rows(path)
+    except UnicodeDecodeError as error:
+        raise DataError(_encoding_problem(path, error)) from error
+    except OSError as error:
+        raise DataError(Problem(str(path), f"cannot be read: {error.strerror or error}")) from error
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    if path.suffix == ".parquet":
+        yield from enumerate(_parquet_records(path), 1)
+        return
+    # Spreadsheets write a byte order mark, GLUE's files carry one.
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        if path.suffix == ".jsonl":
+            lines = ((number, line) for number, line in enumerate(stream, 1) if line.strip())
+            yield from ((number, _json_object(line, path, number)) for number, line in lines)
+        elif path.suffix == ".json":
+            yield from enumerate(_json_objects(stream.read(), path), 1)
+        else:
+            yield from _delimited(stream, path)
+
+
+def _parquet_records(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError as error:
+        hint = "install Galley's extra `train`, or convert the file to csv or jsonl"
+        raise DataError(Problem(str(path), "parquet needs the package pyarrow", hint)) from error
+    try:
+        with parquet.ParquetFile(path) as stored:
+            for batch in stored.iter_batches():
+                yield from batch.to_pylist()
+    except arrow.ArrowInvalid as error:
+        raise DataError(Problem(str(path), f"is not a whole parquet file: {error}")) from error
+
+
+def _json_object(text: str, path: Path, line: int) -> dict[str, Any]:
+    value = _parse_json(text, path, line)
+    if not isinstance(value, dict):
+        raise DataError(Problem(f"{path}:{line}", "is not an object", 'a line is {"text": …, "label": …}'))
+    return value
+
+
+def _json_objects(text: str, path: Path) -> list[dict[str, Any]]:
+    value = _parse_json(text, path) if text.strip() else []
+    records = value.get("data") if isinstance(value, dict) else value
+    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        hint = 'the file is [{"text": …, "label": …}, …]'
+        raise DataError(Problem(str(path), "is not a list of objects", hint))
+    return records
+
+
+def _parse_json(text: str, path: Path, first_line: int = 1) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"{path}:{first_line + error.lineno - 1}"
+        raise DataError(Problem(where, f"is not JSON: {error.msg} at column {error.colno}")) from error
+
+
+def _delimited(stream: Any, path: Path) -> Iterator[Row]:
+    # GLUE's tsv files hold lone quotation marks: tabs separate, nothing quotes.
+    options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
+    reader = csv.reader(stream, strict=True, **options)
+    try:
+        header = next(reader, [])
+        for values in reader:
+            if values and len(values) != len(header):
+                what = f"has {len(values)}, the header has {len(header)}"
+                raise DataError(Problem(f"{path}:{reader.line_num}", what))
+            if values:
+                yield reader.line_num, dict(zip(header, values, strict=True))
+    except csv.Error as error:
+        raise DataError(Problem(f"{path}:{reader.line_num}", f"cannot be read: {error}")) from error
+
+
+def _encoding_problem(path: Path, error: UnicodeDecodeError) -> Problem:
+    """The decoder only knows its own buffer, so the byte is looked up in the whole file."""
+    content, offset = path.read_bytes(), error.start
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as whole:
+        offset = whole.start
+    line = content.count(b"\n", 0, offset) + 1
+    what = f"is not UTF-8: byte 0x{content[offset]:02x} at offset {offset}"
+    return Problem(f"{path}:{line}", what, "convert it, for example with iconv -f latin1 -t utf-8")
