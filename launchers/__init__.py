@@ -13,7 +13,10 @@ from galley.errors import ConfigError, Problem, valid_values
 if TYPE_CHECKING:
     from launchers.base import Launcher
 
-LAUNCHERS = {"local": "launchers.local:LocalLauncher"}
+LAUNCHERS = {
+    "local": "launchers.local:LocalLauncher",
+    "slurm": "launchers.slurm:SlurmLauncher",
+}
 
 
 def make_launcher(name: str) -> Launcher:

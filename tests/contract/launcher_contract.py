@@ -13,6 +13,7 @@ import pytest
 from galley.rundir import RunFolder
 from galley.spec import LaunchPlan, RunHandle, State, from_json, to_json
 from launchers.base import Launcher
+from launchers.run import write_plan
 from tests.integration.local.standin import FACTS, end_all, hanging, make_run, make_spec, wait_until
 
 VALUE = "not-to-be-written-down"
@@ -116,6 +117,7 @@ class LauncherContract:
     def submit(self, folder: RunFolder, attempt: int = 1) -> tuple[Launcher, RunHandle]:
         launcher = self.make()
         plan = launcher.plan(folder.read_spec(), folder.root, FACTS, attempt)
+        write_plan(plan, folder)
         handle = launcher.submit(plan, folder)
         folder.write_handles([*folder.read_handles(), handle])
         return launcher, handle

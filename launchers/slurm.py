@@ -1,0 +1,217 @@
+"""Slurm: a batch script, in which srun starts one torchrun agent on each node.
+
+Needs a file system that all nodes share, for the run folder and for the environment of Python.
+The job outlives the command. Slurm may start it again (preemption, a failed node, the time limit):
+the run folder stays, and the next attempt continues from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from galley import proc
+from galley.errors import ConfigError, Problem, SubmissionError
+from galley.layout import declared_facts
+from galley.rundir import RunFolder
+from galley.schema import Recipe
+from galley.spec import ClusterFacts, LaunchPlan, RunHandle, RunSpec, State
+from launchers import agent_log, slurm_script, slurm_states
+from launchers.base import Diagnosis, Launcher
+from launchers.command import rank_environment, torchrun, worker_command
+from launchers.slurm_container import Container
+from launchers.slurm_states import FORGOTTEN, Seen
+
+_TOOL_TIMEOUT_S = 60.0
+_CANCEL_POLL_S = 0.5
+_CANCEL_S = 60.0  # Slurm's KillWait, 30 s by default, and the epilog
+_LIVE = ("queued", "running")
+
+
+class SlurmLauncher(Launcher):
+    """Jobs of the cluster whose login node, or member, this machine is.
+
+    Attributes:
+        python: the interpreter of the nodes.
+    """
+
+    name = "slurm"
+    poll_s = 2.0
+    remote = True
+
+    def __init__(self, python: str = sys.executable) -> None:
+        self.python = python
+
+    def facts(
+        self, recipe: Recipe, earlier: RunFolder | None = None, after: RunFolder | None = None
+    ) -> ClusterFacts:
+        failed = _failed_nodes(earlier) if earlier is not None else ()
+        job = _job_to_wait_for(after) if after is not None else None
+        return replace(declared_facts(recipe), avoid=failed, after=job)
+
+    def plan(self, spec: RunSpec, run_dir: Path, facts: ClusterFacts, attempt: int) -> LaunchPlan:
+        files = {
+            "env.sh": slurm_script.env_file(rank_environment(spec, run_dir)),
+            "job.sh": self._job_script(spec, run_dir, facts, attempt),
+            "node.sh": self._node_script(spec, run_dir),
+        }
+        return LaunchPlan(
+            launcher=self.name,
+            argv=("sbatch", "--parsable", str(run_dir / "plan" / "job.sh")),
+            env={},
+            forward_env=tuple(spec.recipe.launcher.forward_env),
+            files=files,
+            attempt=attempt,
+        )
+
+    def _job_script(self, spec: RunSpec, run_dir: Path, facts: ClusterFacts, attempt: int) -> str:
+        slurm, array = spec.recipe.launcher.slurm, slurm_script.array
+        step = (
+            f"--cpus-per-task={slurm_script.cpus_per_node(spec)}",
+            *Container.of(spec, run_dir).srun_options,
+        )
+        settings = {
+            "run_dir": slurm_script.quote(str(run_dir)),
+            "first_attempt": str(attempt),
+            "nodes": str(spec.layout.nodes),
+            "requeue": "1" if slurm.requeue else "",
+            "step_options": array(step),
+        }
+        header = slurm_script.directives(spec, run_dir, facts)
+        return slurm_script.job_script(header, settings, slurm.setup, slurm_script.template("job.sh"))
+
+    def _node_script(self, spec: RunSpec, run_dir: Path) -> str:
+        container, array = Container.of(spec, run_dir), slurm_script.array
+        python = container.python or self.python
+        agent = torchrun(python, spec, ("--rdzv-backend=c10d",)) if spec.layout.world_size > 1 else ()
+        settings = {
+            "join_timeout_s": str(spec.recipe.launcher.timeout_s),
+            "container": array(container.command),
+            "agent": array(agent),
+            "worker": array(worker_command(python, spec, run_dir)),
+        }
+        return slurm_script.job_script((), settings, (), slurm_script.template("node.sh"))
+
+    def submit(self, plan: LaunchPlan, folder: RunFolder) -> RunHandle:
+        sbatch, *arguments = plan.argv
+        environment = {**submission_environment(os.environ), **plan.env}
+        folder.logs(plan.attempt).mkdir(parents=True, exist_ok=True)
+        open_to_group(folder)
+        proc.run((sbatch, "--test-only", *arguments), timeout_s=_TOOL_TIMEOUT_S, env=environment)
+        said = proc.run(plan.argv, timeout_s=_TOOL_TIMEOUT_S, env=environment)
+        return RunHandle(
+            launcher=self.name,
+            attempt=plan.attempt,
+            job=said.strip(),
+            host=socket.gethostname(),
+            started_at=time.time(),
+        )
+
+    def poll(self, handle: RunHandle, folder: RunFolder) -> State:
+        return self._look(handle).meaning.state
+
+    def _look(self, handle: RunHandle) -> Seen:
+        """The job in the controller's memory, where it stays for some minutes after its end, else in
+        the accounting; `FORGOTTEN` where neither knows it, or answers."""
+        job, cluster = _split(handle)
+        try:
+            return slurm_states.read_scontrol(
+                proc.run(("scontrol", *cluster, "show", "job", "--oneliner", job), timeout_s=_TOOL_TIMEOUT_S)
+            )
+        except SubmissionError:
+            return self._look_into_accounting(job, cluster)
+
+    def _look_into_accounting(self, job: str, cluster: tuple[str, ...]) -> Seen:
+        columns = ("--allocations", "--parsable2", "--noheader", "--format=State,ExitCode")
+        try:
+            argv = ("sacct", *cluster, *columns, f"--jobs={job}")
+            return slurm_states.read_sacct(proc.run(argv, timeout_s=_TOOL_TIMEOUT_S))
+        except SubmissionError:  # a cluster without accounting
+            return FORGOTTEN
+
+    def current(self, handle: RunHandle, folder: RunFolder) -> RunHandle:
+        started = folder.started_attempts()
+        return replace(handle, attempt=max([handle.attempt, *started]))
+
+    def failing(self, handle: RunHandle, folder: RunFolder) -> bool:
+        return False  # `srun --kill-on-bad-exit` ends the other ranks
+
+    def diagnose(self, handle: RunHandle, folder: RunFolder) -> Diagnosis:
+        seen, log = self._look(handle), folder.launcher_log(handle.attempt)
+        if seen.meaning.why:
+            reason = f" ({seen.reason})" if seen.reason else ""
+            message = f"Slurm ended job {handle.job} as {seen.name}{reason}: {seen.meaning.why}"
+            return Diagnosis(message, failure_class=seen.meaning.failure_class)
+        failures = agent_log.read_failures(log)
+        if failures or log.exists() or not seen.name:
+            return agent_log.diagnose(failures, log)
+        reason = seen.reason or f"exit code {seen.exit_code}"
+        return Diagnosis(f"Slurm ended job {handle.job} before its ranks started: {seen.name} ({reason})")
+
+    def logs(self, handle: RunHandle, folder: RunFolder, rank: int | None = None) -> list[Path]:
+        job, _ = _split(handle)
+        batch = folder.batch_log(job)
+        return [*super().logs(handle, folder, rank), *([batch] if batch.exists() else [])]
+
+    def cancel(
+        self, handle: RunHandle, folder: RunFolder, grace_s: float, hurry: Callable[[], bool] = lambda: False
+    ) -> None:
+        job, cluster = _split(handle)
+        if self.poll(handle, folder) not in _LIVE:
+            return
+        proc.run(("scancel", *cluster, job), timeout_s=_TOOL_TIMEOUT_S)
+        end = time.monotonic() + grace_s + _CANCEL_S
+        while self.poll(handle, folder) in _LIVE and time.monotonic() < end:
+            if hurry():
+                proc.run(("scancel", *cluster, "--full", "--signal=KILL", job), timeout_s=_TOOL_TIMEOUT_S)
+                return
+            time.sleep(_CANCEL_POLL_S)
+
+
+def submission_environment(environ: os._Environ[str] | dict[str, str]) -> dict[str, str]:
+    """The user's, without what would change the plan: `SBATCH_*`, and the job that this may be in."""
+    return {
+        name: value
+        for name, value in environ.items()
+        if not name.startswith(("SBATCH_", "SLURM_")) or name == "SLURM_CONF"
+    }
+
+
+def open_to_group(folder: RunFolder) -> None:
+    """Let the group write `KILL` and `SAVE` into the folder; what others own in it they cannot change."""
+    mode = stat.S_IMODE(folder.root.stat().st_mode)
+    folder.root.chmod(mode | stat.S_IWGRP | stat.S_ISVTX)
+
+
+def _split(handle: RunHandle) -> tuple[str, tuple[str, ...]]:
+    """The job's id, and the option for its cluster where sbatch named one (`12;alpha`)."""
+    job, _, cluster = handle.job.partition(";")
+    return job, (f"--clusters={cluster}",) if cluster else ()
+
+
+def _failed_nodes(folder: RunFolder) -> tuple[str, ...]:
+    path = folder.root / "failed_nodes"
+    return tuple(sorted(set(path.read_text().split()))) if path.exists() else ()
+
+
+def _job_to_wait_for(folder: RunFolder) -> str | None:
+    """The job of the run; None where it has succeeded already.
+
+    Raises `ConfigError` where it never will.
+    """
+    from launchers.runs import last_handle, run_state
+
+    state, handle = run_state(folder), last_handle(folder)
+    if state == "succeeded":
+        return None
+    if handle is None or handle.launcher != SlurmLauncher.name or state not in _LIVE:
+        what = f"is {state}" + ("" if handle is None else f" under launcher={handle.launcher}")
+        hint = "`after` waits for a run that is queued or running under launcher=slurm"
+        raise ConfigError(Problem(f"after={folder.root.name}", what, hint))
+    return _split(handle)[0]

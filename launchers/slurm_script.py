@@ -1,0 +1,154 @@
+"""The text of a Slurm job. Pure, and safe for any value: what cannot be quoted is refused."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from galley.errors import ConfigError, Problem
+from galley.paths import ROOT
+from galley.schema import Slurm
+from galley.spec import ClusterFacts, RunSpec
+
+TEMPLATES = ROOT / "slurm"
+
+_OPTION = re.compile(r"--([a-z][a-z0-9-]*)(?:=(.*))?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OWN_OPTIONS = (
+    "array", "chdir", "dependency", "error", "export", "export-file", "job-name", "no-kill", "nodes",
+    "no-requeue", "ntasks", "ntasks-per-node", "open-mode", "output", "parsable", "requeue", "signal",
+    "test-only", "wait", "wrap",
+)  # fmt: skip
+Directives = Iterable[tuple[str, str | int | None]]
+
+
+def job_script(header: Directives, settings: Mapping[str, str], setup: Iterable[str], body: str) -> str:
+    """A batch script: directives, the run's own values, the user's lines, and the fixed `body`."""
+    lines = [*(directive(name, value) for name, value in header), ""]
+    lines += [f"{name}={value}" for name, value in settings.items()]
+    return "\n".join(["#!/bin/bash", *lines, *setup, "", ""]) + body
+
+
+def template(name: str) -> str:
+    """The fixed part of a script, which is the same for all runs."""
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def directive(name: str, value: str | int | None = None) -> str:
+    """One `#SBATCH` line.
+
+    sbatch splits it at spaces that are not within double quotes, and takes the character after a
+    backslash as it is. Raises `ConfigError` on a control character, for which it has no way.
+    """
+    if value is None:
+        return f"#SBATCH --{name}"
+    text = str(value)
+    if _CONTROL.search(text):
+        what = f"{text!r} has a control character, which sbatch cannot read"
+        raise ConfigError(Problem(f"--{name}", what, "take it out"))
+    if re.fullmatch(r"[\w./:,=@%+-]+", text, re.ASCII):
+        return f"#SBATCH --{name}={text}"
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'#SBATCH --{name}="{quoted}"'
+
+
+def quote(value: str) -> str:
+    """One word of bash."""
+    return shlex.quote(value)
+
+
+def array(words: Iterable[str]) -> str:
+    """The words as a bash array."""
+    return f"({shlex.join(words)})"
+
+
+def env_file(variables: Mapping[str, str]) -> str:
+    """Exports for bash, sorted by name; newlines and all other characters are kept."""
+    for name, value in variables.items():
+        if not _VARIABLE.fullmatch(name):
+            raise ConfigError(
+                Problem(f"launcher.env.{name}", "is no name of an environment variable", "A-Z, 0-9 and _")
+            )
+        if "\0" in value:
+            raise ConfigError(Problem(f"launcher.env.{name}", "has a NUL character", "take it out"))
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(variables.items()))
+
+
+def directives(spec: RunSpec, run_dir: Path, facts: ClusterFacts) -> Iterator[tuple[str, str | int | None]]:
+    """Everything that the job asks Slurm for."""
+    yield "job-name", job_name(run_dir)
+    yield "output", _output(run_dir)
+    yield "open-mode", "append"
+    yield "export", "ALL"
+    yield from _resources(spec)
+    yield from _placement(spec.recipe.launcher.slurm, facts)
+    yield from _lifecycle(spec.recipe.launcher.slurm, facts)
+    yield from _further(spec.recipe.launcher.slurm.directives)
+
+
+def job_name(run_dir: Path) -> str:
+    """The name of the run folder, as far as a job's name may be it."""
+    return re.sub(r"[^\w.-]", "_", run_dir.name, flags=re.ASCII)[:64]
+
+
+def _output(run_dir: Path) -> str:
+    """Where the batch script's own output goes; `%j` is the job's id."""
+    if "\\" in str(run_dir) or _CONTROL.search(str(run_dir)):
+        what = "has a backslash or a control character in its path, which sbatch cannot carry"
+        raise ConfigError(Problem(f"run_dir={str(run_dir)!r}", what, "choose another run_dir"))
+    return f"{run_dir}/logs/slurm-".replace("%", "%%") + "%j.log"
+
+
+def _resources(spec: RunSpec) -> Iterator[tuple[str, str | int | None]]:
+    cluster, layout = spec.recipe.cluster, spec.layout
+    spare_nodes = spec.recipe.launcher.slurm.spare_nodes
+    yield "nodes", layout.nodes + spare_nodes
+    yield "ntasks-per-node", 1
+    yield "cpus-per-task", cpus_per_node(spec)
+    gpus = cluster.gpus_per_node or (layout.procs_per_node if layout.device == "cuda" else 0)
+    if gpus:
+        yield "gpus-per-node", gpus
+    if cluster.memory_gib_per_node is not None:
+        yield "mem", f"{int(cluster.memory_gib_per_node * 1024)}M"
+    if cluster.time_limit_min is not None:
+        yield "time", cluster.time_limit_min
+
+
+def cpus_per_node(spec: RunSpec) -> int:
+    return spec.recipe.cluster.cpus_per_node or spec.layout.procs_per_node * spec.layout.threads_per_proc
+
+
+def _placement(slurm: Slurm, facts: ClusterFacts) -> Iterator[tuple[str, str | int | None]]:
+    for name in ("partition", "account", "qos", "constraint", "reservation"):
+        value = getattr(slurm, name)
+        if value is not None:
+            yield name, value
+    if slurm.exclusive:
+        yield "exclusive", None
+    avoided = sorted({*slurm.exclude, *facts.avoid})
+    if avoided:
+        yield "exclude", ",".join(avoided)
+    if slurm.spare_nodes:
+        yield "no-kill", None
+
+
+def _lifecycle(slurm: Slurm, facts: ClusterFacts) -> Iterator[tuple[str, str | int | None]]:
+    yield "signal", f"B:USR1@{slurm.save_lead_s}"
+    yield ("requeue" if slurm.requeue else "no-requeue"), None
+    if facts.after is not None:
+        yield "dependency", f"afterok:{facts.after}"
+        yield "kill-on-invalid-dep", "yes"
+
+
+def _further(options: Iterable[str]) -> Iterator[tuple[str, str | int | None]]:
+    for text in options:
+        where = f"launcher.slurm.directives: {text!r}"
+        found = _OPTION.fullmatch(text)
+        if found is None:
+            raise ConfigError(Problem(where, "is not an option of sbatch", "write it as --NAME=VALUE"))
+        if found[1] in _OWN_OPTIONS:
+            raise ConfigError(Problem(where, "is set by Galley itself", "leave it out"))
+        yield found[1], found[2]

@@ -1,0 +1,115 @@
+"""What Slurm says of a job, as tables. Names that are in no table are unknown, never guessed.
+
+The states are those of `squeue --helpstate` and of JOB STATE CODES in squeue(1), 22.05 to 25.05.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from galley.spec import FailureClass, State
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """A state of Slurm in Galley's terms.
+
+    Attributes:
+        failure_class: why the job failed, where the state says so.
+        why: for the message; empty where the state says nothing.
+    """
+
+    state: State
+    failure_class: FailureClass = "user"
+    why: str = ""
+
+
+UNKNOWN = Meaning("unknown")
+STATES = {
+    # of jobs that have not started, or will start again
+    "PENDING": Meaning("queued"),
+    "CONFIGURING": Meaning("queued"),
+    "POWER_UP_NODE": Meaning("queued"),
+    "REQUEUED": Meaning("queued"),
+    "REQUEUE_FED": Meaning("queued"),
+    "REQUEUE_HOLD": Meaning("queued"),
+    "RESV_DEL_HOLD": Meaning("queued"),
+    "SPECIAL_EXIT": Meaning("queued"),
+    # of jobs that may have processes
+    "RUNNING": Meaning("running"),
+    "COMPLETING": Meaning("running"),
+    "EXPEDITING": Meaning("running"),
+    "RESIZING": Meaning("running"),
+    "SIGNALING": Meaning("running"),
+    "STAGE_OUT": Meaning("running"),
+    "STOPPED": Meaning("running"),
+    "SUSPENDED": Meaning("running"),
+    # of jobs that have ended
+    "COMPLETED": Meaning("succeeded"),
+    "CANCELLED": Meaning("cancelled"),
+    "PREEMPTED": Meaning("preempted", "preempted", "a job of higher priority took its nodes"),
+    "FAILED": Meaning("failed"),
+    "TIMEOUT": Meaning("failed", "preempted", "it reached its time limit (cluster.time_limit_min)"),
+    "DEADLINE": Meaning("failed", "preempted", "it could not end before its deadline"),
+    "OUT_OF_MEMORY": Meaning("failed", "oom", "a node's memory ran out (cluster.memory_gib_per_node)"),
+    "NODE_FAIL": Meaning("failed", "node", "one of its nodes failed"),
+    "BOOT_FAIL": Meaning("failed", "node", "one of its nodes did not boot"),
+    "LAUNCH_FAILED": Meaning("failed", "node", "a node could not start it"),
+    "RECONFIG_FAIL": Meaning("failed", "node", "a node could not be reconfigured for it"),
+    # of another cluster's copy of the job
+    "REVOKED": UNKNOWN,
+}
+
+# Exit codes of slurm/job.sh itself.
+EXIT_CODES = {
+    5: Meaning("cancelled"),
+    66: Meaning("failed", "configuration", "a node cannot read the run folder: put it where all nodes can"),
+}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A job as Slurm shows it.
+
+    Attributes:
+        name: Slurm's own name of the state; empty where Slurm does not know the job.
+        reason: why it waits or failed, in Slurm's words; empty where it says none.
+        exit_code: of the batch script.
+    """
+
+    name: str = ""
+    reason: str = ""
+    exit_code: int = 0
+
+    @property
+    def meaning(self) -> Meaning:
+        if self.name == "FAILED" and self.exit_code in EXIT_CODES:
+            return EXIT_CODES[self.exit_code]
+        return STATES.get(self.name, UNKNOWN)
+
+
+FORGOTTEN = Seen()
+
+# JobName stands before JobState and is Galley's own; whatever else a user names comes after it.
+_SCONTROL = re.compile(r" JobState=(\w+) Reason=(.*?) Dependency=.*? ExitCode=(\d+):\d+ ")
+
+
+def read_scontrol(text: str) -> Seen:
+    """From the first line of `scontrol show job --oneliner`."""
+    found = _SCONTROL.search(text)
+    if found is None:
+        return FORGOTTEN
+    reason = "" if found[2] == "None" else found[2].replace("_", " ")
+    return Seen(found[1], reason, int(found[3]))
+
+
+def read_sacct(text: str) -> Seen:
+    """From `sacct --parsable2 --noheader --format=State,ExitCode`; its last line is the last start."""
+    lines = text.strip().splitlines()
+    if not lines:
+        return FORGOTTEN
+    state, _, code = lines[-1].partition("|")
+    name, _, by = state.partition(" ")  # `CANCELLED by 1000`
+    number = code.partition(":")[0]
+    return Seen(name, by, int(number) if number.isdigit() else 0)

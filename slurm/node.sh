@@ -1,0 +1,12 @@
+# srun runs this once on each node. What is above this line is this run's own.
+set -euo pipefail
+
+if [ "${#agent[@]}" -gt 0 ]; then
+    if [ "$SLURMD_NODENAME" = "$GALLEY_HEAD" ]; then is_host=1; else is_host=0; fi
+    agent+=(
+        --rdzv-endpoint="$GALLEY_RENDEZVOUS"
+        --rdzv-id="$SLURM_JOB_ID-$GALLEY_ATTEMPT"
+        --rdzv-conf="is_host=$is_host,join_timeout=$join_timeout_s"
+    )
+fi
+exec "${container[@]}" "${agent[@]}" "${worker[@]}"
