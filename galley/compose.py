@@ -16,6 +16,7 @@ from galley.hydra_bridge import (
     composition_problem,
     open_loader,
 )
+from galley.interop import Absorbed, absorb, names_outside_file
 from galley.keys import leaf_types
 from galley.overrides import DEFAULT_RECIPE, PUBLISHED_PROFILE, Request, read_request
 from galley.provenance import Source, display_path, last_source
@@ -31,11 +32,13 @@ class Composition:
     Attributes:
         overrides: as given to Hydra; the same list composes the same recipe.
         typed: key -> the override as the user wrote it.
+        imported: what outside configuration files set.
     """
 
     recipe: Recipe
     overrides: tuple[str, ...]
     typed: dict[str, str]
+    imported: tuple[Source, ...] = ()
 
 
 def compose_recipe(texts: Sequence[str], user_dirs: Sequence[Path] = ()) -> Recipe:
@@ -54,7 +57,7 @@ def explain_sources(
     """The value of `key` and everything that set it, in the order in which it was applied."""
     with open_loader(_checked(user_dirs)) as loader:
         composition = _compose(texts, loader)
-        sources = _all_sources(composition.overrides, composition.typed, loader)
+        sources = _all_sources(composition.overrides, composition.typed, loader, composition.imported)
         value: Any = composition.recipe
         for name in key.split("."):
             value = value[name] if isinstance(value, dict) else getattr(value, name)
@@ -95,19 +98,32 @@ def _compose(texts: Sequence[str], loader: Loader) -> Composition:
         raise ConfigError([*problems, composition_problem(error)]) from error
     container["recipe"] = request.recipe or DEFAULT_RECIPE
     container["profile"] = request.profile or PUBLISHED_PROFILE
-    recipe, mistakes = validate(container)
+    absorbed = _absorb_files(container, overrides, request, loader)
+    problems += absorbed.problems
+    recipe, mistakes = validate(absorbed.container)
     if mistakes or problems:
-        sources = _all_sources(overrides, request.typed, loader) if mistakes else []
+        sources = _all_sources(overrides, request.typed, loader, absorbed.sources) if mistakes else []
         problems += [_locate(mistake, sources) for mistake in mistakes]
     failed = [mistake.key for mistake in mistakes] + _failed_keys(request)
     wrong = {key.split(".")[0] for key in failed}
     related = [p for p in recipe_problems(recipe) if p.where.split(".")[0] not in wrong]
     if related:
-        sources = _all_sources(overrides, request.typed, loader)
+        sources = _all_sources(overrides, request.typed, loader, absorbed.sources)
         problems += [_place(problem, sources) for problem in related]
     if problems:
         raise ConfigError(problems)
-    return Composition(recipe, tuple(overrides), request.typed)
+    return Composition(recipe, tuple(overrides), request.typed, absorbed.sources)
+
+
+def _absorb_files(
+    container: dict[str, Any], overrides: Sequence[str], request: Request, loader: Loader
+) -> Absorbed:
+    if not names_outside_file(container):
+        return Absorbed(container, (), ())
+    from galley.interop.explicit import explicit_sources
+
+    typed = _typed_sources(request.typed)
+    return absorb(container, explicit_sources(loader.files(overrides), request.groups, typed))
 
 
 def _failed_keys(request: Request) -> list[str]:
@@ -138,11 +154,16 @@ def _recipe_file(request: Request, groups: list[str], loader: Loader) -> str:
     return f"{recipe}/{strategy}" if strategy in variants else recipe
 
 
-def _all_sources(overrides: Sequence[str], typed: dict[str, str], loader: Loader) -> list[Source]:
+def _all_sources(
+    overrides: Sequence[str], typed: dict[str, str], loader: Loader, imported: Sequence[Source]
+) -> list[Source]:
+    return [*loader.sources(overrides), *_typed_sources(typed), *imported]
+
+
+def _typed_sources(typed: dict[str, str]) -> list[Source]:
     from galley.hydra_bridge import parse_override
 
-    command_line = [Source(key, text, parse_override(text).value()) for key, text in typed.items()]
-    return [*loader.sources(overrides), *command_line]
+    return [Source(key, text, parse_override(text).value()) for key, text in typed.items()]
 
 
 def _locate(mistake: Mistake, sources: Sequence[Source]) -> Problem:

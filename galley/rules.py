@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from galley.datacheck import check_data
 from galley.errors import Problem
 from galley.schema import Recipe
+from galley.strategy_rules import strategy_problems
 
 RESERVED_ENV = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PYTHONPATH", "PYTHONSAFEPATH"
@@ -55,12 +56,7 @@ def _strategy(recipe: Recipe) -> Iterator[Problem]:
             f"strategy '{recipe.strategy.name}' is one process, but procs_per_node is {procs}",
             "choose strategy=ddp, or leave cluster.procs_per_node out",
         )
-    if recipe.strategy.engine == "torch" and recipe.strategy.shard != "none":
-        yield Problem(
-            "strategy.shard",
-            f"engine torch cannot shard '{recipe.strategy.shard}'",
-            "choose strategy=zero2, or strategy.shard=none",
-        )
+    yield from strategy_problems(recipe.strategy)
 
 
 def _eval(recipe: Recipe) -> Iterator[Problem]:

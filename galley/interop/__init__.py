@@ -1,0 +1,169 @@
+"""DeepSpeed's and Accelerate's configuration files, read as recipes and written from them.
+
+`strategy.deepspeed_config=FILE.json` and `strategy.accelerate_config=FILE.yaml` describe a strategy,
+and whatever else of a recipe their engines know. Three rules:
+
+- What a file does not state, or calls `"auto"`, is the recipe's.
+- What it states and the recipe or the command line states too must agree.
+- What cannot be honored is refused by its name; nothing is dropped in silence.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from galley.errors import ConfigError, Problem
+from galley.interop.reading import Reading
+from galley.keys import is_known
+from galley.provenance import Source
+from galley.schema import Recipe, Strategy
+
+FILES = ("deepspeed_config", "accelerate_config")
+# Two words for one knob: stating the second contradicts the first.
+RIVALS = {"schedule.warmup_steps": "schedule.warmup_ratio"}
+
+
+@dataclass(frozen=True)
+class Absorbed:
+    """A composed mapping with what outside files set in it.
+
+    Attributes:
+        sources: each key that a file set, with the file, the line and the file's own key.
+    """
+
+    container: dict[str, Any]
+    sources: tuple[Source, ...]
+    problems: tuple[Problem, ...]
+
+
+def names_outside_file(container: Mapping[str, Any]) -> bool:
+    """Whether the recipe takes anything from an outside file."""
+    section = container.get("strategy")
+    return isinstance(section, Mapping) and any(isinstance(section.get(name), str) for name in FILES)
+
+
+def absorb(container: Mapping[str, Any], explicit: Mapping[str, Source]) -> Absorbed:
+    """The mapping with the values of its outside files, and every mistake in them.
+
+    `explicit` are the settings of the recipe and of the command line (`explicit_sources`). The
+    strategy is the file's: of the section's other keys only explicit ones and those stay that the
+    file calls `auto`.
+    """
+    merged = copy.deepcopy(dict(container))
+    try:
+        readings = _read_files(container["strategy"], explicit)
+    except ConfigError as error:
+        return Absorbed(merged, (), error.problems)
+    sources = [source for reading in readings for source in reading.sources]
+    problems = [problem for reading in readings for problem in reading.problems]
+    problems += [*_disagreements(sources), *_conflicts(sources, container, explicit)]
+    problems += [_no_such_key(source) for source in sources if not is_known(source.key)]
+    left = {key for reading in readings for key in reading.left_to_recipe}
+    merged["strategy"] = _kept_strategy(container["strategy"], {*explicit, *left})
+    for source in sources:
+        if is_known(source.key):
+            _set(merged, source.key, source.value)
+    _name_strategy(merged["strategy"])
+    return Absorbed(merged, tuple(sources), tuple(problems))
+
+
+def _read_files(section: Mapping[str, Any], explicit: Mapping[str, Source]) -> list[Reading]:
+    from galley.interop.accelerate import read_accelerate
+    from galley.interop.deepspeed import read_deepspeed
+
+    named = {name: Path(section[name]).expanduser() for name in FILES if isinstance(section.get(name), str)}
+    place = {name: f"strategy.{name}" for name in FILES}
+    place |= {name: explicit[key].where for name, key in place.items() if key in explicit}
+    deepspeed = named.get("deepspeed_config")
+    if deepspeed is not None and "accelerate_config" not in named:
+        return [read_deepspeed(deepspeed, place["deepspeed_config"])]
+    readings = read_accelerate(named["accelerate_config"], place["accelerate_config"], deepspeed)
+    if deepspeed is not None and len(readings) == 1 and not readings[0].problems:
+        what = (
+            f"'{deepspeed}' is not used: distributed_type of '{named['accelerate_config']}' is not DEEPSPEED"
+        )
+        raise ConfigError(Problem(place["deepspeed_config"], what, "leave it out"))
+    return readings
+
+
+def _disagreements(sources: Sequence[Source]) -> Iterator[Problem]:
+    """One recipe key that the files set twice, to different values."""
+    first: dict[str, Source] = {}
+    for source in sources:
+        other = first.setdefault(source.key, source)
+        if not _same(other.value, source.value):
+            what = f"sets {source.key} to {source.value!r}, but {other.where} sets it to {other.value!r}"
+            yield Problem(source.where, what, "make them equal, or remove one of them")
+
+
+def _conflicts(
+    sources: Sequence[Source], container: Mapping[str, Any], explicit: Mapping[str, Source]
+) -> Iterator[Problem]:
+    for source in sources:
+        for key in filter(None, (source.key, RIVALS.get(source.key))):
+            stated = explicit.get(key)
+            value = _get(container, key)
+            if stated is None or _is_unset(key, value) or (key == source.key and _same(value, source.value)):
+                continue
+            what = f"{key} is {value!r} here, but {source.where} sets {source.key} to {source.value!r}"
+            hint = 'make them equal, leave one of them out, or write "auto" in the file'
+            yield Problem(stated.where, what, hint)
+
+
+def _no_such_key(source: Source) -> Problem:
+    return Problem(source.where, f"cannot be honored: there is no {source.key} in a recipe", "remove it")
+
+
+def _is_unset(key: str, value: Any) -> bool:
+    """Null asks for nothing where null is the default."""
+    default: Any = Recipe()
+    for name in key.split("."):
+        default = default.get(name) if isinstance(default, dict) else getattr(default, name, None)
+    return value is None and default is None
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    return bool(one == other)
+
+
+def _kept_strategy(section: Mapping[str, Any], kept: set[str]) -> dict[str, Any]:
+    keys = {key.split(".")[1] for key in kept if key.startswith("strategy.")} | set(FILES)
+    return {name: copy.deepcopy(value) for name, value in section.items() if name in keys}
+
+
+def _name_strategy(section: dict[str, Any]) -> None:
+    """A wrong value leaves the name out; the value is reported when the recipe is checked."""
+    from galley.interop.naming import strategy_name
+    from galley.spec import adapter
+
+    try:
+        section.setdefault("name", strategy_name(adapter(Strategy).validate_python(section)))
+    except ValidationError:
+        return
+
+
+def _get(container: Mapping[str, Any], key: str) -> Any:
+    value: Any = container
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _set(container: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    section = container
+    for parent in parents:
+        if not isinstance(section.get(parent), dict):
+            section[parent] = {}
+        section = section[parent]
+    section[last] = value

@@ -1,0 +1,78 @@
+"""Rules between the keys of a strategy: what each engine can carry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from galley.errors import Problem, valid_values
+from galley.schema import Strategy
+
+SHARDS = {"torch": ("none",), "deepspeed": ("optimizer", "grads", "params"), "fsdp": ("grads", "params")}
+
+
+def strategy_problems(strategy: Strategy) -> Iterator[Problem]:
+    """Every combination of keys that no engine carries."""
+    if strategy.shard not in SHARDS[strategy.engine]:
+        yield Problem(
+            "strategy.shard",
+            f"engine {strategy.engine} cannot shard '{strategy.shard}'",
+            f"valid: {', '.join(SHARDS[strategy.engine])}; or choose another strategy=",
+        )
+    yield from _offload(strategy)
+    yield from _fsdp_only(strategy)
+    yield from _loading(strategy)
+    yield from _options(strategy)
+
+
+def _offload(strategy: Strategy) -> Iterator[Problem]:
+    devices = {
+        "strategy.offload_optimizer": strategy.offload_optimizer,
+        "strategy.offload_params": strategy.offload_params,
+    }
+    for key, device in devices.items():
+        if device != "none" and strategy.engine == "torch":
+            yield Problem(key, "engine torch offloads nothing", "valid: none")
+        elif device == "nvme" and (strategy.engine != "deepspeed" or strategy.shard != "params"):
+            yield Problem(key, "nvme needs engine=deepspeed with shard=params (ZeRO-3)", "valid: none, cpu")
+    if "nvme" in devices.values() and strategy.offload_nvme_path is None:
+        yield Problem("strategy.offload_nvme_path", "is not set", "a folder on the NVMe drive")
+    if strategy.engine == "deepspeed" and strategy.offload_params != "none" and strategy.shard != "params":
+        what = f"only shard=params can offload parameters, not shard={strategy.shard}"
+        yield Problem("strategy.offload_params", what, "valid: none")
+    if strategy.engine == "fsdp" and strategy.offload_optimizer != strategy.offload_params:
+        what = f"fsdp offloads all or nothing: offload_params is {strategy.offload_params}"
+        yield Problem("strategy.offload_optimizer", what, "set both to cpu or none")
+
+
+def _fsdp_only(strategy: Strategy) -> Iterator[Problem]:
+    if strategy.hybrid and strategy.engine != "fsdp":
+        yield Problem("strategy.hybrid", f"engine {strategy.engine} has no hybrid sharding", "strategy=fsdp")
+    if strategy.hybrid_shard_size is not None and not strategy.hybrid:
+        what = "is a size of groups, but strategy.hybrid is false"
+        yield Problem("strategy.hybrid_shard_size", what, "strategy.hybrid=true")
+    if strategy.state_dict == "full" and strategy.engine == "deepspeed":
+        what = "DeepSpeed writes a part a rank while training; the final model is full"
+        yield Problem("strategy.state_dict", what, "valid: sharded")
+
+
+def _loading(strategy: Strategy) -> Iterator[Problem]:
+    if not strategy.sync_module_states and strategy.engine != "fsdp":
+        what = f"engine {strategy.engine} always sends the main rank's weights to all"
+        yield Problem("strategy.sync_module_states", what, "valid: true")
+    if strategy.cpu_ram_efficient_loading:
+        if not strategy.sync_module_states:
+            what = "only the main rank would have weights: sync_module_states is false"
+            yield Problem("strategy.cpu_ram_efficient_loading", what, "set both to true")
+        if strategy.engine != "fsdp" and strategy.shard != "params":
+            what = f"engine {strategy.engine} with shard={strategy.shard} holds all parameters on every rank"
+            yield Problem("strategy.cpu_ram_efficient_loading", what, "valid: false")
+
+
+def _options(strategy: Strategy) -> Iterator[Problem]:
+    from galley.interop.options import known_options
+
+    valid = known_options(strategy.engine)
+    for name in strategy.engine_options:
+        if name not in valid:
+            where = f"strategy.engine_options.{name}"
+            yield Problem(where, f"engine {strategy.engine} takes no '{name}'", valid_values(name, valid))
