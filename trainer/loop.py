@@ -24,6 +24,7 @@ from trainer.failures import NonFiniteLossError
 from trainer.journal import Journal
 from trainer.meter import Meter
 from trainer.ranks import Ranks
+from trainer.requests import Request, Requests
 from trainer.schedule import learning_rate
 from trainer.stopping import EarlyStopping
 from trainer.strategies.base import Engine
@@ -56,7 +57,11 @@ class Parts:
 
 
 class Loop:
-    """Trains from `step` to the end. `step` counts optimizer steps that are done."""
+    """Trains from `step` to the end. `step` counts optimizer steps that are done.
+
+    Attributes:
+        ended_by: the request that ended the training before its end; null while there is none.
+    """
 
     def __init__(self, parts: Parts, resumed: TrainState | None) -> None:
         self.parts = parts
@@ -66,6 +71,8 @@ class Loop:
         self.meter = Meter()
         self.probe = EngagementProbe(parts.engine)
         self.stopping = EarlyStopping(recipe.eval)
+        self.ended_by: Request | None = None
+        self._requests = Requests(parts.folder, parts.ranks)
         if resumed:
             self.stopping.best, self.stopping.misses = resumed.best, resumed.misses
         self._lr = learning_rate(recipe.schedule, recipe.optim.lr, self.total_steps)
@@ -90,7 +97,7 @@ class Loop:
         self.meter.pause()
         if self._window_steps:
             self._log_row()
-        if self.parts.data.eval and self._evaluated_at != self.step:
+        if self.ended_by is None and self.parts.data.eval and self._evaluated_at != self.step:
             self._evaluate(self.parts.data.eval)
 
     def _train_step(self, global_batch: GlobalBatch) -> None:
@@ -124,14 +131,25 @@ class Loop:
         recipe, stopped = self.parts.recipe, False
         saves = _due(self.step, recipe.checkpoint.every_steps)
         # A row before each save: a resumed run then logs the same rows, and NaN is never saved.
-        if saves or _due(self.step, recipe.train.log_every_steps):
+        logs = saves or _due(self.step, recipe.train.log_every_steps)
+        if logs:
             self._log_row()
         self.parts.journal.at_step(self.step)
         if self.parts.data.eval and _due(self.step, recipe.eval.every_steps):
             stopped = self._evaluate(self.parts.data.eval)
-        if saves:
+        request = self._requests.read() if logs and self.step < self.total_steps else None
+        if saves or request:
             self._save()
-        return stopped
+        return self._obey(request) or stopped
+
+    def _obey(self, request: Request | None) -> bool:
+        """Whether the request, for which a checkpoint was saved, ends the training."""
+        if request is None:
+            return False
+        log.info("%s was requested at step %d", request.name, self.step)
+        self._requests.done(request)
+        self.ended_by = request if request.ends_as else None
+        return self.ended_by is not None
 
     def _log_row(self) -> None:
         """A collective. The loss is the mean over the steps since the last row."""

@@ -14,7 +14,7 @@ import torch
 from galley.errors import CheckpointError, ConfigError, Problem
 from galley.rundir import RunFolder
 from galley.schema import Recipe
-from galley.spec import RunResult, RunSpec
+from galley.spec import RunResult, RunSpec, State
 from trainer import strategies
 from trainer.batches import BatchPlan
 from trainer.checkpoints.store import Checkpoint, find_latest
@@ -26,6 +26,7 @@ from trainer.tasks.base import Datasets, Task
 
 log = logging.getLogger("galley")
 
+_SUCCEEDED: tuple[State, int] = ("succeeded", 0)
 MakeTask = Callable[[Recipe], Task]
 
 
@@ -52,7 +53,10 @@ def run(
     journal: Journal,
     make_task: MakeTask,
 ) -> None:
-    """Train and write model/ and result.json. Raises what ends the run otherwise."""
+    """Train and write model/ and result.json; without model/ where a request ended the training.
+
+    Raises what ends the run otherwise.
+    """
     check_world(spec, facts)
     recipe, layout = spec.recipe, spec.layout
     torch.set_num_threads(layout.threads_per_proc)
@@ -76,8 +80,9 @@ def run(
         checkpoint.state if checkpoint else None,
     )
     loop.run()
-    journal.enter("save", loop.step)
-    save_model(folder, task, engine, ranks)
+    if loop.ended_by is None:
+        journal.enter("save", loop.step)
+        save_model(folder, task, engine, ranks)
     result = make_result(loop, attempt, ranks, checkpoint.folder.name if checkpoint else None)
     if ranks.is_main:
         folder.write_result(result)
@@ -138,9 +143,10 @@ def make_result(loop: Loop, attempt: Attempt, ranks: Ranks, resumed_from: str | 
     """A collective: memory is the largest over the ranks."""
     peak = ranks.max_floats([peak_memory_gib(ranks.device)])[0]
     rates = loop.meter.steady()
+    state, exit_code = loop.ended_by.ends_as if loop.ended_by and loop.ended_by.ends_as else _SUCCEEDED
     result = RunResult(
-        state="succeeded",
-        exit_code=0,
+        state=state,
+        exit_code=exit_code,
         message=stop_message(loop),
         metrics=loop.parts.journal.metrics(),
         steps=loop.step,
@@ -161,6 +167,8 @@ def make_result(loop: Loop, attempt: Attempt, ranks: Ranks, resumed_from: str | 
 
 
 def stop_message(loop: Loop) -> str:
+    if loop.ended_by is not None:
+        return f"{loop.ended_by.name} was requested; saved at step {loop.step} of {loop.total_steps}"
     if loop.step < loop.total_steps:
         return f"stopped early at step {loop.step} of {loop.total_steps}"
     return ""
