@@ -144,7 +144,7 @@ class Precision:
         initial_scale_power: fp16 starts with a loss scale of 2 to this power.
         loss_scale_window: good steps in a row after which the scale is doubled.
         hysteresis: steps with an overflow after which the scale is halved.
-        min_loss_scale: an overflow below this scale fails the run.
+        min_loss_scale: an overflow at this scale fails the run; null lets it fall to 2^-14.
     """
 
     compute: Dtype = "fp32"
@@ -152,7 +152,7 @@ class Precision:
     initial_scale_power: NonNegative = 16
     loss_scale_window: Positive = 2000
     hysteresis: Positive = 1
-    min_loss_scale: Annotated[float, Field(gt=0)] = 2.0**-14
+    min_loss_scale: Annotated[float, Field(gt=0)] | None = None
 
 
 @dataclass(frozen=True)
@@ -371,7 +371,7 @@ class Launcher:
         k8s: read by `launcher=k8s` only.
     """
 
-    kind: Literal["local"] = "local"
+    kind: Literal["local", "slurm", "k8s", "pytorchjob", "trainjob"] = "local"
     timeout_s: Positive = 300
     grace_s: Annotated[float, Field(gt=0)] = 3.0
     env: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = field(default_factory=dict)

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 LAUNCHERS = {
     "local": "launchers.local:LocalLauncher",
     "slurm": "launchers.slurm:SlurmLauncher",
+    "k8s": "launchers.k8s.launcher:K8sLauncher",
+    # The kind of job may be named at once: `launcher=k8s launcher.kind=trainjob`.
+    "pytorchjob": "launchers.k8s.launcher:K8sLauncher",
+    "trainjob": "launchers.k8s.launcher:K8sLauncher",
 }
 
 

@@ -1,0 +1,266 @@
+"""Kubernetes as a launcher: one job an attempt, a pod a node, a torchrun agent a pod."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from galley.errors import ConfigError, Problem, SubmissionError
+from galley.layout import declared_facts
+from galley.rundir import RunFolder, write_atomic
+from galley.schema import Recipe
+from galley.spec import FINAL_STATES, ClusterFacts, LaunchPlan, RunHandle, RunResult, RunSpec, State
+from launchers import agent_log as agents
+from launchers.base import Diagnosis, Launcher
+from launchers.k8s.bundle import code_config_map
+from launchers.k8s.checks import manifest_problems
+from launchers.k8s.client import Client, Place, make_client, place_flags
+from launchers.k8s.collect import collect
+from launchers.k8s.manifests import KINDS, build, kind_of, make_job
+from launchers.k8s.names import code_name
+from launchers.k8s.options import option_problems
+from launchers.k8s.states import (
+    diagnose_pods,
+    has_failed_pod,
+    job_message,
+    job_state,
+    order_pods,
+    stuck_reason,
+)
+from launchers.k8s.text import from_yaml, to_yaml
+
+MANIFEST = "manifest.yaml"
+CODE = "code.yaml"  # made of the snapshot when the plan is submitted; its hash is in the manifest
+_ASK_EVERY_S = 1.0
+_DELETION_S = 15.0  # between the end of a pod and its being gone
+_COLLECT_EVERY_S = 10.0
+_SELECTORS = {
+    "pytorchjobs.kubeflow.org": "training.kubeflow.org/job-name={name}",
+    "trainjobs.trainer.kubeflow.org": "jobset.sigs.k8s.io/jobset-name={name}",
+}
+Pods = dict[int, Mapping[str, Any]]
+
+
+@dataclass
+class _Seen:
+    """What this process knows of a job.
+
+    Attributes:
+        nodes: whose logs are brought over while the job lives.
+    """
+
+    state: State = "unknown"
+    asked_at: float = -_ASK_EVERY_S
+    collected_at: float = -_COLLECT_EVERY_S
+    nodes: set[int] = field(default_factory=lambda: {0})
+
+
+_SEEN: dict[RunHandle, _Seen] = {}
+
+
+class K8sLauncher(Launcher):
+    """Jobs of Kubeflow.
+
+    Attributes:
+        connect: makes the client that talks to a cluster.
+    """
+
+    name = "k8s"
+    poll_s = 2.0
+    remote = True
+
+    def __init__(self, connect: Callable[[Place], Client] = make_client) -> None:
+        self.connect = connect
+
+    def facts(
+        self, recipe: Recipe, earlier: RunFolder | None = None, after: RunFolder | None = None
+    ) -> ClusterFacts:
+        if after is not None:
+            what = f"Kubernetes has no queue to wait in for {after.root.name}"
+            raise ConfigError(Problem("after", what, "start it when the other run has succeeded"))
+        declared = declared_facts(recipe)
+        saves = [] if earlier is None else [_save_s(path) for path in earlier.checkpoints.glob("step-*")]
+        return replace(declared, save_s=max(saves, default=0.0))
+
+    def plan(self, spec: RunSpec, run_dir: Path, facts: ClusterFacts, attempt: int) -> LaunchPlan:
+        problems = list(option_problems(spec))
+        if problems:
+            raise ConfigError(problems)
+        job = make_job(spec, run_dir, facts, attempt)
+        objects = build(job)
+        problems = manifest_problems(objects)
+        if problems:
+            raise ConfigError(problems)
+        options = job.options
+        files = ([CODE] if options.transport == "configmap" else []) + [MANIFEST]
+        named = [word for name in files for word in ("-f", str(run_dir / "plan" / name))]
+        return LaunchPlan(
+            launcher=self.name,
+            argv=("kubectl", "create", *named, *place_flags(options.context, options.namespace)),
+            env={},
+            forward_env=tuple(spec.recipe.launcher.forward_env),
+            files={MANIFEST: to_yaml(objects, f"{spec.recipe.recipe}, run {spec.sha256[:12]}")},
+            attempt=attempt,
+        )
+
+    def submit(self, plan: LaunchPlan, folder: RunFolder) -> RunHandle:
+        spec = folder.read_spec()
+        options = spec.recipe.launcher.k8s
+        objects = from_yaml(plan.files[MANIFEST])
+        if str(folder.plan / CODE) in plan.argv:
+            metadata = {**objects[0]["metadata"], "name": code_name(objects[0]["metadata"]["name"])}
+            code = code_config_map(folder, metadata)
+            write_atomic(folder.plan / CODE, to_yaml([code], "the code of the run"))
+        place = self.connect(Place(options.context or "", options.namespace or "")).current()
+        client = self.connect(place)
+        print(f"kubernetes: {place}", file=sys.stderr, flush=True)
+        _create(client, plan, folder, KINDS[kind_of(spec)], objects[-1]["metadata"]["name"])
+        return RunHandle(
+            launcher=self.name,
+            attempt=plan.attempt,
+            job=f"{place.namespace}/{KINDS[kind_of(spec)]}/{objects[-1]['metadata']['name']}",
+            host=place.context,
+            started_at=time.time(),
+        )
+
+    def poll(self, handle: RunHandle, folder: RunFolder) -> State:
+        """Brings logs and results over on the way: all of them when the job has ended."""
+        seen = _SEEN.setdefault(handle, _Seen())
+        now = time.monotonic()
+        if seen.state in FINAL_STATES or now - seen.asked_at < _ASK_EVERY_S:
+            return seen.state
+        client = self._client(handle)
+        try:
+            job = client.get(*_resource(handle))
+            state: State = "unknown" if job is None else job_state(job)
+            if state in FINAL_STATES:
+                self._bring(client, handle, folder, self._pods(client, handle))
+            elif state == "running" and now - seen.collected_at >= _COLLECT_EVERY_S:
+                pods = self._pods(client, handle)
+                self._bring(client, handle, folder, {n: pod for n, pod in pods.items() if n in seen.nodes})
+                seen.collected_at = now
+        except SubmissionError:  # the cluster cannot be reached now: nothing is known
+            state = "unknown"
+        if state == "succeeded":
+            _keep_success(folder, handle)
+        seen.state, seen.asked_at = state, now
+        return state
+
+    def failing(self, handle: RunHandle, folder: RunFolder) -> bool:
+        client = self._client(handle)
+        job = client.get(*_resource(handle))
+        failed = job is not None and has_failed_pod(job)
+        return failed or stuck_reason(self._pods(client, handle)) is not None
+
+    def diagnose(self, handle: RunHandle, folder: RunFolder) -> Diagnosis:
+        for log in sorted(folder.logs(handle.attempt).glob("agent-*.log")):
+            failures = agents.read_failures(log)
+            if failures:
+                return agents.diagnose(failures, log)
+        client = self._client(handle)
+        try:
+            job, pods = client.get(*_resource(handle)), self._pods(client, handle)
+        except SubmissionError as error:
+            return Diagnosis(f"the cluster does not tell: {error}")
+        if job is None:
+            return Diagnosis(f"the job {handle.job} is gone; somebody has deleted it", None, "preempted")
+        found = diagnose_pods(pods, folder.read_spec().layout.procs_per_node)
+        return found or Diagnosis(stuck_reason(pods) or job_message(job) or f"{handle.job} has failed")
+
+    def logs(self, handle: RunHandle, folder: RunFolder, rank: int | None = None) -> list[Path]:
+        """Asks the pods for what is new; where they are gone, what was brought over before."""
+        client = self._client(handle)
+        try:
+            pods = self._pods(client, handle)
+            if rank is not None:
+                node = rank // folder.read_spec().layout.procs_per_node
+                pods = {number: pod for number, pod in pods.items() if number == node}
+            self._bring(client, handle, folder, pods)
+            seen = _SEEN.setdefault(handle, _Seen())
+            seen.nodes |= set(pods)
+            seen.collected_at = -_COLLECT_EVERY_S
+        except SubmissionError as error:
+            print(f"galley: {error}", file=sys.stderr)
+        kept = folder.logs(handle.attempt)
+        return [
+            *super().logs(handle, folder, rank),
+            *sorted(kept.glob("agent-*.log")),
+            *sorted(kept.glob("pod-*.log")),
+        ]
+
+    def cancel(
+        self, handle: RunHandle, folder: RunFolder, grace_s: float, hurry: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Deletes the job and what came with it, and waits for its pods: their own grace decides."""
+        client = self._client(handle)
+        job = client.get(*_resource(handle))
+        if job is None or job_state(job) in FINAL_STATES:
+            return
+        self._bring(client, handle, folder, self._pods(client, handle))
+        manifest = folder.plan / MANIFEST
+        client.delete(_files(folder))
+        end = time.monotonic() + max(grace_s, _grace_s(manifest)) + _DELETION_S
+        while self._pods(client, handle) and time.monotonic() < end and not hurry():
+            time.sleep(0.5)
+
+    def _client(self, handle: RunHandle) -> Client:
+        return self.connect(Place(handle.host, handle.job.split("/")[0]))
+
+    def _pods(self, client: Client, handle: RunHandle) -> Pods:
+        resource, name = _resource(handle)
+        return order_pods(client.pods(_SELECTORS[resource].format(name=name)))
+
+    def _bring(self, client: Client, handle: RunHandle, folder: RunFolder, pods: Pods) -> None:
+        """The logs of these pods, and the files in them, into the run folder here."""
+        shared = folder.read_spec().recipe.launcher.k8s.transport == "claim"
+        collect(client, pods, folder, handle.attempt, shared)
+
+
+def _create(client: Client, plan: LaunchPlan, folder: RunFolder, resource: str, name: str) -> None:
+    """All objects, or none: kubectl goes on after one that is refused."""
+    if client.get(resource, name) is not None:
+        hint = f"delete it with `kubectl delete {resource} {name}`, or choose another run_dir"
+        raise SubmissionError(f'{resource} "{name}" already exists ({client.place}); {hint}')
+    try:
+        client.create(plan.argv)
+    except SubmissionError:
+        with suppress(SubmissionError):  # the reason of the refusal is the one to be told
+            client.delete(_files(folder))
+        raise
+
+
+def _files(folder: RunFolder) -> list[Path]:
+    return [path for path in (folder.plan / MANIFEST, folder.plan / CODE) if path.exists()]
+
+
+def _resource(handle: RunHandle) -> tuple[str, str]:
+    """`NAMESPACE/RESOURCE/NAME` without the namespace."""
+    _, resource, name = handle.job.split("/")
+    return resource, name
+
+
+def _grace_s(manifest: Path) -> int:
+    """Seconds that the pods were given to end; 0 where the plan is gone."""
+    text = manifest.read_text(encoding="utf-8") if manifest.exists() else ""
+    return max((int(found) for found in re.findall(r"terminationGracePeriodSeconds: (\d+)", text)), default=0)
+
+
+def _save_s(checkpoint: Path) -> float:
+    """Seconds that a complete checkpoint took: its manifest is the last of its files. 0 if incomplete."""
+    files = [path.stat().st_mtime for path in checkpoint.rglob("*") if path.is_file()]
+    return max(files) - min(files) if (checkpoint / "manifest.json").exists() else 0.0
+
+
+def _keep_success(folder: RunFolder, handle: RunHandle) -> None:
+    """A job that succeeded has a result here, also when its log could not be brought over whole."""
+    result = folder.read_result()
+    if result is None or result.attempts != handle.attempt:
+        message = "the job succeeded; its result.json is in the run folder on the claim only"
+        size = folder.read_spec().layout.world_size
+        folder.write_result(RunResult("succeeded", 0, message, attempts=handle.attempt, world_size=size))
