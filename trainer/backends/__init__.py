@@ -1,0 +1,1 @@
+"""What carries collectives between CPU ranks, besides what torch brings along."""
