@@ -27,6 +27,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "the value of KEY and every file:line or override that set it",
     ),
     "estimate": ("galley.verbs.estimate:estimate", "memory a rank needs, by strategy"),
+    "strategy": (
+        "galley.verbs.strategy:strategy",
+        "export --format deepspeed|accelerate|fsdp: the strategy as a file of theirs",
+    ),
     "verify": ("galley.verbs.compare:verify", "drift of code and packages since RUN was sealed"),
     "diff": ("galley.verbs.compare:diff", "what differs between RUN_A and RUN_B"),
     "doctor": ("galley.verbs.doctor:doctor", "what this machine can do"),
@@ -84,6 +88,7 @@ python train.py [VERB] [OPTION …] [KEY=VALUE …]
 
   --json             one JSON object on the last line of standard output
   --config-dir DIR   a folder with your own recipes/ and config groups (may be given again)
+  --format NAME      of `strategy export`: deepspeed | accelerate | fsdp
   --help, --version
 
   recipe=NAME profile=full|small strategy=NAME    choose; `recipes` lists the recipes

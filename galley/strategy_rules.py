@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from galley.errors import Problem, valid_values
+from galley.errors import Problem, nearest
 from galley.schema import Strategy
 
 SHARDS = {"torch": ("none",), "deepspeed": ("optimizer", "grads", "params"), "fsdp": ("grads", "params")}
@@ -69,10 +69,14 @@ def _loading(strategy: Strategy) -> Iterator[Problem]:
 
 
 def _options(strategy: Strategy) -> Iterator[Problem]:
-    from galley.interop.options import known_options
+    if not strategy.engine_options:
+        return
+    from galley.interop.options import OPTIONS, leaves, names
 
-    valid = known_options(strategy.engine)
-    for name in strategy.engine_options:
+    tree = OPTIONS[strategy.engine]
+    valid = list(names(tree))
+    for name, _ in leaves(strategy.engine_options, tree):
         if name not in valid:
+            hint = nearest(name, valid) or f"valid: {', '.join(valid) or 'none'}"
             where = f"strategy.engine_options.{name}"
-            yield Problem(where, f"engine {strategy.engine} takes no '{name}'", valid_values(name, valid))
+            yield Problem(where, f"engine {strategy.engine} takes no '{name}'", hint)

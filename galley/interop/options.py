@@ -1,19 +1,47 @@
-"""What `strategy.engine_options` may hold for each engine."""
+"""What `strategy.engine_options` may hold for each engine: a tree of names, None at its leaves."""
 
 from __future__ import annotations
 
-from galley.interop.reading import Keep
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-# Blocks that hold kept options beside keys that the recipe has words for.
-MIXED = ("optimizer", "zero_optimization")
+from galley.interop.deepspeed_keys import ADAM, OFFLOAD, OPTIMIZER, TOP, ZERO
+from galley.interop.reading import Keep, Table
+
+Tree = Mapping[str, Any]
 
 
-def known_options(engine: str) -> tuple[str, ...]:
-    """Top-level names that the engine takes."""
-    if engine == "fsdp":
-        return ("forward_prefetch",)
-    if engine == "torch":
-        return ()
-    from galley.interop.deepspeed_keys import TOP
+def _kept(table: Table) -> dict[str, Any]:
+    return {name: None for name, entry in table.items() if isinstance(entry, Keep)}
 
-    return (*(name for name, entry in TOP.items() if isinstance(entry, Keep)), *MIXED)
+
+# The two kinds of offload may differ in these; the recipe has one word for both.
+_OFFLOAD = {**_kept(OFFLOAD), "nvme_path": None, "pin_memory": None}
+OPTIONS: Mapping[str, Tree] = {
+    "torch": {},
+    "fsdp": {"forward_prefetch": None},
+    "deepspeed": {
+        **_kept(TOP),
+        "zero_optimization": {**_kept(ZERO), "offload_optimizer": _OFFLOAD, "offload_param": _OFFLOAD},
+        "optimizer": {**_kept(OPTIMIZER), "params": _kept(ADAM)},
+    },
+}
+
+
+def leaves(options: Mapping[str, Any], tree: Tree | None, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of each option; a mapping that is one option's value stays whole."""
+    for name, value in options.items():
+        inner = (tree or {}).get(name)
+        if isinstance(value, dict) and inner is not None:
+            yield from leaves(value, inner, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def names(tree: Tree, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all options of a tree."""
+    for name, inner in tree.items():
+        if inner is None:
+            yield f"{prefix}{name}"
+        else:
+            yield from names(inner, f"{prefix}{name}.")

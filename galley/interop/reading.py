@@ -112,7 +112,7 @@ class Block:
         full = f"{self.prefix}{written}"
         match entry:
             case Keep(read) if not is_auto(value):
-                self._keep(full, value, read)
+                self._keep(name, full, value, read)
             case Refuse(why, ok) if not (_is_off(value) or value in ok):
                 self.reading.refuse(full, why, "remove it" if not _can_be_off(value) else "switch it off")
             case Take() if name in self._data and self._data[name][1] != value:
@@ -121,9 +121,9 @@ class Block:
             case Take():
                 self._data[name] = (written, value)
 
-    def _keep(self, full: str, value: Any, read: Reader) -> None:
+    def _keep(self, name: str, full: str, value: Any, read: Reader) -> None:
         try:
-            self.reading.take(f"{OPTIONS}.{full}", read(value), full)
+            self.reading.take(f"{OPTIONS}.{self.prefix}{name}", read(value), full)
         except ValueError as error:
             self.reading.refuse(full, f"{value!r} is not a valid value", str(error))
 

@@ -19,6 +19,7 @@ class Options:
         config_dirs: the user's folders of recipes and config groups.
         root: where runs are kept and looked for, `runs/` of the current folder.
         rank: whose log `logs` prints; null is the main rank's.
+        format: what `strategy export` writes.
     """
 
     json: bool = False
@@ -26,6 +27,7 @@ class Options:
     help: bool = False
     version: bool = False
     rank: int | None = None
+    format: str | None = None
     config_dirs: tuple[Path, ...] = ()
     root: Path = Path("runs")
 
@@ -38,7 +40,7 @@ FLAGS = {
     "--help": "help",
     "--version": "version",
 }
-WITH_VALUE = ("--config-dir", "--rank")
+WITH_VALUE = ("--config-dir", "--rank", "--format")
 
 
 def parse_arguments(words: Sequence[str], verbs: Collection[str]) -> tuple[str, list[str], Options]:
@@ -65,6 +67,8 @@ def parse_arguments(words: Sequence[str], verbs: Collection[str]) -> tuple[str, 
 def _with_value(options: Options, name: str, value: str) -> Options:
     if name == "--config-dir":
         return replace(options, config_dirs=(*options.config_dirs, Path(value)))
+    if name == "--format":
+        return replace(options, format=value)
     if not value.isdigit():
         raise ConfigError(Problem(f"--rank {value}", "is not a rank", "ranks count from 0"))
     return replace(options, rank=int(value))

@@ -1,0 +1,32 @@
+"""`strategy export --format deepspeed|accelerate|fsdp`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from galley.compose import compose_recipe
+from galley.errors import ConfigError, Problem, valid_values
+from galley.interop.export import FORMATS, export_strategy
+from galley.verbs import Options
+
+ACTIONS = ("export",)
+
+
+def strategy(words: Sequence[str], options: Options) -> int:
+    """Print the composed recipe's strategy as a file of another system; nothing else goes to stdout."""
+    action, *rest = words or [""]
+    if action not in ACTIONS:
+        raise ConfigError(
+            Problem(f"strategy {action}".strip(), "is not an action", valid_values(action, ACTIONS))
+        )
+    chosen = options.format or ""
+    if chosen not in FORMATS:
+        what = f"has no format '{chosen}'" if chosen else "needs --format"
+        raise ConfigError(Problem("strategy export", what, valid_values(chosen, FORMATS)))
+    text = export_strategy(compose_recipe(rest, options.config_dirs), chosen)
+    if options.json:
+        print(json.dumps({"format": chosen, "text": text}))
+    else:
+        print(text, end="")
+    return 0
