@@ -18,7 +18,7 @@ import psutil
 from galley.rundir import RunFolder
 from galley.schema import Launcher, Recipe
 from galley.spec import ClusterFacts, CodeSnapshot, Layout, RunSpec
-from tests.support import REPO
+from tests.support import REPO, Finished, run_process
 
 FACTS = ClusterFacts("host", 0, 0.0, 2, 8.0)
 # The launching command, without the composition and sealing that precede it.
@@ -63,6 +63,12 @@ def launch_argv(folder: RunFolder, *flags: str, attempt: int = 1) -> list[str]:
 
 def environment(**changes: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(REPO), "COLUMNS": "100", **changes}
+
+
+def run_launch(folder: RunFolder, *flags: str, attempt: int = 1) -> Finished:
+    """The command, to its end."""
+    argv = launch_argv(folder, *flags, attempt=attempt)
+    return run_process(argv, env={"PYTHONPATH": str(REPO), "COLUMNS": "100"}, timeout=90)
 
 
 def start_launch(folder: RunFolder, *flags: str, cwd: Path = REPO) -> subprocess.Popen[str]:

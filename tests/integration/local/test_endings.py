@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,14 +17,13 @@ from tests.integration.local.standin import (
     end_all,
     hanging,
     last_json,
-    launch_argv,
     make_run,
     make_spec,
     processes_of,
+    run_launch,
     start_launch,
     wait_until,
 )
-from tests.support import Finished, run_process
 
 
 @pytest.fixture
@@ -33,10 +31,6 @@ def root(weird_tmp_path: Path) -> Iterator[Path]:
     folder = weird_tmp_path / "a\nrun"
     yield folder
     end_all(RunFolder(folder))
-
-
-def run_to_end(folder: RunFolder, *flags: str, attempt: int = 1) -> Finished:
-    return run_process(launch_argv(folder, *flags, attempt=attempt), timeout=90)
 
 
 def the_result(folder: RunFolder) -> RunResult:
@@ -53,19 +47,20 @@ def assert_failed(folder: RunFolder, rank: int, failure_class: str) -> None:
 
 def test_success_shows_a_table_and_the_folder(root: Path) -> None:
     folder = make_run(root)
-    done = run_to_end(folder)
+    done = run_launch(folder)
     assert done.rc == 0, done.err
     assert "eval/f1" in done.out
     assert "0.8000" in done.out
     assert done.out.rstrip().endswith(str(root))
     assert folder.picture.stat().st_size > 10_000
     assert the_result(folder).state == "succeeded"
+    assert processes_of(folder) == []
     assert (folder.plan / "launch.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_with_json_the_last_line_is_the_result_and_progress_goes_to_stderr(root: Path) -> None:
     folder = make_run(root, ranks=1)
-    done = run_to_end(folder, "json")
+    done = run_launch(folder, "json")
     assert len(done.out.splitlines()) == 1
     body = last_json(done.out)
     assert (body["state"], body["run_dir"], body["metrics"]["eval/f1"]) == ("succeeded", str(root), 0.8)
@@ -74,7 +69,7 @@ def test_with_json_the_last_line_is_the_result_and_progress_goes_to_stderr(root:
 
 def test_a_rank_that_fails_ends_the_others_and_shows_its_traceback(root: Path) -> None:
     folder = make_run(root, "raise_on_one_rank", STANDIN_RANK="1")
-    done = run_to_end(folder)
+    done = run_launch(folder)
     assert done.rc == 4
     assert "rank 1 failed (user):\nTraceback" in done.err
     assert "ValueError: the stand-in is unhappy" in done.err
@@ -87,7 +82,7 @@ def test_a_rank_that_fails_ends_the_others_and_shows_its_traceback(root: Path) -
 
 def test_a_mistake_in_the_request_is_one_message_and_exit_code_2(root: Path) -> None:
     folder = make_run(root, "ask_for_better_configuration")
-    done = run_to_end(folder)
+    done = run_launch(folder)
     assert done.rc == 2
     assert "data.path: there is no such column" in done.err
     assert "Traceback" not in done.err
@@ -97,7 +92,7 @@ def test_a_mistake_in_the_request_is_one_message_and_exit_code_2(root: Path) -> 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_rank_that_is_killed_is_named_with_its_signal(root: Path, ranks: int) -> None:
     folder = make_run(root, "be_killed", ranks, STANDIN_RANK=str(ranks - 1))
-    done = run_to_end(folder)
+    done = run_launch(folder)
     assert done.rc == 4
     assert f"rank {ranks - 1} was killed by SIGKILL" in done.err
     assert_failed(folder, ranks - 1, "node")
@@ -116,7 +111,7 @@ def test_ranks_that_ignore_the_end_of_another_are_killed_within_seconds(root: Pa
 
 def test_a_worker_that_says_nothing_is_quoted(root: Path) -> None:
     folder = make_run(root, "say_and_leave")
-    done = run_to_end(folder)
+    done = run_launch(folder)
     assert done.rc == 4
     assert "I have nothing to do" in done.err
     assert "ended without a result" in done.err
@@ -125,7 +120,7 @@ def test_a_worker_that_says_nothing_is_quoted(root: Path) -> None:
 def test_a_worker_that_cannot_be_imported_is_quoted(root: Path) -> None:
     folder = make_run(root)
     (folder.code / "trainer/worker.py").write_text("import no_such_thing\n")
-    done = run_to_end(folder)
+    done = run_launch(folder)
     assert done.rc == 4
     assert "ModuleNotFoundError: No module named 'no_such_thing'" in done.err
     assert "torch/distributed" not in done.err
@@ -133,13 +128,18 @@ def test_a_worker_that_cannot_be_imported_is_quoted(root: Path) -> None:
 
 def test_ranks_may_end_seconds_apart(root: Path) -> None:
     folder = make_run(root, "succeed_slowly_apart")
-    assert run_to_end(folder).rc == 0
+    assert run_launch(folder).rc == 0
 
 
 @pytest.mark.parametrize(
-    ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 5), (signal.SIGHUP, 5)]
+    ("behavior", "number", "exit_code"),
+    [
+        ("hang", signal.SIGINT, 130),
+        ("be_stubborn", signal.SIGINT, 130),
+        ("hang", signal.SIGTERM, 5),
+        ("hang", signal.SIGHUP, 5),
+    ],
 )
-@pytest.mark.parametrize("behavior", ["hang", "be_stubborn"])
 def test_a_signal_to_the_command_ends_everything_within_5_s(
     root: Path, behavior: str, number: signal.Signals, exit_code: int
 ) -> None:
@@ -203,7 +203,7 @@ def test_ranks_that_outlive_their_agent_are_found_and_cancelled(root: Path) -> N
     command.communicate(timeout=10)
     assert len(processes_of(folder)) == 2
     assert runs.run_state(folder) == "running"
-    refused = run_to_end(folder, attempt=2)
+    refused = run_launch(folder, attempt=2)
     assert (refused.rc, "attempt 1 is still running" in refused.err) == (3, True)
     assert runs.cancel_run(folder) == "cancelled"
     assert processes_of(folder) == []
@@ -214,7 +214,7 @@ def test_two_commands_cannot_run_one_folder(root: Path) -> None:
     folder = make_run(root, "hang")
     first = start_launch(folder)
     wait_until(lambda: hanging(folder))
-    second = run_to_end(folder)
+    second = run_launch(folder)
     assert (second.rc, f"process {first.pid} is running it already" in second.err) == (3, True)
     assert len(folder.read_handles()) == 1
     first.send_signal(signal.SIGINT)
@@ -223,9 +223,9 @@ def test_two_commands_cannot_run_one_folder(root: Path) -> None:
 
 def test_a_later_attempt_replaces_the_result_and_is_recorded(root: Path) -> None:
     folder = make_run(root, "raise_on_one_rank", ranks=1)
-    assert run_to_end(folder).rc == 4
+    assert run_launch(folder).rc == 4
     folder.write_spec(make_spec("succeed", ranks=1))
-    assert run_to_end(folder, attempt=2).rc == 0
+    assert run_launch(folder, attempt=2).rc == 0
     assert [handle.attempt for handle in folder.read_handles()] == [1, 2]
     assert (the_result(folder).state, the_result(folder).attempts) == ("succeeded", 2)
 
@@ -238,10 +238,3 @@ def test_files_of_the_users_folder_are_never_imported(root: Path, tmp_path: Path
     out, err = command.communicate(timeout=60)
     assert command.returncode == 0, err
     assert "the wrong file" not in out + err
-
-
-def test_no_process_is_left_behind_by_a_success(root: Path) -> None:
-    folder = make_run(root)
-    command: subprocess.Popen[str] = start_launch(folder)
-    command.communicate(timeout=60)
-    assert processes_of(folder) == []
