@@ -52,7 +52,11 @@ def visible_gpus(table: str, env: Mapping[str, str]) -> list[float]:
         return [memory for _, memory in gpus.values()]
     visible: list[float] = []
     for name in (part.strip() for part in chosen.split(",")):
-        matches = [m for index, (uuid, m) in gpus.items() if name == index or (name[:1] == "G" and uuid.startswith(name))]
+        matches = [
+            m
+            for index, (uuid, m) in gpus.items()
+            if name == index or (name[:1] == "G" and uuid.startswith(name))
+        ]
         if len(matches) != 1:
             break
         visible += matches

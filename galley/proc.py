@@ -42,7 +42,13 @@ def run(
     line = shlex.join(argv)
     try:
         done = subprocess.run(
-            list(argv), capture_output=True, text=True, errors="replace", timeout=timeout_s, env=env, input=stdin
+            list(argv),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            env=env,
+            input=stdin,
         )
     except subprocess.TimeoutExpired as error:
         raise SubmissionError(f"`{line}` did not answer within {timeout_s:g} s") from error
