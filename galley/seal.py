@@ -18,7 +18,7 @@ from galley.spec import CodeSnapshot, Layout, RunSpec
 # All that a worker may execute or read: the program, not its tests and documents.
 PROGRAM = (
     "train.py", "pyproject.toml", "constraints.txt",
-    "conf", "recipes", "galley", "trainer", "launchers", "hpo",
+    "conf", "recipes", "slurm", "galley", "trainer", "launchers", "hpo",
 )  # fmt: skip
 PACKAGES = (
     "accelerate", "datasets", "deepspeed", "hydra-core", "numpy", "omegaconf", "pyarrow", "pydantic",
