@@ -88,7 +88,7 @@ class ProcessId:
         try:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.started_at) < _START_TOLERANCE_S
-            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+            return process if same and _lives(process) else None
         except psutil.Error:
             return None
 
@@ -181,17 +181,34 @@ def terminate(
     lost its parent is not forgotten. `hurry` cuts the grace short. Returns when all have ended,
     or 2 s after the kill (a process in uninterruptible sleep cannot be waited for).
     """
-    import psutil
-
     processes = with_descendants(roots())
     _signal_all(processes, signal.SIGTERM)
-    end = time.monotonic() + grace_s
-    while processes and time.monotonic() < end and not hurry():
-        _, alive = psutil.wait_procs(processes, timeout=0.05)
-        processes = set(alive)
+    _await(processes, grace_s, hurry)
     processes |= with_descendants(roots())
     _signal_all(processes, signal.SIGKILL)
-    psutil.wait_procs(processes, timeout=2.0)
+    _await(processes, 2.0)
+
+
+def _await(
+    processes: Iterable[psutil.Process], seconds: float, hurry: Callable[[], bool] = lambda: False
+) -> None:
+    """Until none lives. Reaps nothing: a child's exit code belongs to its `Child`.
+
+    Not `psutil.wait_procs`: that reaps children, and waits for zombies that nobody reaps, as in
+    containers without an init.
+    """
+    end = time.monotonic() + seconds
+    while any(_lives(process) for process in processes) and time.monotonic() < end and not hurry():
+        time.sleep(0.02)
+
+
+def _lives(process: psutil.Process) -> bool:
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _signal_all(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
