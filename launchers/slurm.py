@@ -12,7 +12,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,16 +99,12 @@ class SlurmLauncher(Launcher):
         return slurm_script.job_script((), settings, (), slurm_script.template("node.sh"))
 
     def submit(self, plan: LaunchPlan, folder: RunFolder) -> RunHandle:
-        sbatch, *arguments = plan.argv
-        environment = {**submission_environment(os.environ), **plan.env}
         folder.logs(plan.attempt).mkdir(parents=True, exist_ok=True)
         open_to_group(folder)
-        proc.run((sbatch, "--test-only", *arguments), timeout_s=_TOOL_TIMEOUT_S, env=environment)
-        said = proc.run(plan.argv, timeout_s=_TOOL_TIMEOUT_S, env=environment)
         return RunHandle(
             launcher=self.name,
             attempt=plan.attempt,
-            job=said.strip(),
+            job=submit_script(plan, os.environ),
             host=socket.gethostname(),
             started_at=time.time(),
         )
@@ -174,7 +170,25 @@ class SlurmLauncher(Launcher):
             time.sleep(_CANCEL_POLL_S)
 
 
-def submission_environment(environ: os._Environ[str] | dict[str, str]) -> dict[str, str]:
+def submit_script(plan: LaunchPlan, environ: Mapping[str, str]) -> str:
+    """Ask Slurm whether it would take the job, then hand it over; returns the job's id.
+
+    Raises `SubmissionError` with Slurm's reason.
+    """
+    sbatch, *arguments = plan.argv
+    environment = {**submission_environment(environ), **plan.env}
+    try:
+        proc.run((sbatch, "--test-only", *arguments), timeout_s=_TOOL_TIMEOUT_S, env=environment)
+    except SubmissionError as error:
+        unused = sorted(name for name in environ if name.startswith("SBATCH_"))
+        hint = (
+            f"\n{', '.join(unused)}: not used, set launcher.slurm.* and cluster.* instead" if unused else ""
+        )
+        raise SubmissionError(f"{error}{hint}") from error
+    return proc.run(plan.argv, timeout_s=_TOOL_TIMEOUT_S, env=environment).strip()
+
+
+def submission_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """The user's, without what would change the plan: `SBATCH_*`, and the job that this may be in."""
     return {
         name: value

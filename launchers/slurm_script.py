@@ -9,7 +9,7 @@ from pathlib import Path
 
 from galley.errors import ConfigError, Problem
 from galley.paths import ROOT
-from galley.schema import Slurm
+from galley.schema import Cluster, Slurm
 from galley.spec import ClusterFacts, RunSpec
 
 TEMPLATES = ROOT / "slurm"
@@ -80,12 +80,12 @@ def env_file(variables: Mapping[str, str]) -> str:
 def directives(spec: RunSpec, run_dir: Path, facts: ClusterFacts) -> Iterator[tuple[str, str | int | None]]:
     """Everything that the job asks Slurm for."""
     yield "job-name", job_name(run_dir)
-    yield "output", _output(run_dir)
+    yield "output", log_pattern(run_dir, "%j")
     yield "open-mode", "append"
     yield "export", "ALL"
     yield from _resources(spec)
     yield from _placement(spec.recipe.launcher.slurm, facts)
-    yield from _lifecycle(spec.recipe.launcher.slurm, facts)
+    yield from _lifecycle(spec.recipe.launcher.slurm, spec.recipe.cluster, facts)
     yield from _further(spec.recipe.launcher.slurm.directives)
 
 
@@ -94,12 +94,12 @@ def job_name(run_dir: Path) -> str:
     return re.sub(r"[^\w.-]", "_", run_dir.name, flags=re.ASCII)[:64]
 
 
-def _output(run_dir: Path) -> str:
-    """Where the batch script's own output goes; `%j` is the job's id."""
-    if "\\" in str(run_dir) or _CONTROL.search(str(run_dir)):
+def log_pattern(folder: Path, job: str) -> str:
+    """Where the batch script's own output goes; `job` is a pattern of sbatch, such as `%j`."""
+    if "\\" in str(folder) or _CONTROL.search(str(folder)):
         what = "has a backslash or a control character in its path, which sbatch cannot carry"
-        raise ConfigError(Problem(f"run_dir={str(run_dir)!r}", what, "choose another run_dir"))
-    return f"{run_dir}/logs/slurm-".replace("%", "%%") + "%j.log"
+        raise ConfigError(Problem(f"run_dir={str(folder)!r}", what, "choose another run_dir"))
+    return f"{folder}/logs/slurm-".replace("%", "%%") + f"{job}.log"
 
 
 def _resources(spec: RunSpec) -> Iterator[tuple[str, str | int | None]]:
@@ -135,7 +135,11 @@ def _placement(slurm: Slurm, facts: ClusterFacts) -> Iterator[tuple[str, str | i
         yield "no-kill", None
 
 
-def _lifecycle(slurm: Slurm, facts: ClusterFacts) -> Iterator[tuple[str, str | int | None]]:
+def _lifecycle(slurm: Slurm, cluster: Cluster, facts: ClusterFacts) -> Iterator[tuple[str, str | int | None]]:
+    if cluster.time_limit_min is not None and slurm.save_lead_s >= cluster.time_limit_min * 60:
+        what = f"{slurm.save_lead_s} s are not before the time limit of {cluster.time_limit_min} minutes"
+        hint = "lower it, or raise cluster.time_limit_min"
+        raise ConfigError(Problem("launcher.slurm.save_lead_s", what, hint))
     yield "signal", f"B:USR1@{slurm.save_lead_s}"
     yield ("requeue" if slurm.requeue else "no-requeue"), None
     if facts.after is not None:
