@@ -12,6 +12,10 @@ class NonFiniteLossError(RunFailedError):
     """The loss or the gradients are NaN or infinite: the run diverged."""
 
 
+class EngagementError(RunFailedError):
+    """The run would not be carried by the strategy that was asked for."""
+
+
 class DiskFullError(RunFailedError):
     """The next file would not fit; what was saved before is intact."""
 
@@ -23,6 +27,8 @@ SILENT_PEER = ("timed out", "timeout")
 
 def classify(error: BaseException, phase: str) -> FailureClass:
     """The class by which a failed run is retried; `phase` is that of `galley.spec.Progress`."""
+    if isinstance(error, EngagementError):
+        return "configuration"
     if isinstance(error, ConfigError):
         return "data" if phase == "data" else "configuration"
     if isinstance(error, CheckpointError):

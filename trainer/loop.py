@@ -114,8 +114,9 @@ class Loop:
                 engine.backward(loss)
             self._loss_sum += loss.detach()
         self.probe.before_step()
-        self._grad_norm = engine.step(self._lr(self.step))
-        self.probe.after_step()
+        lr = self._lr(self.step)
+        self._grad_norm = engine.step(lr)
+        self.probe.after_step(lr)
         self.step += 1
         self._window_steps += 1
         self.meter.count(len(global_batch.samples), int(lengths[global_batch.samples].sum()))

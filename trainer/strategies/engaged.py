@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from galley.errors import RunFailedError
 from galley.schema import Strategy
 from galley.spec import Engaged
+from trainer.failures import EngagementError
 from trainer.strategies.base import Engine
 
 ADAM_MOMENTS = 2
 # Partitions are padded for alignment.
 PADDING_SHARE = 1.02
-PADDING_ELEMENTS = 4096
-
-
-class EngagementError(RunFailedError):
-    """The run would not be carried by the strategy that was asked for."""
+PADDING_ELEMENTS = 256
 
 
 @dataclass(frozen=True)
@@ -38,22 +34,31 @@ def promise(strategy: Strategy) -> Promise:
 
 
 class EngagementProbe:
-    """Counts during the first optimizer step: gradients before it, the rest after it."""
+    """Counts at the first optimizer step: gradients before it, the rest after it.
+
+    Replicas are compared after the first step that moves the weights: warm-up begins with lr 0.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._grads = 0
+        self._compared = "params" in promise(engine.setup.recipe.strategy).partitioned
         self.result: Engaged | None = None
 
     def before_step(self) -> None:
         if self.result is None:
             self._grads = self._engine.held_grads()
 
-    def after_step(self) -> None:
+    def after_step(self, lr: float) -> None:
         """Raises `EngagementError` on every rank if anything is not as promised. A collective."""
-        if self.result is None and self._engine.optimizer_steps > 0:
+        if self._engine.optimizer_steps == 0:
+            return
+        if self.result is None:
             self.result = self._measure()
             check(self.result, self._engine)
+        if lr > 0 and not self._compared:
+            self._compared = True
+            check_replicas(self._engine)
 
     def _measure(self) -> Engaged:
         engine = self._engine
@@ -73,12 +78,21 @@ class EngagementProbe:
 
 
 def check(engaged: Engaged, engine: Engine) -> None:
-    """Compare with the promise of the strategy: class, world, elements, equality of replicas."""
+    """Compare class, world and elements with the promise of the strategy."""
     problems = [*_wrapper_problems(engaged, engine), *_element_problems(engaged, engine)]
-    if "params" not in promise(engine.setup.recipe.strategy).partitioned:
-        problems += _replica_problems(engine)
     if problems:
         raise EngagementError(f"strategy '{engaged.strategy}' did not engage: " + "; ".join(problems))
+
+
+def check_replicas(engine: Engine) -> None:
+    """Ranks that train on their own data without a common gradient differ after one step."""
+    checksum = sum(float(p.detach().double().sum()) for p in engine.parameters.values())
+    sums = engine.setup.ranks.gather_json(checksum)
+    if len(set(sums)) > 1:
+        name = engine.setup.recipe.strategy.name
+        raise EngagementError(
+            f"strategy '{name}' did not engage: the ranks have different weights, sums {sums}"
+        )
 
 
 def _wrapper_problems(engaged: Engaged, engine: Engine) -> list[str]:
@@ -108,10 +122,3 @@ def _element_problems(engaged: Engaged, engine: Engine) -> list[str]:
         if min(held) == 0:
             problems.append(f"a rank holds no {kind} elements")
     return problems
-
-
-def _replica_problems(engine: Engine) -> list[str]:
-    """Ranks that train on their own data without a common gradient differ after one step."""
-    checksum = sum(float(p.detach().double().sum()) for p in engine.parameters.values())
-    sums = engine.setup.ranks.gather_json(checksum)
-    return [f"the weights of the ranks differ after one step: {sums}"] if len(set(sums)) > 1 else []

@@ -82,6 +82,32 @@ def test_sigterm_ends_a_rank_within_two_seconds_inside_a_collective(tmp_path: Pa
     assert processes[1].exitcode == 4
 
 
+@pytest.mark.parametrize(
+    ("asked", "carried_by"),
+    [("ddp", "plain:SingleEngine"), ("zero2", "plain:DdpEngine"), ("zero2", "plain:SingleEngine")],
+)
+def test_a_strategy_that_does_not_engage_fails_the_run(tmp_path: Path, asked: str, carried_by: str) -> None:
+    """The silent traps of launchers and wrappers, put there on purpose."""
+    spec = tiny.tiny_spec(tiny.tiny_recipe(asked), 2)
+    codes = tiny.run_ranks(tmp_path, spec, TINY_ENGINE=f"trainer.strategies.{carried_by}")
+    assert codes == [4, 4]
+    _, failure_class, message = first_error(tmp_path)
+    assert failure_class == "configuration"
+    assert f"strategy '{asked}' did not engage" in message
+    assert "the model is carried by" in message
+    if carried_by == "plain:SingleEngine":
+        assert "1 ranks share the gradients, not 2" in message
+    if asked == "zero2":
+        assert "optimizer elements, more than its share" in message
+
+
+def test_replicas_without_a_common_gradient_fail_the_run(tmp_path: Path) -> None:
+    """An engine that looks right in every count, but whose ranks train alone."""
+    spec = tiny.tiny_spec(tiny.tiny_recipe("ddp"), 2)
+    assert tiny.run_ranks(tmp_path, spec, TINY_ENGINE="tests.integration.train.tiny:LonelyEngine") == [4, 4]
+    assert "the ranks have different weights" in first_error(tmp_path)[2]
+
+
 def test_the_wrong_number_of_ranks_is_refused(tmp_path: Path) -> None:
     spec = tiny.tiny_spec(tiny.tiny_recipe("ddp"), 2)
     assert tiny.run_ranks(tmp_path, spec, WORLD_SIZE="3") == [2, 2]

@@ -12,7 +12,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,6 +27,7 @@ from galley.rundir import RunFolder
 from galley.schema import Batch as BatchSizes
 from galley.schema import Eval, Optim, Recipe, Schedule, Strategy, Train
 from galley.spec import CodeSnapshot, Layout, RunSpec
+from trainer.strategies.plain import DdpEngine
 from trainer.tasks.base import Batch, Datasets, MainFirst, Sample, Task, TokenizedDataset
 
 VOCABULARY, WIDTH, NUM_LABELS = 60, 16, 2
@@ -70,6 +72,15 @@ class TinyModel(torch.nn.Module):
         mask = (tokens > 0).unsqueeze(-1)
         mean = (self.dropout(self.embedding(tokens)) * mask).sum(1) / mask.sum(1)
         return self.head(self.norm(torch.nn.functional.gelu(self.hidden(mean)))) / self.temperature
+
+
+class LonelyEngine(DdpEngine):
+    """DDP that never sums gradients: what a wrapper without a common process group does."""
+
+    @contextmanager
+    def micro_batch(self, last: bool) -> Iterator[None]:
+        with self.ddp.no_sync():
+            yield
 
 
 class TinyTask(Task):
@@ -170,9 +181,13 @@ def tiny_spec(recipe: Recipe, world_size: int, accumulation: int = 1) -> RunSpec
 def enter_worker(run_dir: str, sha256: str, environ: dict[str, str]) -> None:
     """The body of a rank: the worker's own main, with the tiny task behind the task seam."""
     import trainer.tasks
+    from trainer import strategies
     from trainer.worker import main
 
     os.environ.update(environ)
+    if "TINY_ENGINE" in environ:
+        for key in strategies.ENGINES:
+            strategies.ENGINES[key] = environ["TINY_ENGINE"]
     trainer.tasks.make_task = TinyTask  # type: ignore[attr-defined]
     sys.argv = ["worker", "--run-dir", run_dir, "--sha256", sha256]
     main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from hypothesis import given
@@ -15,7 +16,9 @@ SEEDS = st.integers(0, 2**40)
 
 
 @given(LENGTHS, SEEDS, st.integers(1, 40), st.integers(0, 5), st.booleans())
-def test_an_epoch_holds_every_sample_once(lengths, seed, global_size, epoch, grouped):
+def test_an_epoch_holds_every_sample_once(
+    lengths: Any, seed: Any, global_size: Any, epoch: Any, grouped: Any
+) -> None:
     plan = BatchPlan(lengths, seed, global_size, grouped)
     batches = plan.epoch(epoch)
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
@@ -24,7 +27,9 @@ def test_an_epoch_holds_every_sample_once(lengths, seed, global_size, epoch, gro
 
 
 @given(LENGTHS, SEEDS, st.integers(1, 40), st.integers(0, 30))
-def test_resuming_at_a_step_gives_the_rest_of_the_batches(lengths, seed, global_size, step):
+def test_resuming_at_a_step_gives_the_rest_of_the_batches(
+    lengths: Any, seed: Any, global_size: Any, step: Any
+) -> None:
     plan = BatchPlan(lengths, seed, global_size, length_grouped=True)
     whole = list(islice(plan.from_step(0), step + 5))
     rest = list(islice(BatchPlan(lengths, seed, global_size, True).from_step(step), 5))
@@ -38,7 +43,9 @@ def test_resuming_at_a_step_gives_the_rest_of_the_batches(lengths, seed, global_
 
 
 @given(LENGTHS, st.integers(1, 4), st.integers(1, 5), st.integers(1, 4), SEEDS)
-def test_a_split_is_the_global_batch_on_any_number_of_ranks(lengths, world_size, micro_size, rounds, seed):
+def test_a_split_is_the_global_batch_on_any_number_of_ranks(
+    lengths: Any, world_size: Any, micro_size: Any, rounds: Any, seed: Any
+) -> None:
     global_size = world_size * micro_size * rounds
     for batch in BatchPlan(lengths, seed, global_size, True).epoch(0):
         micro = split(batch, lengths, world_size, micro_size)
@@ -52,7 +59,7 @@ def test_a_split_is_the_global_batch_on_any_number_of_ranks(lengths, world_size,
         assert max(sizes) - min(sizes) <= 2
 
 
-def test_epochs_and_seeds_shuffle_differently():
+def test_epochs_and_seeds_shuffle_differently() -> None:
     lengths = np.arange(1, 65, dtype=np.int32)
     orders = {
         tuple(np.concatenate(BatchPlan(lengths, seed, 8, True).epoch(epoch)).tolist())
@@ -62,7 +69,7 @@ def test_epochs_and_seeds_shuffle_differently():
     assert len(orders) == 9
 
 
-def test_grouping_by_length_saves_padding():
+def test_grouping_by_length_saves_padding() -> None:
     lengths = np.random.default_rng(0).integers(5, 128, 4000).astype(np.int32)
 
     def padded(grouped: bool) -> int:
@@ -73,13 +80,13 @@ def test_grouping_by_length_saves_padding():
     assert padded(grouped=False) > 1.6 * lengths.sum()
 
 
-def test_grouped_batches_do_not_come_in_order_of_length():
+def test_grouped_batches_do_not_come_in_order_of_length() -> None:
     lengths = np.random.default_rng(0).integers(5, 128, 4000).astype(np.int32)
     means = [lengths[batch].mean() for batch in BatchPlan(lengths, 1, 32, True).epoch(0)]
     assert abs(np.corrcoef(np.arange(len(means)), means)[0, 1]) < 0.3
 
 
-def test_total_steps_of_a_part_of_an_epoch():
+def test_total_steps_of_a_part_of_an_epoch() -> None:
     plan = BatchPlan(np.ones(100, dtype=np.int32), 0, 32, False)
     assert plan.steps_per_epoch == 4
     assert plan.total_steps(2.5, None) == 10
@@ -88,7 +95,7 @@ def test_total_steps_of_a_part_of_an_epoch():
 
 
 @given(LENGTHS, st.integers(1, 70))
-def test_evaluation_covers_every_sample_once_longest_first(lengths, batch_size):
+def test_evaluation_covers_every_sample_once_longest_first(lengths: Any, batch_size: Any) -> None:
     batches = eval_batches(lengths, batch_size)
     order = np.concatenate(batches)
     assert sorted(order.tolist()) == list(range(len(lengths)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ from trainer.schedule import learning_rate, warmup_steps
 
 @pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
 @pytest.mark.parametrize("warmup", [0, 1, 7])
-def test_schedules_equal_those_of_transformers(kind, warmup):
+def test_schedules_equal_those_of_transformers(kind: Any, warmup: Any) -> None:
     from transformers.optimization import get_scheduler
 
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
@@ -26,18 +28,18 @@ def test_schedules_equal_those_of_transformers(kind, warmup):
         reference.step()
 
 
-def test_warmup_as_a_ratio_is_rounded_up():
+def test_warmup_as_a_ratio_is_rounded_up() -> None:
     assert warmup_steps(Schedule(warmup_ratio=0.1), 25) == 3
     assert warmup_steps(Schedule(warmup_ratio=0.0), 25) == 0
     assert warmup_steps(Schedule(), 25) == 0
 
 
-def test_warmup_longer_than_the_run_never_passes_the_peak():
+def test_warmup_longer_than_the_run_never_passes_the_peak() -> None:
     rates = [learning_rate(Schedule(warmup_steps=50), 1.0, 20)(step) for step in range(20)]
     assert rates == [step / 50 for step in range(20)]
 
 
-def test_bias_and_norm_are_not_decayed():
+def test_bias_and_norm_are_not_decayed() -> None:
     model = torch.nn.Sequential(torch.nn.Embedding(4, 8), torch.nn.Linear(8, 8), torch.nn.LayerNorm(8))
     model[1].weight.requires_grad_(False)
     decayed, rest = param_groups(model, 0.1)
@@ -46,13 +48,13 @@ def test_bias_and_norm_are_not_decayed():
     assert (decayed["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
 
 
-def test_the_optimizer_takes_all_settings():
+def test_the_optimizer_takes_all_settings() -> None:
     optimizer = make_optimizer(torch.nn.Linear(2, 2), Optim(lr=0.3, betas=(0.8, 0.9), eps=1e-6))
     group = optimizer.param_groups[0]
     assert (group["lr"], group["betas"], group["eps"], group["fused"]) == (0.3, (0.8, 0.9), 1e-6, True)
 
 
-def test_the_loss_scale_follows_gradscaler():
+def test_the_loss_scale_follows_gradscaler() -> None:
     ours = LossScale.for_compute("fp16")
     reference = torch.amp.GradScaler("cpu")
     parameter = torch.nn.Parameter(torch.zeros(1))
@@ -67,18 +69,17 @@ def test_the_loss_scale_follows_gradscaler():
         assert ours.scale == reference.get_scale()
 
 
-def test_a_loss_scale_that_never_fits_is_an_error():
-    scale = LossScale.for_compute("fp16")
+def test_a_loss_scale_that_never_fits_is_an_error() -> None:
+    scale = LossScale(dynamic=True, scale=LossScale.SMALLEST)
     with pytest.raises(FloatingPointError, match=r"optim\.lr"):
-        for _ in range(100):
-            scale.update(finite=False)
+        scale.update(finite=False)
 
 
-def test_bf16_is_not_scaled():
+def test_bf16_is_not_scaled() -> None:
     assert not LossScale.for_compute("bf16").dynamic
 
 
-def test_autocast_is_inside_the_forward_of_the_model():
+def test_autocast_is_inside_the_forward_of_the_model() -> None:
     model = torch.nn.Linear(4, 4)
     autocast_forward(model, "bf16", "cpu")
     with torch.autocast("cpu", enabled=False):

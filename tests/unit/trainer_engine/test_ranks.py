@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from galley.errors import ConfigError
@@ -18,26 +20,26 @@ BATCH_STEP = {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}
     ("launcher", "environ"),
     [("torchrun", TORCHRUN), ("openmpi", OPENMPI), ("mpich", MPICH), ("slurm", SLURM)],
 )
-def test_each_launcher_is_understood(launcher, environ):
+def test_each_launcher_is_understood(launcher: Any, environ: Any) -> None:
     assert read_rank_facts(environ) == RankFacts(3, 4, 1, launcher)
     assert launcher in {row.launcher for row in RANK_VARIABLES}
 
 
-def test_mpirun_inside_an_sbatch_job_is_not_rank_zero_everywhere():
+def test_mpirun_inside_an_sbatch_job_is_not_rank_zero_everywhere() -> None:
     assert read_rank_facts({**BATCH_STEP, **OPENMPI}).rank == 3
     assert read_rank_facts({**BATCH_STEP, **MPICH}).rank == 3
 
 
-def test_srun_with_pmi2_takes_the_local_rank_of_slurm():
+def test_srun_with_pmi2_takes_the_local_rank_of_slurm() -> None:
     environ = {**SLURM, "PMI_RANK": "3", "PMI_SIZE": "4"}
     assert read_rank_facts(environ) == RankFacts(3, 4, 1, "slurm")
 
 
-def test_torchrun_inside_any_cluster_wins():
+def test_torchrun_inside_any_cluster_wins() -> None:
     assert read_rank_facts({**BATCH_STEP, **OPENMPI, **TORCHRUN}).launcher == "torchrun"
 
 
-def test_a_lone_process_is_its_own_world():
+def test_a_lone_process_is_its_own_world() -> None:
     facts = read_rank_facts({"PATH": "/bin", "RANK": "1"})
     assert facts == RankFacts(0, 1, 0, "none")
     assert facts.is_main
@@ -45,6 +47,6 @@ def test_a_lone_process_is_its_own_world():
 
 
 @pytest.mark.parametrize("change", [{"RANK": "4"}, {"RANK": "-1"}, {"LOCAL_RANK": "x"}, {"LOCAL_RANK": "4"}])
-def test_impossible_places_are_refused(change):
+def test_impossible_places_are_refused(change: Any) -> None:
     with pytest.raises(ConfigError, match="RANK"):
         read_rank_facts({**TORCHRUN, **change})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import time
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from galley.rundir import RunFolder
 from galley.schema import Eval
 from trainer import meter as meter_module
 from trainer.evaluation import OneForward
-from trainer.failures import DiskFullError, NonFiniteLossError, classify
+from trainer.failures import DiskFullError, EngagementError, NonFiniteLossError, classify
 from trainer.journal import Journal
 from trainer.meter import Meter
 from trainer.stopping import EarlyStopping
@@ -27,6 +29,7 @@ CONFIG_ERROR = ConfigError(Problem("data.path", "has no label column"))
     [
         (CONFIG_ERROR, "model", "configuration"),
         (CONFIG_ERROR, "data", "data"),
+        (EngagementError("unwrapped"), "train", "configuration"),
         (CheckpointError("cut"), "model", "checkpoint"),
         (NonFiniteLossError("nan"), "train", "nan"),
         (FloatingPointError("scale"), "train", "nan"),
@@ -44,29 +47,29 @@ CONFIG_ERROR = ConfigError(Problem("data.path", "has no label column"))
         (ValueError("a mistake in a task"), "train", "user"),
     ],
 )  # fmt: skip
-def test_every_error_has_its_class(error, phase, expected):
+def test_every_error_has_its_class(error: Any, phase: Any, expected: Any) -> None:
     assert classify(error, phase) == expected
 
 
-def test_patience_counts_evaluations_without_improvement():
+def test_patience_counts_evaluations_without_improvement() -> None:
     stopping = EarlyStopping(Eval(metric="eval/f1", patience=2))
     values = [0.5, 0.6, 0.6, float("nan")]
     assert [stopping.update({"eval/f1": value}) for value in values] == [False, False, False, True]
     assert (stopping.best, stopping.misses) == (0.6, 2)
 
 
-def test_smaller_may_be_better_and_no_patience_never_stops():
+def test_smaller_may_be_better_and_no_patience_never_stops() -> None:
     stopping = EarlyStopping(Eval(metric="eval/loss", mode="min"))
     assert [stopping.update({"eval/loss": v}) for v in (1.0, 0.5, 0.7, 0.8, 0.9)] == [False] * 5
     assert stopping.best == 0.5
 
 
-def test_an_unknown_metric_names_the_known_ones():
+def test_an_unknown_metric_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"eval/f2(.|\n)*did you mean 'eval/f1'"):
         EarlyStopping(Eval(metric="eval/f2")).update({"eval/f1": 0.5, "eval/accuracy": 0.5})
 
 
-def test_pauses_and_first_steps_do_not_count(monkeypatch):
+def test_pauses_and_first_steps_do_not_count(monkeypatch: Any) -> None:
     now = [0.0]
     monkeypatch.setattr(meter_module.time, "perf_counter", lambda: now[0])
     meter = Meter()
@@ -86,7 +89,7 @@ def test_pauses_and_first_steps_do_not_count(monkeypatch):
     assert meter.steady().tokens_per_s == 40.0
 
 
-def test_rows_after_the_resumed_step_are_forgotten(tmp_path):
+def test_rows_after_the_resumed_step_are_forgotten(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     first = Journal(folder, 1, is_main=True)
     for step in (1, 2, 3):
@@ -101,7 +104,7 @@ def test_rows_after_the_resumed_step_are_forgotten(tmp_path):
     assert again.metrics() == {"train/loss": 0.25}
 
 
-def test_progress_is_told_at_once_for_phases_and_sparingly_for_steps(tmp_path):
+def test_progress_is_told_at_once_for_phases_and_sparingly_for_steps(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     journal = Journal(folder, 1, is_main=True)
     journal.enter("train", 0, 100)
@@ -115,11 +118,11 @@ def test_progress_is_told_at_once_for_phases_and_sparingly_for_steps(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_loss_and_predictions_share_one_forward():
+def test_loss_and_predictions_share_one_forward() -> None:
     calls = []
 
     class Model(torch.nn.Module):
-        def forward(self, x, scale=None):
+        def forward(self, x: Any, scale: Any = None) -> Any:
             calls.append(1)
             return x * 2
 
