@@ -1,4 +1,4 @@
-"""The Hugging Face hub, and the one line that a user sees when it cannot be reached."""
+"""The Hugging Face libraries: the hub when it cannot be reached, and their own messages."""
 
 from __future__ import annotations
 
@@ -6,47 +6,80 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlparse
+from urllib.request import getproxies
 
 from galley.errors import ConfigError, Problem
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 PROBE_TIMEOUT_S = 5.0
+TRUE_VALUES = {"1", "ON", "YES", "TRUE"}
 
 
 def use_cache_if_unreachable() -> None:
     """Before a Hugging Face library is imported: without the hub it shall look into its cache only.
 
-    Their clients would retry for minutes, for every file.
+    Their clients would retry for a minute.
     """
-    if os.environ.get("HF_HUB_OFFLINE") is None and not _reachable():
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() not in TRUE_VALUES and not _reachable():
         os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def _reachable() -> bool:
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True  # only the proxy can tell
-    url = urlparse(os.environ.get("HF_ENDPOINT", DEFAULT_ENDPOINT))
+    endpoint = urlparse(os.environ.get("HF_ENDPOINT", DEFAULT_ENDPOINT))
+    proxies = getproxies()
+    proxy = proxies.get(endpoint.scheme) or proxies.get("all")
+    target = endpoint
+    if proxy:
+        target = urlparse(proxy if "://" in proxy else f"http://{proxy}")
     try:
-        port = url.port or (443 if url.scheme == "https" else 80)
-        socket.create_connection((url.hostname or "", port), PROBE_TIMEOUT_S).close()
-    except OSError:
+        port = target.port or (443 if target.scheme == "https" else 80)
+        socket.create_connection((target.hostname or "", port), PROBE_TIMEOUT_S).close()
+    except (OSError, ValueError):
         return False
     return True
 
 
 @contextmanager
-def hub_errors(key: str, name: str) -> Iterator[None]:
-    """Turns what the libraries raise about `name` into a problem of the recipe key `key`."""
+def hub_errors(key: str, name: str, local: bool = False) -> Iterator[None]:
+    """Turns what the libraries raise about `name` into a problem of the recipe key `key`.
+
+    `local`: it is loaded from a folder, so the hub has no part in the failure.
+    """
     try:
         yield
-    except (OSError, ValueError) as error:  # their errors of network, cache and names are of these
-        reason = next(
-            (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
+    except (OSError, ValueError) as error:  # their errors of network, cache, names and contents
+        raise ConfigError(_problem(f"{key}={name}", error, local)) from error
+
+
+def _problem(where: str, error: Exception, local: bool) -> Problem:
+    from huggingface_hub.constants import is_offline_mode
+
+    if not local and (is_offline_mode() or isinstance(error, ConnectionError)):
+        what = (
+            "is not in the local cache, and the Hugging Face hub cannot be reached:"
+            " use profile=small, or a local model with data.path=DIR"
         )
-        if os.environ.get("HF_HUB_OFFLINE") == "1":
-            what = "is not in the local cache, and the Hugging Face hub cannot be reached"
-            hint = "offline: profile=small, or model=minilm and data.path=DIR"
-        else:
-            what, hint = f"cannot be loaded: {reason}", "check the name, and HF_TOKEN for a private one"
-        raise ConfigError(Problem(f"{key}={name}", what, hint)) from error
+        return Problem(where, what)
+    lines = (line.strip() for line in str(error).splitlines())
+    reason = next(filter(None, lines), type(error).__name__)
+    hint = "" if local else "check the name, and HF_TOKEN for a private one"
+    return Problem(where, f"cannot be loaded: {reason}", hint)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and warnings of Transformers: Galley reports what matters in its own words."""
+    from transformers.utils import logging
+
+    theirs: Any = logging  # untyped
+    level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        theirs.set_verbosity(level)
+        if bars:
+            theirs.enable_progress_bar()

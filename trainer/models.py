@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +15,53 @@ from galley.errors import ConfigError, Problem
 from galley.schema import Recipe
 from trainer.assets import is_embedded, model_folder
 from trainer.cache import cache_root
-from trainer.hub import hub_errors, use_cache_if_unreachable
+from trainer.hub import hub_errors, quiet_transformers, use_cache_if_unreachable
 
 log = logging.getLogger("galley")
 
 
-def source(recipe: Recipe) -> str:
-    """What Transformers loads: a folder, or a name on the hub."""
+@dataclass(frozen=True)
+class Source:
+    """What Transformers loads: a folder (`local`), or a name on the hub."""
+
+    path: str
+    local: bool
+
+
+def find_source(recipe: Recipe) -> Source:
+    """Where the recipe's model lies. Raises `ConfigError` for a folder that holds none."""
     name = recipe.model.name
     if is_embedded(name):
-        return str(model_folder(name, cache_root(recipe.data)))
+        return Source(str(model_folder(name, cache_root(recipe.data))), local=True)
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").exists():
             raise ConfigError(Problem(f"model.name={name}", "is a folder without config.json"))
-        return str(folder)
+        return Source(str(folder), local=True)
     if name.startswith((".", "/", "~")):
         raise ConfigError(Problem(f"model.name={name}", "does not exist"))
     use_cache_if_unreachable()
-    return name
+    return Source(name, local=False)
 
 
 def load_tokenizer(recipe: Recipe) -> Any:
-    """The fast tokenizer of the model."""
-    name = source(recipe)
-    from transformers import AutoTokenizer
+    """The fast tokenizer of the model.
 
-    with hub_errors("model.name", recipe.model.name):
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=recipe.model.trust_remote_code)
+    Raises `ConfigError` where it has none, cannot pad, or `data.max_length` is more than the model reads.
+    """
+    with _loading(recipe) as path:
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=recipe.model.trust_remote_code)
+    where, limit = f"model.name={recipe.model.name}", tokenizer.model_max_length
+    if not tokenizer.is_fast:
+        raise ConfigError(Problem(where, "has no fast tokenizer (tokenizer.json)"))
+    if tokenizer.pad_token_id is None:
+        raise ConfigError(Problem(where, "its tokenizer has no padding token", "add pad_token to it"))
+    if recipe.data.max_length > limit:
+        what = f"{where} reads at most {limit} tokens"
+        raise ConfigError(Problem(f"data.max_length={recipe.data.max_length}", what))
+    return tokenizer
 
 
 def load_classifier(recipe: Recipe, num_labels: int) -> torch.nn.Module:
@@ -47,36 +69,47 @@ def load_classifier(recipe: Recipe, num_labels: int) -> torch.nn.Module:
 
     A head that the stored model lacks is drawn from the recipe's seed alone, so that every rank,
     and every run of this seed, starts from the same weights. Raises `ConfigError` where the stored
-    head has another shape and `model.ignore_mismatched_head` is off.
+    head has another shape and `model.ignore_mismatched_head` is off, and where any other weight has.
     """
-    from transformers import AutoModelForSequenceClassification
+    options: dict[str, Any] = {"trust_remote_code": recipe.model.trust_remote_code}
+    if recipe.model.attn_implementation is not None:
+        options["attn_implementation"] = recipe.model.attn_implementation
+    with _loading(recipe) as path, torch.random.fork_rng(devices=[]):
+        from transformers import AutoModelForSequenceClassification
 
-    name, model = source(recipe), recipe.model
-    options: dict[str, Any] = {"trust_remote_code": model.trust_remote_code}
-    if model.attn_implementation is not None:
-        options["attn_implementation"] = model.attn_implementation
-    with torch.random.fork_rng(devices=[]), hub_errors("model.name", model.name):
         torch.manual_seed(recipe.seed)
-        loaded, info = AutoModelForSequenceClassification.from_pretrained(
-            name,
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path,
             num_labels=num_labels,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             **options,
         )
-    _check_head(info, recipe, num_labels)
-    loaded.config.use_cache = False
-    result: torch.nn.Module = loaded
-    return result
+    _check_weights(info, recipe, model.base_model_prefix, num_labels)
+    model.config.use_cache = False
+    loaded: torch.nn.Module = model
+    return loaded
 
 
-def _check_head(info: dict[str, Any], recipe: Recipe, num_labels: int) -> None:
-    mismatched = [str(entry[0]) for entry in info.get("mismatched_keys", ())]
+@contextmanager
+def _loading(recipe: Recipe) -> Iterator[str]:
+    """What to load; while it loads, only Galley reports about it."""
+    source = find_source(recipe)
+    with quiet_transformers(), hub_errors("model.name", recipe.model.name, source.local):
+        yield source.path
+
+
+def _check_weights(info: dict[str, Any], recipe: Recipe, body: str, num_labels: int) -> None:
+    """Weights of another shape may only be the head's, and only with the recipe's consent."""
+    mismatched = sorted(str(entry[0]) for entry in info["mismatched_keys"])
+    wrong = [name for name in mismatched if name.startswith(f"{body}.")]
+    where = f"model.name={recipe.model.name}"
+    if wrong:
+        raise ConfigError(Problem(where, f"its weights do not fit its config.json: {', '.join(wrong)}"))
     if mismatched and not recipe.model.ignore_mismatched_head:
-        what = f"its stored head does not have {num_labels} labels ({', '.join(mismatched)})"
-        hint = "model.ignore_mismatched_head=true starts with a new head"
-        raise ConfigError(Problem(f"model.name={recipe.model.name}", what, hint))
-    new = sorted({*mismatched, *map(str, info.get("missing_keys", ()))})
+        what = f"its head has not {num_labels} labels ({', '.join(mismatched)})"
+        raise ConfigError(Problem(where, what, "model.ignore_mismatched_head=true starts with a new head"))
+    new = sorted({*mismatched, *map(str, info["missing_keys"])})
     if new:
         log.info("new weights, drawn from seed %d: %s", recipe.seed, ", ".join(new))

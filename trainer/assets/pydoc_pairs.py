@@ -4,9 +4,9 @@ Source: `pydoc_data.topics`, which every CPython carries. A sentence belongs to 
 (shortest) topic that quotes it, so that no sentence stands under two topics, and each topic is
 wholly in one split: nothing of the evaluation is seen in training.
 
-A positive pair is a sentence and one that follows closely in its topic; the negatives pair the
-same first sentences with the second sentences of other topics. Both classes therefore hold the
-same sentences, equally often, and only their relation tells them apart.
+A positive pair is a sentence and one that follows closely in its topic and shares a word; the
+negatives pair the same first sentences with the second sentences of other topics. Both classes
+hold the same sentences, equally often, so only their relation tells them apart.
 """
 
 from __future__ import annotations
@@ -19,15 +19,18 @@ from functools import cache
 Pair = tuple[str, str, int]
 """First sentence, second sentence, label: 1 for the same topic, 0 for another."""
 
-NUM_PAIRS = {"train": 1600, "eval": 320}
-MIN_WORDS, MAX_WORDS = 6, 24
-REACH = 1
+NUM_PAIRS = {"train": 960, "eval": 240}
+MIN_WORDS, MAX_WORDS = 4, 16
+# A pair lies at most so many sentences apart, and shares a word of at least so many letters.
+REACH = 3
 STEM = 5
-MAX_PAIRS_PER_TOPIC = 400
-EVAL_EVERY = 5
+# One topic in so many is kept for evaluation.
+EVAL_EVERY = 4
+# At most half of the smaller split, so that every topic finds others to be crossed with.
+MAX_PAIRS_PER_TOPIC = 60
 
 _UNDERLINE = re.compile(r"^[*=\-~^\"]{3,}$", re.MULTILINE)
-_SENTENCE_END = re.compile(r"(?<=[a-z0-9)\"\]])\.\s+(?=[A-Z\"])")
+_SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!etc)(?<=[a-z0-9)\"\]])\.\s+(?=[A-Z\"])")
 _WORD = re.compile(r"[a-z_]+")
 _CODE = re.compile(r">>>|::=|^\s{6,}\S|[{}]|=\s", re.MULTILINE)
 
@@ -45,23 +48,29 @@ def pairs(split: str) -> list[Pair]:
 
 def topics_of(split: str) -> dict[str, list[str]]:
     """The sentences of each topic of a split, in the order of the text."""
-    ordered = sorted(_sentences_by_topic(), key=_digest)
-    chosen = [name for i, name in enumerate(ordered) if (i % EVAL_EVERY == 0) == (split == "eval")]
-    return {name: list(_sentences_by_topic()[name]) for name in chosen}
+    return {
+        name: list(sentences)
+        for name, sentences in _sentences_by_topic().items()
+        if (int(_digest(name), 16) % EVAL_EVERY == 0) == (split == "eval")
+    }
 
 
 def _positives(split: str) -> list[tuple[str, str, str]]:
-    """(topic, sentence, close successor), no topic with more than its share."""
+    """(topic, sentence, successor that shares a word), each sentence once in front."""
     found = []
     for name, sentences in topics_of(split).items():
         close = [
             (name, first, second)
-            for i, first in enumerate(sentences)
-            for second in sentences[i + 1 : i + 1 + REACH]
-            if _content(first) & _content(second)
+            for position, first in enumerate(sentences, 1)
+            for second in _related(first, sentences[position : position + REACH])
         ]
         found += sorted(close, key=lambda pair: _digest(*pair))[:MAX_PAIRS_PER_TOPIC]
     return sorted(found, key=lambda pair: _digest(*pair))
+
+
+def _related(first: str, successors: Sequence[str]) -> Sequence[str]:
+    """The nearest of the successors that shares a word with `first`, if there is one."""
+    return [second for second in successors if _content(first) & _content(second)][:1]
 
 
 def _crossed(positives: Sequence[tuple[str, str, str]]) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Tokenized splits on disk: memory-mapped, keyed by content, written by one process.
 
-One Arrow file a split: `input_ids` and `token_type_ids` (lists of uint32 and uint8), `label`.
+One Arrow file a split: `input_ids` and `token_type_ids` (lists of uint32 and uint8), `label`; a
+checksum of all values is in the metadata of its schema.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import hashlib
 import json
 import logging
 import tempfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,8 @@ from trainer.tasks.base import Sample
 
 log = logging.getLogger("galley")
 
-FORMAT = 1
+FORMAT = 2
+CHECKSUM = b"crc32"
 SCHEMA = pa.schema(
     [("input_ids", pa.list_(pa.uint32())), ("token_type_ids", pa.list_(pa.uint8())), ("label", pa.int32())]
 )
@@ -89,28 +92,19 @@ def tokenized(split: Split, tokenizer: Any, max_length: int, cache: Path) -> Arr
     key = content_key(split, tokenizer, max_length)
     path = cache / "tokenized" / f"{key}.arrow"
     if path.exists():
-        table = _open(path)
-        if table is not None and table.num_rows == len(split.labels):
-            return ArrowDataset(table, key)
-        log.warning("%s cannot be read: tokenizing again", path)
+        try:
+            return ArrowDataset(_open(path), key)
+        except (pa.ArrowException, OSError) as error:
+            log.warning("%s is damaged (%s): tokenizing again", path, error)
     _write(_encode(split, tokenizer, max_length), path)
-    table = _open(path)
-    if table is None:
-        raise OSError(f"{path}: cannot be read back after it was written")
-    return ArrowDataset(table, key)
+    return ArrowDataset(_open(path), key)
 
 
 def _encode(split: Split, tokenizer: Any, max_length: int) -> pa.Table:
     encoded = tokenizer(*split.texts, truncation=True, max_length=max_length, return_token_type_ids=True)
-    truncated = sum(len(ids) == max_length for ids in encoded["input_ids"])
-    if truncated:
-        log.info(
-            "%s: %d of %d samples fill or exceed %d tokens",
-            split.where,
-            truncated,
-            len(split.labels),
-            max_length,
-        )
+    full = sum(len(ids) == max_length for ids in encoded["input_ids"])
+    if full:
+        log.info("%s: %d samples reach data.max_length=%d tokens", split.where, full, max_length)
     columns = [encoded["input_ids"], encoded["token_type_ids"], split.labels]
     return pa.table(columns, schema=SCHEMA)
 
@@ -119,21 +113,32 @@ def _write(table: pa.Table, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
         partial = Path(stream.name)
+        schema = table.schema.with_metadata({CHECKSUM: _checksum(table)})
         try:
-            with pa.ipc.new_file(stream, table.schema) as writer:
-                writer.write_table(table)
+            with pa.ipc.new_file(stream, schema) as writer:
+                writer.write_table(table.cast(schema))
             stream.flush()
+            partial.chmod(0o644)
             partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
 
 
-def _open(path: Path) -> pa.Table | None:
-    try:
-        with pa.memory_map(str(path)) as source:
-            table = pa.ipc.open_file(source).read_all()
-            table.validate(full=True)
-            return table
-    except (pa.ArrowInvalid, OSError):
-        return None
+def _open(path: Path) -> pa.Table:
+    """The table, mapped into memory. Raises `pa.ArrowException` or `OSError` for a damaged file."""
+    with pa.memory_map(str(path)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    table.validate(full=True)
+    if (table.schema.metadata or {}).get(CHECKSUM) != _checksum(table):
+        raise pa.ArrowInvalid("checksum differs")
+    return table
+
+
+def _checksum(table: pa.Table) -> bytes:
+    """CRC-32 of every value and of the lengths of all lists."""
+    crc = 0
+    for name in ("input_ids", "token_type_ids"):
+        values, offsets = _flat(table, name)
+        crc = zlib.crc32(np.diff(offsets).tobytes(), zlib.crc32(np.ascontiguousarray(values).data, crc))
+    return str(zlib.crc32(table["label"].to_numpy().tobytes(), crc)).encode()

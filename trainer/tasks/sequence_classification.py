@@ -13,6 +13,7 @@ from galley.schema import Recipe
 from trainer.cache import cache_root
 from trainer.data.sources import read_splits
 from trainer.data.tokenized import ArrowDataset, tokenized
+from trainer.hub import quiet_transformers
 from trainer.models import load_classifier, load_tokenizer
 from trainer.tasks.base import Batch, Datasets, MainFirst, Sample, Task, TokenizedDataset
 
@@ -35,14 +36,15 @@ class SequenceClassification(Task):
         data, cache = self.recipe.data, cache_root(self.recipe.data)
         with main_first():
             splits = read_splits(data)
-            self.num_labels = max(splits["train"].labels) + 1
-            train = tokenized(splits["train"], self.tokenizer, data.max_length, cache)
+            self.num_labels = splits.num_labels
+            train = tokenized(splits.train, self.tokenizer, data.max_length, cache)
             held_out = None
             if self.recipe.eval.enabled:
-                held_out = tokenized(splits["eval"], self.tokenizer, data.max_length, cache)
+                held_out = tokenized(splits.eval, self.tokenizer, data.max_length, cache)
         return Datasets(train, held_out)
 
     def model(self) -> torch.nn.Module:
+        assert self.num_labels, "datasets() comes first: it counts the classes"  # noqa: S101
         return load_classifier(self.recipe, self.num_labels)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
@@ -83,13 +85,14 @@ class SequenceClassification(Task):
         return (*names, "token_type_ids") if "token_type_ids" in self.tokenizer.model_input_names else names
 
     def metrics(self, predictions: NDArray[Any], dataset: TokenizedDataset) -> dict[str, float]:
-        """`loss`, `accuracy`, and `f1`: of class 1 for two classes, else the mean over the classes."""
+        """See `classification_metrics`."""
         labels = _labels(dataset)
         return classification_metrics(predictions, labels, self.num_labels)
 
     def save_pretrained(self, model: torch.nn.Module, state: Batch, folder: str) -> None:
-        model.save_pretrained(folder, state_dict=state)  # type: ignore[operator]  # a Transformers model
-        self.tokenizer.save_pretrained(folder)
+        with quiet_transformers():
+            model.save_pretrained(folder, state_dict=state)  # type: ignore[operator]  # a Transformers model
+            self.tokenizer.save_pretrained(folder)
 
 
 def _labels(dataset: TokenizedDataset) -> NDArray[np.int64]:
@@ -101,19 +104,24 @@ def _labels(dataset: TokenizedDataset) -> NDArray[np.int64]:
 def classification_metrics(
     logits: NDArray[Any], labels: NDArray[np.int64], num_labels: int
 ) -> dict[str, float]:
-    """Logits [samples, classes] and labels [samples] -> `loss`, `accuracy`, `f1`.
+    """Logits [samples, classes] and labels [samples] -> `loss` (mean cross-entropy), `accuracy`, `f1`.
 
-    `f1` = 2·TP / (2·TP + FP + FN), 0 where a class neither occurs nor is predicted.
+    For two classes `f1` is that of class 1, as GLUE reports it; for more it is the unweighted mean
+    over all classes, which is then also called `f1_macro`. F1 of a class = 2·TP / (2·TP + FP + FN),
+    and 0 where it neither occurs nor is predicted.
     """
     predicted = logits.argmax(axis=1)
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     scores = [_f1(predicted == label, labels == label) for label in range(num_labels)]
-    return {
+    metrics = {
         "loss": float(-log_probabilities[np.arange(len(labels)), labels].mean()),
         "accuracy": float((predicted == labels).mean()),
-        "f1": scores[1] if num_labels == 2 else float(np.mean(scores)),
     }
+    if num_labels == 2:
+        return {**metrics, "f1": scores[1]}
+    macro = float(np.mean(scores))
+    return {**metrics, "f1": macro, "f1_macro": macro}
 
 
 def _f1(predicted: NDArray[np.bool_], actual: NDArray[np.bool_]) -> float:
