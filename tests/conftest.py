@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support import REPO, not_available
 
@@ -23,6 +24,11 @@ FOREIGN = re.compile(
 for name in list(os.environ):
     if FOREIGN.fullmatch(name):
         del os.environ[name]
+
+
+# A busy machine is no reason for a property to fail.
+settings.register_profile("galley", deadline=None, print_blob=True)
+settings.load_profile("galley")
 
 
 @pytest.fixture(scope="session")
