@@ -110,6 +110,21 @@ def say_and_leave() -> None:
     print("I have nothing to do")
 
 
+def hang_once() -> None:
+    hang() if ATTEMPT == 1 else succeed()
+
+
+def save_and_end_when_asked() -> None:
+    """As the real worker does: the request is taken away once it is obeyed."""
+    if ATTEMPT > 1:
+        succeed()
+        return
+    while not (RUN_DIR / "PREEMPT").exists():
+        time.sleep(0.05)
+    write(RUN_DIR / "result.json", {"state": "preempted", "exit_code": 4, "attempts": ATTEMPT})
+    (RUN_DIR / "PREEMPT").unlink()
+
+
 def record() -> None:
     write(RUN_DIR / f"received-{RANK}.json", {"argv": sys.orig_argv, "env": dict(os.environ)})
     succeed()
