@@ -82,8 +82,12 @@ def run_state(folder: RunFolder) -> State:
     if handle is None:
         return "unknown"
     launcher, result = make_launcher(handle.launcher), result_of(folder, handle.attempt)
-    state = result.state if result is not None else launcher.poll(handle, folder)
-    if result is None and launcher.remote and state in FINAL_STATES:  # perhaps nobody follows it
+    if result is not None and not (launcher.remote and result.state == "preempted"):
+        return result.state
+    state = launcher.poll(handle, folder)
+    if result is not None:  # a scheduler starts what was preempted again
+        return state if state in ("queued", "running") else result.state
+    if launcher.remote and state in FINAL_STATES:  # perhaps nobody follows it
         result = conclude(launcher, handle, folder, folder.read_spec(), Interrupts())
         folder.write_result(result)
         return result.state

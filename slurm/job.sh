@@ -2,7 +2,7 @@
 set -euo pipefail
 
 # Exit codes that reach Slurm, and with it whatever waits for this job (launchers/slurm_states.py).
-readonly CANCELLED=5 NOT_SHARED=66 REQUEUE=99
+readonly PREEMPTED=4 CANCELLED=5 NOT_SHARED=66 REQUEUE=99
 
 if ! [ -r "$run_dir/plan/env.sh" ]; then
     echo "galley: $(hostname) cannot read $run_dir/plan: it must be on a file system that all nodes share"
@@ -90,8 +90,11 @@ case $(state_of_attempt) in
     succeeded) exit 0 ;;
     cancelled) exit "$CANCELLED" ;;
     preempted)
-        if [ -n "$requeue" ]; then scontrol requeue "$SLURM_JOB_ID" || true; fi
-        exit "$REQUEUE" # also requeues, where the site has RequeueExit=99
+        if [ -n "$requeue" ]; then
+            scontrol requeue "$SLURM_JOB_ID" || true
+            exit "$REQUEUE" # also requeues, where the site has RequeueExit=99
+        fi
+        exit "$PREEMPTED"
         ;;
 esac
 exit $((status ? status : 1)) # ranks that end without a result have failed

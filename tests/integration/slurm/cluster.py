@@ -118,11 +118,12 @@ class SlurmCluster:
         self._children.append(child)
 
     def stop(self) -> None:
+        """End all jobs, then the daemons: with a job that is being cleaned up, slurmd would wait."""
         self.run("scancel", "--user", getpass.getuser())
+        wait_until(lambda: not self.run("squeue", "-h").out, 20)
         for child in reversed(self._children):
-            child.terminate()
-        for child in reversed(self._children):
-            child.wait(10)
+            child.kill()
+            child.wait()
 
     def run(self, *argv: str) -> Finished:
         """A command of Slurm."""
