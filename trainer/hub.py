@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,16 +15,18 @@ from galley.errors import ConfigError, Problem
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 PROBE_TIMEOUT_S = 5.0
+# Modules that read HF_HUB_OFFLINE when they are imported, and never again.
+READ_AT_IMPORT = {"huggingface_hub.constants", "datasets.config"}
 TRUE_VALUES = {"1", "ON", "YES", "TRUE"}
 
 
 def use_cache_if_unreachable() -> None:
-    """Before a Hugging Face library is imported: without the hub it shall look into its cache only.
-
-    Their clients would retry for a minute.
-    """
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() not in TRUE_VALUES and not _reachable():
-        os.environ["HF_HUB_OFFLINE"] = "1"
+    """Without the hub the libraries shall look into their caches only: they would retry for a minute."""
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in TRUE_VALUES or _reachable():
+        return
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    for name in READ_AT_IMPORT & sys.modules.keys():
+        vars(sys.modules[name])["HF_HUB_OFFLINE"] = True
 
 
 def _reachable() -> bool:
