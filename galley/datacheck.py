@@ -103,10 +103,10 @@ def find_columns(header: Sequence[str], data: Data, where: str) -> Columns:
     texts = tuple(data.text_columns) if data.text_columns else _usual_texts(header)
     label = data.label_column or next((name for name in LABEL_NAMES if name in header), None)
     if not texts:
-        problems.append(_no_column(where, "data.text_columns", None, header))
+        problems.append(_no_column(where, "data.text_columns", "text", header, named=False))
     problems += [_no_column(where, "data.text_columns", name, header) for name in texts if name not in header]
     if label is None or label not in header:
-        problems.append(_no_column(where, "data.label_column", label, header))
+        problems.append(_no_column(where, "data.label_column", label or "label", header, named=bool(label)))
     if len(texts) > 2:
         problems.append(Problem("data.text_columns", f"names {len(texts)} columns", "one, or two for pairs"))
     if problems or label is None:
@@ -124,10 +124,11 @@ def _usual_texts(header: Sequence[str]) -> tuple[str, ...]:
     return next(iter([*pairs, *single]), ())
 
 
-def _no_column(where: str, key: str, name: str | None, header: Sequence[str]) -> Problem:
-    what = f"has no column '{name}'" if name else "has no column that is recognized"
-    hint = " ".join(filter(None, (nearest(name or "", header), f"set {key}; columns: {', '.join(header)}")))
-    return Problem(where, what, hint)
+def _no_column(where: str, key: str, name: str, header: Sequence[str], named: bool = True) -> Problem:
+    """`named`: the recipe names the column; otherwise `name` is what it is usually called."""
+    what = f"has no column '{name}'" if named else f"has no {name} column that is recognized"
+    hint = f"{nearest(name, header)} set {key}; columns: {', '.join(header)}"
+    return Problem(where, what, hint.strip())
 
 
 def to_split(rows: Sequence[Row], columns: Columns, where: str, complete: bool = True) -> Split:

@@ -57,7 +57,7 @@ def _rows(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as stream:
         if path.suffix == ".jsonl":
             lines = ((number, line) for number, line in enumerate(stream, 1) if line.strip())
-            yield from ((number, _json_object(line, path, number)) for number, line in lines)
+            yield from ((number, _json_object(line.rstrip(), path, number)) for number, line in lines)
         elif path.suffix == ".json":
             yield from enumerate(_json_objects(stream.read(), path), 1)
         else:
@@ -111,7 +111,7 @@ def _delimited(stream: Any, path: Path) -> Iterator[Row]:
         header = next(reader, [])
         for values in reader:
             if values and len(values) != len(header):
-                what = f"has {len(values)}, the header has {len(header)}"
+                what = f"has {len(values)} values, the header {len(header)}"
                 raise DataError(Problem(f"{path}:{reader.line_num}", what))
             if values:
                 yield reader.line_num, dict(zip(header, values, strict=True))
