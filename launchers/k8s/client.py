@@ -45,8 +45,8 @@ class Client(ABC):
         """The place, with what it leaves open filled in."""
 
     @abstractmethod
-    def create(self, argv: Sequence[str]) -> None:
-        """Carry out `kubectl create -f FILE …`."""
+    def create(self, argv: Sequence[str], files: Sequence[Path]) -> None:
+        """Carry out `argv`, a `kubectl create` of the files."""
 
     @abstractmethod
     def get(self, resource: str, name: str) -> Object | None:
@@ -81,7 +81,7 @@ class Kubectl(Client):
             self.place.namespace or context.get("namespace", "default"),
         )
 
-    def create(self, argv: Sequence[str]) -> None:
+    def create(self, argv: Sequence[str], files: Sequence[Path]) -> None:
         proc.run(argv, timeout_s=TIMEOUT_S, env=dict(os.environ))
 
     def get(self, resource: str, name: str) -> Object | None:
@@ -100,14 +100,23 @@ class Kubectl(Client):
             raise
 
     def delete(self, files: Sequence[Path]) -> None:
-        named = [f"--filename={path}" for path in files]
-        self._run("delete", *named, "--ignore-not-found", "--wait=false")
+        self._run("delete", *file_flags(files), "--ignore-not-found", "--wait=false")
 
     def _run(self, *words: str) -> str:
         return proc.run(self._argv(*words), timeout_s=TIMEOUT_S)
 
     def _argv(self, *words: str) -> list[str]:
         return ["kubectl", *words, *place_flags(self.place.context, self.place.namespace)]
+
+
+def file_flags(files: Sequence[Path]) -> list[str]:
+    """`-f FILE` each. kubectl reads the value as a line of CSV: commas and quotes need quotes."""
+    found = []
+    for path in files:
+        text = str(path)
+        quoted = '"' + text.replace('"', '""') + '"' if any(mark in text for mark in '",\n\r') else text
+        found += ["-f", quoted]
+    return found
 
 
 def place_flags(context: str | None, namespace: str | None) -> list[str]:

@@ -14,13 +14,13 @@ from typing import Any
 from galley.errors import ConfigError, Problem, SubmissionError
 from galley.layout import declared_facts
 from galley.rundir import RunFolder, write_atomic
-from galley.schema import Recipe
+from galley.schema import K8s, Recipe
 from galley.spec import FINAL_STATES, ClusterFacts, LaunchPlan, RunHandle, RunResult, RunSpec, State
 from launchers import agent_log as agents
 from launchers.base import Diagnosis, Launcher
 from launchers.k8s.bundle import code_config_map
 from launchers.k8s.checks import manifest_problems
-from launchers.k8s.client import Client, Place, make_client, place_flags
+from launchers.k8s.client import Client, Place, file_flags, make_client, place_flags
 from launchers.k8s.collect import collect
 from launchers.k8s.manifests import KINDS, build, kind_of, make_job
 from launchers.k8s.names import code_name
@@ -98,11 +98,13 @@ class K8sLauncher(Launcher):
         if problems:
             raise ConfigError(problems)
         options = job.options
-        files = ([CODE] if options.transport == "configmap" else []) + [MANIFEST]
-        named = [word for name in files for word in ("-f", str(run_dir / "plan" / name))]
+        files = [run_dir / "plan" / name for name in _file_names(options)]
         return LaunchPlan(
             launcher=self.name,
-            argv=("kubectl", "create", *named, *place_flags(options.context, options.namespace)),
+            argv=(
+                *("kubectl", "create", *file_flags(files)),
+                *place_flags(options.context, options.namespace),
+            ),
             env={},
             forward_env=tuple(spec.recipe.launcher.forward_env),
             files={MANIFEST: to_yaml(objects, f"{spec.recipe.recipe}, run {spec.sha256[:12]}")},
@@ -113,14 +115,14 @@ class K8sLauncher(Launcher):
         spec = folder.read_spec()
         options = spec.recipe.launcher.k8s
         objects = from_yaml(plan.files[MANIFEST])
-        if str(folder.plan / CODE) in plan.argv:
+        if CODE in _file_names(options):
             metadata = {**objects[0]["metadata"], "name": code_name(objects[0]["metadata"]["name"])}
             code = code_config_map(folder, metadata)
             write_atomic(folder.plan / CODE, to_yaml([code], "the code of the run"))
         place = self.connect(Place(options.context or "", options.namespace or "")).current()
         client = self.connect(place)
         print(f"kubernetes: {place}", file=sys.stderr, flush=True)
-        _create(client, plan, folder, KINDS[kind_of(spec)], objects[-1]["metadata"]["name"])
+        _create(client, plan, _files(folder, options), KINDS[kind_of(spec)], objects[-1]["metadata"]["name"])
         return RunHandle(
             launcher=self.name,
             attempt=plan.attempt,
@@ -138,7 +140,9 @@ class K8sLauncher(Launcher):
         client = self._client(handle)
         try:
             job = client.get(*_resource(handle))
-            state: State = "unknown" if job is None else job_state(job)
+            state: State = _gone(folder, handle) if job is None else job_state(job)
+            if job is None:
+                return state
             if state in FINAL_STATES:
                 self._bring(client, handle, folder, self._pods(client, handle))
             elif state == "running" and now - seen.collected_at >= _COLLECT_EVERY_S:
@@ -204,7 +208,8 @@ class K8sLauncher(Launcher):
             return
         self._bring(client, handle, folder, self._pods(client, handle))
         manifest = folder.plan / MANIFEST
-        client.delete(_files(folder))
+        write_atomic(_deleted_mark(folder, handle), "")
+        client.delete(_files(folder, folder.read_spec().recipe.launcher.k8s))
         end = time.monotonic() + max(grace_s, _grace_s(manifest)) + _DELETION_S
         while self._pods(client, handle) and time.monotonic() < end and not hurry():
             time.sleep(0.5)
@@ -222,21 +227,35 @@ class K8sLauncher(Launcher):
         collect(client, pods, folder, handle.attempt, shared)
 
 
-def _create(client: Client, plan: LaunchPlan, folder: RunFolder, resource: str, name: str) -> None:
+def _create(client: Client, plan: LaunchPlan, files: list[Path], resource: str, name: str) -> None:
     """All objects, or none: kubectl goes on after one that is refused."""
     if client.get(resource, name) is not None:
         hint = f"delete it with `kubectl delete {resource} {name}`, or choose another run_dir"
         raise SubmissionError(f'{resource} "{name}" already exists ({client.place}); {hint}')
     try:
-        client.create(plan.argv)
+        client.create(plan.argv, files)
     except SubmissionError:
         with suppress(SubmissionError):  # the reason of the refusal is the one to be told
-            client.delete(_files(folder))
+            client.delete(files)
         raise
 
 
-def _files(folder: RunFolder) -> list[Path]:
-    return [path for path in (folder.plan / MANIFEST, folder.plan / CODE) if path.exists()]
+def _deleted_mark(folder: RunFolder, handle: RunHandle) -> Path:
+    """Tells every process why the cluster knows the job no more."""
+    return folder.logs(handle.attempt) / "deleted"
+
+
+def _gone(folder: RunFolder, handle: RunHandle) -> State:
+    return "cancelled" if _deleted_mark(folder, handle).exists() else "unknown"
+
+
+def _file_names(options: K8s) -> list[str]:
+    """The files of a plan, in the order in which their objects are created: the job is last."""
+    return [CODE, MANIFEST] if options.transport == "configmap" else [MANIFEST]
+
+
+def _files(folder: RunFolder, options: K8s) -> list[Path]:
+    return [folder.plan / name for name in _file_names(options)]
 
 
 def _resource(handle: RunHandle) -> tuple[str, str]:

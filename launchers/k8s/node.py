@@ -2,8 +2,8 @@
 
     python -P -m launchers.k8s.node --run-dir D --attempt N --nodes N --procs-per-node P -- COMMAND…
 
-Standard output is the pod's log (`launchers.k8s.relay` tells its lines). Ends as COMMAND does.
-SIGTERM is passed on; Kubernetes kills what has not ended after the grace period.
+Standard output is the pod's log (`launchers.k8s.relay` tells its lines). Ends as COMMAND does, but
+with 1 where the main rank left no result. SIGTERM is passed on; Kubernetes kills what has not ended after the grace period.
 """
 
 from __future__ import annotations
@@ -143,7 +143,16 @@ def main() -> int:
     agent_log = folder.logs(arguments.attempt) / f"agent-{socket.gethostname()}.log"
     relay = Relay(folder, arguments.attempt, ranks, arguments.send_files)
     code = run(arguments.command, environ, agent_log, relay)
+    has_main = ranks is None or 0 in ranks
+    if code == 0 and has_main and not has_result(folder, arguments.attempt):
+        print("[agent] the ranks ended without a result", flush=True)
+        return 1
     return code if code >= 0 else 128 - code
+
+
+def has_result(folder: RunFolder, attempt: int) -> bool:
+    result = folder.read_result()
+    return result is not None and result.attempts == attempt
 
 
 def run(command: Sequence[str], environ: Mapping[str, str], agent_log: Path, relay: Relay) -> int:

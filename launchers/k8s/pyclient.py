@@ -51,10 +51,10 @@ class PythonClient(Client):
         namespace = chosen["context"].get("namespace", "default")
         return Place(chosen["name"], self.place.namespace or namespace)
 
-    def create(self, argv: Sequence[str]) -> None:
+    def create(self, argv: Sequence[str], files: Sequence[Path]) -> None:
         """Objects in their order; what was created before one that is refused is deleted again."""
         created: list[tuple[str, str]] = []
-        for body in _objects(Path(argv[i + 1]) for i, word in enumerate(argv) if word == "-f"):
+        for body in _objects(files):
             path, name = self._path(body), body["metadata"]["name"]
             try:
                 self._call("POST", path, body, [("fieldValidation", "Strict")])
@@ -141,7 +141,7 @@ class PythonClient(Client):
         return self._api
 
 
-def _objects(files: Iterator[Path] | Sequence[Path]) -> Iterator[Object]:
+def _objects(files: Sequence[Path]) -> Iterator[Object]:
     for path in files:
         yield from from_yaml(path.read_text(encoding="utf-8"))
 
