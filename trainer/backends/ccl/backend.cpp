@@ -133,7 +133,6 @@ void put_back(const at::Tensor& tensor, const at::Tensor& dense) {
 
 Tensors rows_of(const at::Tensor& tensor, const std::vector<int64_t>& splits, int size) {
   check_cpu(tensor);
-  TORCH_CHECK(tensor.is_contiguous(), "ccl: all_to_all_single needs contiguous tensors");
   if (splits.empty()) {
     TORCH_CHECK(tensor.size(0) % size == 0, "ccl: all_to_all_single cannot divide dimension 0");
     return tensor.chunk(size);
@@ -404,51 +403,40 @@ WorkPtr CclBackend::reduce_scatter_tensor_coalesced(
 }
 
 // Every rank gives `inputs[r]` to rank r and gets `outputs[r]` from it; sizes may differ.
-CclBackend::Step CclBackend::exchange_step(Tensors outputs, Tensors inputs) const {
+WorkPtr CclBackend::exchange(
+    OpType type,
+    const char* title,
+    const Tensors& outputs,
+    const Tensors& inputs,
+    std::chrono::milliseconds timeout) {
   TORCH_CHECK(
       outputs.size() == static_cast<size_t>(size_) && inputs.size() == outputs.size(),
-      "ccl: an exchange of ",
-      size_,
-      " ranks needs as many tensors");
-  return [this, outputs = std::move(outputs), inputs = std::move(inputs)] {
-    const auto pointers = [](const Tensors& tensors) {
-      ccl::vector_class<void*> found;
-      for (const auto& tensor : tensors) {
-        found.push_back(tensor.data_ptr());
-      }
-      return found;
-    };
+      title,
+      ": needs as many tensors as there are ranks, ",
+      size_);
+  const auto received = flat_like(outputs);
+  Step step = [this,
+               received,
+               given = flatten(inputs),
+               give = byte_counts(inputs),
+               receive = byte_counts(outputs)] {
     return ccl::alltoallv(
-        pointers(inputs),
-        byte_counts(inputs),
-        pointers(outputs),
-        byte_counts(outputs),
+        given.data_ptr(),
+        give,
+        received.data_ptr(),
+        receive,
         ccl::datatype::uint8,
         *communicator_);
   };
+  auto finish = [received, outputs] { unflatten(received, outputs); };
+  return submit(type, title, outputs, {step}, finish, timeout);
 }
 
 WorkPtr CclBackend::alltoall(
     Tensors& outputs,
     Tensors& inputs,
     const c10d::AllToAllOptions& opts) {
-  Tensors received;
-  Tensors given;
-  for (size_t i = 0; i < outputs.size(); ++i) {
-    check_cpu(outputs[i]);
-    received.push_back(outputs[i].contiguous());
-  }
-  for (const auto& input : inputs) {
-    check_cpu(input);
-    given.push_back(input.contiguous());
-  }
-  auto step = exchange_step(received, given);
-  auto finish = [received, outputs] {
-    for (size_t i = 0; i < outputs.size(); ++i) {
-      put_back(outputs[i], received[i]);
-    }
-  };
-  return submit(OpType::ALLTOALL, "ccl:all_to_all", outputs, {step}, finish, opts.timeout);
+  return exchange(OpType::ALLTOALL, "ccl:all_to_all", outputs, inputs, opts.timeout);
 }
 
 WorkPtr CclBackend::alltoall_base(
@@ -457,9 +445,9 @@ WorkPtr CclBackend::alltoall_base(
     std::vector<int64_t>& output_splits,
     std::vector<int64_t>& input_splits,
     const c10d::AllToAllOptions& opts) {
-  auto outputs = rows_of(output, output_splits, size_);
-  auto inputs = rows_of(input, input_splits, size_);
-  return alltoall(outputs, inputs, opts);
+  const auto outputs = rows_of(output, output_splits, size_);
+  const auto inputs = rows_of(input, input_splits, size_);
+  return exchange(OpType::ALLTOALL_BASE, "ccl:all_to_all", outputs, inputs, opts.timeout);
 }
 
 // oneCCL has no gather: an exchange in which only the root receives.
@@ -467,7 +455,7 @@ WorkPtr CclBackend::gather(
     TensorLists& outputs,
     Tensors& inputs,
     const c10d::GatherOptions& opts) {
-  const auto input = only(inputs).contiguous();
+  const auto input = only(inputs);
   const auto nothing = at::empty({0}, input.options());
   Tensors given(size_, nothing);
   Tensors received(size_, nothing);
@@ -475,9 +463,7 @@ WorkPtr CclBackend::gather(
   if (opts.rootRank == rank_) {
     received = outputs.at(0);
   }
-  c10d::AllToAllOptions same;
-  same.timeout = opts.timeout;
-  return alltoall(received, given, same);
+  return exchange(OpType::GATHER, "ccl:gather", received, given, opts.timeout);
 }
 
 WorkPtr CclBackend::scatter(
@@ -492,9 +478,7 @@ WorkPtr CclBackend::scatter(
   if (opts.rootRank == rank_) {
     given = inputs.at(0);
   }
-  c10d::AllToAllOptions same;
-  same.timeout = opts.timeout;
-  return alltoall(received, given, same);
+  return exchange(OpType::SCATTER, "ccl:scatter", received, given, opts.timeout);
 }
 
 WorkPtr CclBackend::send(Tensors& tensors, int destination, int tag) {

@@ -100,7 +100,12 @@ class CclBackend final : public c10d::Backend {
       const at::Tensor& output,
       const at::Tensor& flat_input,
       ccl::reduction reduction) const;
-  Step exchange_step(Tensors outputs, Tensors inputs) const;
+  WorkPtr exchange(
+      c10d::OpType type,
+      const char* title,
+      const Tensors& outputs,
+      const Tensors& inputs,
+      std::chrono::milliseconds timeout);
   void close(std::chrono::milliseconds patience);
 
   std::chrono::milliseconds timeout_;

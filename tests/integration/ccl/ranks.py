@@ -1,0 +1,59 @@
+"""Real ranks for the cases of `cases.py`: `python ranks.py CASE WORLD_SIZE RUNS CACHE`.
+
+Ranks are forked from a process that has torch loaded, and end as any Python program ends: through
+the interpreter's own tear-down. Prints the exit codes of every run as JSON; -9 is a rank that
+did not end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+TIMEOUT_S = 90
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wait(pids: list[int]) -> list[int]:
+    end, codes = time.monotonic() + TIMEOUT_S, dict.fromkeys(pids)
+    while any(code is None for code in codes.values()):
+        for pid in [pid for pid, code in codes.items() if code is None]:
+            if time.monotonic() > end:
+                os.kill(pid, signal.SIGKILL)
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                codes[pid] = os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    return [int(code or 0) for code in codes.values()]
+
+
+def main() -> None:
+    case, world, runs, cache = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    import cases
+
+    results = []
+    for _ in range(runs):
+        port, pids = free_port(), []
+        for rank in range(world):
+            pid = os.fork()
+            if pid == 0:
+                os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+                cases.run(case, rank, world, cache)
+                return
+            pids.append(pid)
+        results.append(wait(pids))
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
