@@ -16,6 +16,8 @@ ENGINES = {
     ("torch", True, "none"): "trainer.strategies.plain:DdpEngine",
     ("deepspeed", True, "optimizer"): "trainer.strategies.zero:ZeroEngine",
     ("deepspeed", True, "grads"): "trainer.strategies.zero:ZeroEngine",
+    ("fsdp", True, "grads"): "trainer.strategies.fsdp:FsdpEngine",
+    ("fsdp", True, "params"): "trainer.strategies.fsdp:FsdpEngine",
 }
 """(engine, data_parallel, shard) -> class."""
 

@@ -94,7 +94,16 @@ class Engine(ABC):
         """Elements of optimizer state on this rank; only after the first step."""
 
     def held_params(self) -> int:
+        """Parameter elements on this rank, between steps."""
         return sum(p.numel() for p in self.parameters.values())
+
+    def full_numel(self, parameter: torch.nn.Parameter) -> int:
+        """Elements of a parameter on all ranks together."""
+        return parameter.numel()
+
+    def partitions(self) -> int:
+        """Parts into which what is partitioned is cut."""
+        return self.world_size()
 
     @abstractmethod
     def moment(self, moment: str, name: str) -> torch.Tensor:

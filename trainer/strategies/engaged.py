@@ -30,6 +30,9 @@ def promise(strategy: Strategy) -> Promise:
         kinds = {"none": (), "optimizer": ("optimizer",), "grads": ("optimizer", "grads")}
         kinds["params"] = ("optimizer", "grads", "params")
         return Promise("DeepSpeedEngine", frozenset(kinds[strategy.shard]))
+    if strategy.engine == "fsdp":
+        # Also with `grads`: parameters are kept gathered from forward to backward, not longer.
+        return Promise("FSDPModule", frozenset({"optimizer", "grads", "params"}))
     return Promise("DistributedDataParallel" if strategy.data_parallel else None, frozenset())
 
 
@@ -108,13 +111,13 @@ def _wrapper_problems(engaged: Engaged, engine: Engine) -> list[str]:
 
 def _element_problems(engaged: Engaged, engine: Engine) -> list[str]:
     """Every rank holds at most its share, and all together hold everything."""
-    world_size = engine.setup.layout.world_size
     partitioned = promise(engine.setup.recipe.strategy).partitioned
-    total = sum(p.numel() for p in engine.trainable.values())
-    totals = {"params": engine.held_params(), "grads": total, "optimizer": ADAM_MOMENTS * total}
+    total = sum(engine.full_numel(p) for p in engine.trainable.values())
+    every = sum(engine.full_numel(p) for p in engine.parameters.values())
+    totals = {"params": every, "grads": total, "optimizer": ADAM_MOMENTS * total}
     problems = []
     for kind, held in engaged.elements_per_rank.items():
-        share = totals[kind] / world_size if kind in partitioned else totals[kind]
+        share = totals[kind] / engine.partitions() if kind in partitioned else totals[kind]
         if max(held) > share * PADDING_SHARE + PADDING_ELEMENTS:
             problems.append(f"a rank holds {max(held)} {kind} elements, more than its share of {share:.0f}")
         if kind in partitioned and sum(held) < totals[kind]:

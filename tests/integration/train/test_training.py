@@ -39,6 +39,11 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ("zero2", 2, 1),
         ("zero2", 2, 2),
         ("zero2", 3, 1),
+        ("fsdp", 2, 1),
+        ("fsdp", 3, 2),
+        ("fsdp_grad_op", 2, 2),
+        ("fsdp_hybrid", 4, 1),
+        ("fsdp_offload", 2, 1),
     ],
 )
 def test_every_strategy_gives_the_losses_and_weights_of_one_process(

@@ -36,6 +36,19 @@ STRATEGIES = {
     "ddp": Strategy("ddp"),
     "zero1": Strategy("zero1", engine="deepspeed", shard="optimizer"),
     "zero2": Strategy("zero2", engine="deepspeed", shard="grads"),
+    "fsdp": Strategy("fsdp", engine="fsdp", shard="params", wrap="size", wrap_min_params=500),
+    "fsdp_grad_op": Strategy("fsdp_grad_op", engine="fsdp", shard="grads", wrap="none"),
+    "fsdp_hybrid": Strategy(
+        "fsdp_hybrid", engine="fsdp", shard="params", wrap="none", hybrid=True, hybrid_shard_size=2
+    ),
+    "fsdp_offload": Strategy(
+        "fsdp_offload",
+        engine="fsdp",
+        shard="params",
+        wrap="none",
+        offload_params="cpu",
+        offload_optimizer="cpu",
+    ),
 }
 
 

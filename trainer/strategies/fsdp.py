@@ -1,0 +1,139 @@
+"""FSDP2: parameters, gradients and optimizer state as parts of tensors (`fully_shard`).
+
+Driven directly: Accelerate's branch for it knows no CPU. Weights and gradients are fp32 and the
+forward runs under autocast, as under every engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+)
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from galley.errors import ConfigError, Problem
+from trainer.precision import TORCH_DTYPES
+from trainer.strategies.base import ReadTensor, Setup
+from trainer.strategies.plain import SingleEngine
+from trainer.strategies.wrapping import modules_to_wrap
+
+
+class FsdpEngine(SingleEngine):
+    """A model whose parameters are `DTensor`s on a mesh of the ranks."""
+
+    def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
+        self.mesh = make_mesh(setup)
+        strategy = setup.recipe.strategy
+        policy = {
+            "mesh": self.mesh,
+            "reshard_after_forward": strategy.reshard_after_forward,
+            "mp_policy": MixedPrecisionPolicy(reduce_dtype=TORCH_DTYPES[setup.recipe.precision.reduce]),
+            "offload_policy": _offload(setup),
+        }
+        for module in modules_to_wrap(model, strategy):
+            fully_shard(module, **policy)  # type: ignore[arg-type]  # one mapping for both calls
+        self.sharded = cast("FSDPModule", fully_shard(model, **policy))  # type: ignore[arg-type]
+        super().__init__(model, setup)
+
+    @property
+    def name(self) -> str:
+        return FSDPModule.__name__ if isinstance(self.model, FSDPModule) else type(self.model).__name__
+
+    @contextmanager
+    def micro_batch(self, last: bool) -> Iterator[None]:
+        self.sharded.set_requires_gradient_sync(last)
+        self.sharded.set_is_last_backward(last)
+        yield
+
+    def backward(self, loss: torch.Tensor) -> None:
+        # FSDP averages over the ranks.
+        super().backward(loss * self.world_size())
+
+    def world_size(self) -> int:
+        return self.mesh.size()
+
+    def partitions(self) -> int:
+        return self.mesh.size(self.mesh.ndim - 1)
+
+    def held_params(self) -> int:
+        return sum(_local(p).numel() for p in self.parameters.values())
+
+    def held_grads(self) -> int:
+        return sum(_local(p.grad).numel() for p in self.parameters.values() if p.grad is not None)
+
+    def held_optimizer(self) -> int:
+        states = self.optimizer.state.values()
+        return sum(_local(t).numel() for state in states for t in state.values() if t.ndim > 0)
+
+    def parameter(self, name: str) -> torch.Tensor:
+        return _full(self.parameters[name].detach())
+
+    def moment(self, moment: str, name: str) -> torch.Tensor:
+        parameter = self.parameters[name]
+        state = self.optimizer.state.get(parameter)
+        return torch.zeros(parameter.shape) if state is None else _full(state[moment])
+
+    def load_moments(self, read: ReadTensor, optimizer_steps: int) -> None:
+        self.optimizer_steps = optimizer_steps
+        for name, parameter in self.trainable.items():
+            part = cast("DTensor", parameter.data)
+            self.optimizer.state[parameter] = {
+                "step": torch.tensor(float(optimizer_steps), device=_local(part).device),
+                "exp_avg": _like(part, read("exp_avg", name)),
+                "exp_avg_sq": _like(part, read("exp_avg_sq", name)),
+            }
+
+    def full_state(self) -> dict[str, torch.Tensor]:
+        return {name: _full(tensor.detach()) for name, tensor in self.model.state_dict().items()}
+
+
+def make_mesh(setup: Setup) -> DeviceMesh:
+    """One axis over all ranks, or (replicate, shard) for HSDP.
+
+    Raises `ConfigError` where the ranks cannot be divided into two or more groups.
+    """
+    strategy, layout = setup.recipe.strategy, setup.layout
+    if not strategy.hybrid:
+        return init_device_mesh(layout.device, (layout.world_size,), mesh_dim_names=("shard",))
+    size = strategy.hybrid_shard_size or layout.procs_per_node
+    groups, rest = divmod(layout.world_size, size)
+    if rest or groups < 2:
+        what = f"{layout.world_size} ranks = groups × {size} ranks has no solution with two groups or more"
+        raise ConfigError(Problem("strategy.hybrid_shard_size", what, "set it to a divisor of the ranks"))
+    return init_device_mesh(layout.device, (groups, size), mesh_dim_names=("replicate", "shard"))
+
+
+def _offload(setup: Setup) -> OffloadPolicy:
+    strategy = setup.recipe.strategy
+    devices = {strategy.offload_params, strategy.offload_optimizer}
+    if devices == {"none"}:
+        return OffloadPolicy()
+    if devices != {"cpu"}:
+        what = f"fsdp cannot put parameters on {strategy.offload_params}, optimizer on {strategy.offload_optimizer}"
+        raise ConfigError(Problem("strategy.offload_params", what, "valid: both cpu, or both none"))
+    return CPUOffloadPolicy(pin_memory=strategy.offload_pin_memory and setup.layout.device == "cuda")
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _full(tensor: torch.Tensor) -> torch.Tensor:
+    """A collective where the tensor is sharded."""
+    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return full.cpu()
+
+
+def _like(part: DTensor, full: torch.Tensor) -> DTensor:
+    """This rank's part of `full`, laid out as `part`. No communication: every rank has `full`."""
+    return distribute_tensor(full.to(part.device), part.device_mesh, part.placements, src_data_rank=None)

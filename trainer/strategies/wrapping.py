@@ -1,0 +1,61 @@
+"""Which modules FSDP gathers at once: whole transformer layers, or modules of a size."""
+
+from __future__ import annotations
+
+import torch
+
+from galley.errors import ConfigError, Problem, valid_values
+from galley.schema import Strategy
+
+
+def modules_to_wrap(model: torch.nn.Module, strategy: Strategy) -> list[torch.nn.Module]:
+    """The modules, inner before outer, the model itself left out.
+
+    Raises `ConfigError` where a class named by the recipe does not occur in the model.
+    """
+    if strategy.wrap == "none":
+        return []
+    if strategy.wrap == "size":
+        return by_size(model, strategy.wrap_min_params)
+    if strategy.wrap_classes is None:
+        return _own_layers(model)
+    names = {type(module).__name__ for module in model.modules()}
+    missing = [name for name in strategy.wrap_classes if name not in names]
+    if missing:
+        what = f"{type(model).__name__} has no module of class {', '.join(missing)}"
+        raise ConfigError(Problem("strategy.wrap_classes", what, valid_values(missing[0], sorted(names))))
+    return [m for m in model.modules() if type(m).__name__ in strategy.wrap_classes and m is not model][::-1]
+
+
+def _own_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """Layers that the model must not be split inside of, as Transformers lists them.
+
+    Only members of a list of layers: embeddings stand in `_no_split_modules` too, but share their
+    weight with the head.
+    """
+    listed = set(getattr(model, "_no_split_modules", None) or ())
+    stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    found = [layer for stack in stacks for layer in stack if type(layer).__name__ in listed]
+    if not found:
+        what = f"{type(model).__name__} names no layers of its own"
+        hint = "set strategy.wrap_classes=[CLASS], strategy.wrap=size or strategy.wrap=none"
+        raise ConfigError(Problem("strategy.wrap", what, hint))
+    return found
+
+
+def by_size(model: torch.nn.Module, min_params: int) -> list[torch.nn.Module]:
+    """Modules of at least `min_params` parameters that no wrapped module inside them holds already."""
+    found: list[torch.nn.Module] = []
+
+    def visit(module: torch.nn.Module) -> int:
+        """Parameters of `module` that are not in a wrapped one."""
+        left = sum(p.numel() for p in module.parameters(recurse=False))
+        left += sum(visit(child) for child in module.children())
+        callable_ = not isinstance(module, torch.nn.ModuleList | torch.nn.ModuleDict)
+        if module is model or not callable_ or left < min_params:
+            return left
+        found.append(module)
+        return 0
+
+    visit(model)
+    return found
