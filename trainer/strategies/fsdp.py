@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -34,15 +34,15 @@ class FsdpEngine(SingleEngine):
     def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
         self.mesh = make_mesh(setup)
         strategy = setup.recipe.strategy
-        policy = {
+        policy: dict[str, Any] = {
             "mesh": self.mesh,
             "reshard_after_forward": strategy.reshard_after_forward,
             "mp_policy": MixedPrecisionPolicy(reduce_dtype=TORCH_DTYPES[setup.recipe.precision.reduce]),
             "offload_policy": _offload(setup),
         }
         for module in modules_to_wrap(model, strategy):
-            fully_shard(module, **policy)  # type: ignore[arg-type]  # one mapping for both calls
-        self.sharded = cast("FSDPModule", fully_shard(model, **policy))  # type: ignore[arg-type]
+            fully_shard(module, **policy)
+        self.sharded = cast("FSDPModule", fully_shard(model, **policy))
         super().__init__(model, setup)
 
     @property
@@ -115,11 +115,11 @@ def make_mesh(setup: Setup) -> DeviceMesh:
 
 def _offload(setup: Setup) -> OffloadPolicy:
     strategy = setup.recipe.strategy
-    devices = {strategy.offload_params, strategy.offload_optimizer}
-    if devices == {"none"}:
+    params, optimizer = strategy.offload_params, strategy.offload_optimizer
+    if params == optimizer == "none":
         return OffloadPolicy()
-    if devices != {"cpu"}:
-        what = f"fsdp cannot put parameters on {strategy.offload_params}, optimizer on {strategy.offload_optimizer}"
+    if not params == optimizer == "cpu":
+        what = f"fsdp cannot keep parameters on {params}, optimizer state on {optimizer}"
         raise ConfigError(Problem("strategy.offload_params", what, "valid: both cpu, or both none"))
     return CPUOffloadPolicy(pin_memory=strategy.offload_pin_memory and setup.layout.device == "cuda")
 
