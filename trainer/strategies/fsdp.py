@@ -42,7 +42,7 @@ class FsdpEngine(SingleEngine):
         }
         for module in modules_to_wrap(model, strategy):
             fully_shard(module, **policy)
-        self.sharded = cast("FSDPModule", fully_shard(model, **policy))
+        self.sharded = fully_shard(model, **policy)
         super().__init__(model, setup)
 
     @property
