@@ -104,9 +104,6 @@ def _plugin(recipe: Recipe) -> dict[str, Any]:
         "offload_optimizer_device": strategy.offload_optimizer,
         "offload_param_device": strategy.offload_params,
     }
-    for kind in ("optimizer", "param"):
-        if block[f"offload_{kind}_device"] == "nvme":
-            block[f"offload_{kind}_nvme_path"] = strategy.offload_nvme_path
     if strategy.shard == "params":
         block["zero3_save_16bit_model"] = True
     return block
@@ -119,6 +116,9 @@ def _plugin_problems(recipe: Recipe) -> Iterator[Problem]:
         yield Problem(f"strategy.engine_options.{name}", "only DeepSpeed's own file has it", hint)
     if not strategy.offload_pin_memory and _offloads(strategy):
         yield Problem("strategy.offload_pin_memory", "only DeepSpeed's own file can switch it off", hint)
+    if "nvme" in (strategy.offload_optimizer, strategy.offload_params):
+        what = "Accelerate 1.15 does not pass its offload_*_nvme_path on to DeepSpeed"
+        yield Problem("strategy.offload_nvme_path", what, hint)
     defaults = {field.name: field.default for field in fields(Precision)}
     for name in LOSS_SCALE:
         if precision.compute == "fp16" and getattr(precision, name) != defaults[name]:

@@ -70,8 +70,12 @@ def read_parallelism(top: Block) -> None:
 def _read_sharding(block: Block) -> str:
     """FSDP1 names a strategy (FULL_SHARD where it does not), FSDP2 says whether to reshard."""
     found = None
-    for name in ("fsdp_sharding_strategy", "fsdp_reshard_after_forward"):
-        sharding = block.read(name, _sharding)
+    readers = {
+        "fsdp_sharding_strategy": numbered(SHARDING_STRATEGIES),
+        "fsdp_reshard_after_forward": _resharding,
+    }
+    for name, reader in readers.items():
+        sharding = block.read(name, reader)
         if sharding is not None:
             _take_sharding(block, sharding, block.name(name))
             found = sharding
@@ -80,7 +84,8 @@ def _read_sharding(block: Block) -> str:
     return found or "FULL_SHARD"
 
 
-def _sharding(value: object) -> str:
+def _resharding(value: object) -> str:
+    """True or false; Accelerate also takes FSDP1's names here."""
     if isinstance(value, bool) or str(value).lower() in ("true", "false"):
         return "FULL_SHARD" if boolean(value) else "SHARD_GRAD_OP"
     return str(numbered(SHARDING_STRATEGIES)(value))
