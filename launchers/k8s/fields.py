@@ -205,15 +205,18 @@ PYTORCH_JOB = Fields(
 )
 
 
-def _replicated_jobs(pod: Fields, labels: bool) -> Fields:
-    """A JobSet's template, as a runtime has it and as a patch of a runtime has it."""
+def _replicated_jobs(pod: Fields, patch: bool) -> Fields:
+    """A JobSet's template, as a runtime has it, or the part that a patch of a runtime may set."""
     template = Fields({"metadata": POD_METADATA, "spec": pod})
-    job = Fields({"template": template, **({"backoffLimit": "integer"} if labels else {})})
+    job = Fields({"template": template})
+    if not patch:
+        job = Fields({"template": template, "backoffLimit": "integer"}, required=("template",))
     item = Fields(
-        {"name": "string", "template": Fields({"metadata": POD_METADATA, "spec": job})}, required=("name",)
+        {"name": "string", "template": Fields({"metadata": POD_METADATA, "spec": job})},
+        required=("name",) if patch else ("name", "template"),
     )
     spec: dict[str, Kind] = {"replicatedJobs": ListOf(item)}
-    return Fields({"spec": Fields({**spec, **({"ttlSecondsAfterFinished": "integer"} if labels else {})})})
+    return Fields({"spec": Fields(spec if patch else {**spec, "ttlSecondsAfterFinished": "integer"})})
 
 
 TRAIN_JOB = Fields(
@@ -244,7 +247,7 @@ TRAIN_JOB = Fields(
                         {
                             "manager": "string",
                             "trainingRuntimeSpec": Fields(
-                                {"template": _replicated_jobs(PATCHED_POD, labels=False)}
+                                {"template": _replicated_jobs(PATCHED_POD, patch=True)}
                             ),
                         },
                         required=("manager",),
@@ -271,7 +274,7 @@ TRAINING_RUNTIME = Fields(
                         "volcano": Fields({}),
                     }
                 ),
-                "template": _replicated_jobs(POD, labels=True),
+                "template": _replicated_jobs(POD, patch=False),
             },
             required=("template",),
         ),

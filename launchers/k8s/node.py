@@ -3,7 +3,8 @@
     python -P -m launchers.k8s.node --run-dir D --attempt N --nodes N --procs-per-node P -- COMMAND…
 
 Standard output is the pod's log (`launchers.k8s.relay` tells its lines). Ends as COMMAND does, but
-with 1 where the main rank left no result. SIGTERM is passed on; Kubernetes kills what has not ended after the grace period.
+with 1 where the main rank left no result. SIGTERM is passed on; Kubernetes kills what has not ended
+after the grace period.
 """
 
 from __future__ import annotations
