@@ -3,8 +3,8 @@
 DeBERTa's disentangled attention adds content-to-position and position-to-content terms and divides
 the scores by sqrt(d · (1 + number of terms)), BERT's by sqrt(d) (He et al., arXiv:2006.03654,
 eq. 4). With relative embeddings and positional biases of zero the terms vanish, and queries
-multiplied by sqrt(3) undo the other divisor. The positional projections keep their random weights,
-so that the relative embeddings can learn.
+multiplied by sqrt(3) undo the other divisor. The positional projections are drawn at random, so
+that the relative embeddings can learn.
 """
 
 from __future__ import annotations
@@ -14,17 +14,32 @@ import math
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainer.assets import minilm
-from trainer.hub import quiet_transformers
 
 if TYPE_CHECKING:
     import torch
 
-VERSION = 1
+VERSION = 2
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt")
 SEED = 0
+INIT_STD = 0.02
+CONFIG: dict[str, Any] = {
+    "vocab_size": 30522,
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+    "type_vocab_size": 2,
+    "position_biased_input": True,
+    "layer_norm_eps": 1e-12,
+    "share_att_key": False,
+    "pos_att_type": ["c2p", "p2c"],
+    "relative_attention": True,
+    "position_buckets": 64,
+    "norm_rel_ebd": "none",
+}
 QUERY_SCALE = math.sqrt(3.0)
 
 # BERT's name -> DeBERTa's, inside a layer.
@@ -65,49 +80,40 @@ def _convert(source: Path, target: Path) -> None:
 
 
 def _write(source: Path, target: Path) -> None:
-    import torch
-    from safetensors.torch import load_file
-    from transformers import DebertaV2Config, DebertaV2Model
+    from safetensors.torch import load_file, save_file
+    from transformers import DebertaV2Config
 
-    config = DebertaV2Config(  # type: ignore[call-arg]  # takes any attribute of the architecture
-        vocab_size=30522,
-        hidden_size=384,
-        num_hidden_layers=6,
-        num_attention_heads=12,
-        intermediate_size=1536,
-        type_vocab_size=2,
-        position_biased_input=True,
-        layer_norm_eps=1e-12,
-        share_att_key=False,
-        pos_att_type=["c2p", "p2c"],
-        relative_attention=True,
-        position_buckets=64,
-        norm_rel_ebd="none",
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(SEED)
-        model = DebertaV2Model(config)
-    model.load_state_dict(convert(load_file(source / minilm.WEIGHTS), model.state_dict()))
-    with quiet_transformers():
-        model.save_pretrained(target)
+    config = DebertaV2Config(**CONFIG, architectures=["DebertaV2Model"])
+    save_file(convert(load_file(source / minilm.WEIGHTS)), target / minilm.WEIGHTS, {"format": "pt"})
+    config.save_pretrained(target)
     for name in TOKENIZER_FILES:
         if (source / name).exists():
             shutil.copyfile(source / name, target / name)
 
 
-def convert(bert: dict[str, torch.Tensor], template: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """DeBERTa's state dict from BERT's; what BERT does not have comes from `template`, silenced."""
-    state = {name: tensor.clone() for name, tensor in template.items()}
-    for name in state:
-        if "rel_embeddings" in name or name.endswith(("pos_key_proj.bias", "pos_query_proj.bias")):
-            state[name].zero_()
-    bert = {name.removeprefix("bert."): tensor.float() for name, tensor in bert.items()}
+def convert(bert: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """DeBERTa's state dict from BERT's, with positional parts that are silent but can learn."""
+    state: dict[str, torch.Tensor] = {}
     for name, tensor in bert.items():
-        if name.startswith("embeddings.") and name in state:
-            state[name] = tensor
+        name = name.removeprefix("bert.")
+        if name.startswith("embeddings.") and not name.endswith("position_ids"):
+            state[name] = tensor.float()
         elif name.startswith("encoder.layer."):
             target = _layer_name(name)
-            state[target] = tensor * QUERY_SCALE if ".query_proj." in target else tensor
+            state[target] = tensor.float() * (QUERY_SCALE if ".query_proj." in target else 1.0)
+    return state | _positional_parts()
+
+
+def _positional_parts() -> dict[str, torch.Tensor]:
+    import torch
+
+    width, generator = CONFIG["hidden_size"], torch.Generator().manual_seed(SEED)
+    state = {"encoder.rel_embeddings.weight": torch.zeros(2 * CONFIG["position_buckets"], width)}
+    for layer in range(CONFIG["num_hidden_layers"]):
+        for name in ("pos_key_proj", "pos_query_proj"):
+            prefix = f"encoder.layer.{layer}.attention.self.{name}"
+            state[f"{prefix}.weight"] = torch.empty(width, width).normal_(0, INIT_STD, generator=generator)
+            state[f"{prefix}.bias"] = torch.zeros(width)
     return state
 
 
