@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,14 +41,19 @@ class Composition:
     imported: tuple[Source, ...] = ()
 
 
-def compose_recipe(texts: Sequence[str], user_dirs: Sequence[Path] = ()) -> Recipe:
+Check = Callable[[Recipe], list[Problem]]
+
+
+def compose_recipe(
+    texts: Sequence[str], user_dirs: Sequence[Path] = (), check: Check = lambda recipe: []
+) -> Recipe:
     """The checked recipe for the overrides of one command.
 
     Raises `ConfigError` with all problems: of the overrides, of the YAML files, of the values,
-    and between values. Writes nothing.
+    between values, and what `check` finds (whether the machine can carry it). Writes nothing.
     """
     with open_loader(_checked(user_dirs)) as loader:
-        return _compose(texts, loader).recipe
+        return _compose(texts, loader, check).recipe
 
 
 def explain_sources(
@@ -56,7 +61,7 @@ def explain_sources(
 ) -> tuple[Any, list[Source]]:
     """The value of `key` and everything that set it, in the order in which it was applied."""
     with open_loader(_checked(user_dirs)) as loader:
-        composition = _compose(texts, loader)
+        composition = _compose(texts, loader, lambda recipe: [])
         sources = _all_sources(composition.overrides, composition.typed, loader, composition.imported)
         value: Any = composition.recipe
         for name in key.split("."):
@@ -88,7 +93,7 @@ def _shadowed(folder: Path) -> list[Problem]:
     return found
 
 
-def _compose(texts: Sequence[str], loader: Loader) -> Composition:
+def _compose(texts: Sequence[str], loader: Loader, check: Check) -> Composition:
     request = read_request(texts, loader)
     problems = list(request.problems)
     try:
@@ -106,7 +111,10 @@ def _compose(texts: Sequence[str], loader: Loader) -> Composition:
         problems += [_locate(mistake, sources) for mistake in mistakes]
     failed = [mistake.key for mistake in mistakes] + _failed_keys(request)
     wrong = {key.split(".")[0] for key in failed}
-    related = [p for p in recipe_problems(recipe) if p.where.split(".")[0] not in wrong]
+    broken = recipe_problems(recipe)
+    # One batch equation is enough: the machine's says the same again.
+    related = broken + [p for p in check(recipe) if p.where not in {known.where for known in broken}]
+    related = [p for p in related if p.where.split(".")[0] not in wrong]
     if related:
         sources = _all_sources(overrides, request.typed, loader, absorbed.sources)
         problems += [_place(problem, sources) for problem in related]

@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 from collections.abc import Mapping, Set
+from functools import cache
 from pathlib import Path
 
 from galley import proc
@@ -17,8 +18,12 @@ _GIB = 1024**3
 _NVIDIA_SMI = ("nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits")
 
 
+@cache
 def probe() -> ClusterFacts:
-    """The facts of this host, as far as this process may use it (affinity, cgroup, visible GPUs)."""
+    """The facts of this host, as far as this process may use it (affinity, cgroup, visible GPUs).
+
+    Asked once a process.
+    """
     gpus = visible_gpus(_nvidia_smi(), os.environ)
     return ClusterFacts(
         hostname=socket.gethostname(),

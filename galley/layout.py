@@ -15,13 +15,14 @@ def resolve_layout(recipe: Recipe, facts: ClusterFacts) -> Layout:
     """
     if recipe.cluster.device == "cuda" and facts.gpus == 0:
         hint = "cluster.device=auto uses the CPU here"
-        raise ConfigError(Problem("cluster.device=cuda", f"no CUDA device on {facts.hostname}", hint))
+        raise ConfigError(Problem("cluster.device", f"no CUDA device on {facts.hostname}", hint))
     device: Device = "cuda" if facts.gpus and recipe.cluster.device != "cpu" else "cpu"
     procs = _procs_per_node(recipe, facts.gpus if device == "cuda" else facts.physical_cores)
     if device == "cuda" and procs > facts.gpus:
         what = f"{procs} ranks, but {facts.hostname} has {facts.gpus} GPUs"
         raise ConfigError(Problem("cluster.procs_per_node", what, "at most one rank a GPU"))
     world = procs * recipe.cluster.nodes
+    _check_groups(recipe, procs, world)
     global_size, micro, accumulation = split_batch(recipe.batch, world)
     return Layout(
         nodes=recipe.cluster.nodes,
@@ -58,6 +59,26 @@ def declared_facts(recipe: Recipe) -> ClusterFacts:
         physical_cores=cluster.cpus_per_node or procs * (cluster.threads_per_proc or 1),
         memory_gib=cluster.memory_gib_per_node or 0.0,
     )
+
+
+def layout_problems(recipe: Recipe, facts: ClusterFacts) -> list[Problem]:
+    """Why `recipe` cannot be laid out; empty where it can."""
+    try:
+        resolve_layout(recipe, facts)
+    except ConfigError as error:
+        return list(error.problems)
+    return []
+
+
+def _check_groups(recipe: Recipe, procs_per_node: int, world_size: int) -> None:
+    """HSDP replicates between groups of ranks: without two whole groups it would be another strategy."""
+    if not recipe.strategy.hybrid:
+        return
+    size = recipe.strategy.hybrid_shard_size or procs_per_node
+    if world_size % size or world_size // size < 2:
+        what = f"{world_size} ranks = groups × {size} ranks has no solution with two groups or more"
+        hint = "set strategy.hybrid_shard_size to a divisor of the ranks, or choose strategy=fsdp"
+        raise ConfigError(Problem("strategy.hybrid_shard_size", what, hint))
 
 
 def _procs_per_node(recipe: Recipe, devices: int) -> int:

@@ -10,17 +10,24 @@ from galley.compose import compose_recipe
 from galley.errors import ConfigError, Problem
 from galley.estimate import estimate_memory
 from galley.facts import probe
-from galley.layout import resolve_layout
+from galley.layout import layout_problems, resolve_layout
 from galley.paths import CONF
 from galley.verbs import Options
 
 
 def estimate(words: Sequence[str], options: Options) -> int:
-    """Print GiB a rank by strategy for the composed recipe, activations excluded."""
+    """Print GiB a rank by strategy for the composed recipe, activations excluded.
+
+    Strategies that the ranks of this machine cannot carry are named with the reason.
+    """
     chosen = [word for word in words if not word.startswith("strategy=")]
-    facts, rows = probe(), {}
+    facts, rows, impossible = probe(), {}, {}
     for name in sorted(file.stem for file in (CONF / "strategy").glob("*.yaml")):
         recipe = compose_recipe([*chosen, f"strategy={name}"], options.config_dirs)
+        problems = layout_problems(recipe, facts)
+        if problems:
+            impossible[name] = problems[0].what
+            continue
         layout = resolve_layout(recipe, facts)
         result = estimate_memory(recipe, layout)
         if result is None:
@@ -35,5 +42,7 @@ def estimate(words: Sequence[str], options: Options) -> int:
     for name, row in rows.items():
         sizes = "".join(f"{row[part]:>9.2f}" for part in ("params_gib", "grads_gib", "optimizer_gib"))
         print(f"{name:<16}{row['ranks']:>6}{row['precision']:>11}{sizes}{row['total_gib']:>11.2f}")
+    for name, reason in impossible.items():
+        print(f"{name:<16}not here: {reason}")
     print("without activations")
     return 0

@@ -30,6 +30,6 @@ def explain(words: Sequence[str], options: Options) -> int:
     if not sources:
         print("  default of galley/schema.py")
     for source in sources:
-        shown = f"{source.key} = {json.dumps(source.value)}"
+        shown = f"{source.key} = {source.value}"
         print(f"  {source.where}" if source.where.startswith(key) else f"  {source.where}  {shown}")
     return 0

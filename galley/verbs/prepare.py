@@ -9,7 +9,7 @@ from pathlib import Path
 from galley.compose import compose_recipe
 from galley.errors import ConfigError, Problem
 from galley.estimate import Estimate, estimate_memory, memory_warnings
-from galley.layout import layout_warnings, resolve_layout
+from galley.layout import layout_problems, layout_warnings, resolve_layout
 from galley.rundir import RunFolder
 from galley.schema import Recipe
 from galley.seal import default_run_dir, seal
@@ -38,7 +38,14 @@ def prepare(words: Sequence[str], options: Options) -> Prepared:
     """Compose, check, lay out, seal and plan the run that `words` ask for."""
     from launchers import make_launcher
 
-    recipe = compose_recipe(words, options.config_dirs)
+    def can_be_laid_out(recipe: Recipe) -> list[Problem]:
+        try:
+            facts = make_launcher(recipe.launcher.kind).facts(recipe, _predecessor(recipe, options))
+        except ConfigError as error:
+            return list(error.problems)
+        return layout_problems(recipe, facts)
+
+    recipe = compose_recipe(words, options.config_dirs, can_be_laid_out)
     launcher = make_launcher(recipe.launcher.kind)
     facts = launcher.facts(recipe, after=_predecessor(recipe, options))
     layout = resolve_layout(recipe, facts)

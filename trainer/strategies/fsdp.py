@@ -98,19 +98,13 @@ class FsdpEngine(SingleEngine):
 
 
 def make_mesh(setup: Setup) -> DeviceMesh:
-    """One axis over all ranks, or (replicate, shard) for HSDP.
-
-    Raises `ConfigError` where the ranks cannot be divided into two or more groups.
-    """
+    """One axis over all ranks, or (replicate, shard) for HSDP; the layout has checked the groups."""
     strategy, layout = setup.recipe.strategy, setup.layout
     if not strategy.hybrid:
         return init_device_mesh(layout.device, (layout.world_size,), mesh_dim_names=("shard",))
     size = strategy.hybrid_shard_size or layout.procs_per_node
-    groups, rest = divmod(layout.world_size, size)
-    if rest or groups < 2:
-        what = f"{layout.world_size} ranks = groups × {size} ranks has no solution with two groups or more"
-        raise ConfigError(Problem("strategy.hybrid_shard_size", what, "set it to a divisor of the ranks"))
-    return init_device_mesh(layout.device, (groups, size), mesh_dim_names=("replicate", "shard"))
+    shape = (layout.world_size // size, size)
+    return init_device_mesh(layout.device, shape, mesh_dim_names=("replicate", "shard"))
 
 
 def _offload(setup: Setup) -> OffloadPolicy:

@@ -44,6 +44,17 @@ def test_a_mistake_is_exit_2_without_traceback_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_the_machine_cannot_carry_is_reported_with_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = output(capsys, "strategy=fsdp_hybrid", "lr=1", "cluster.procs_per_node=2")
+    assert code == 2
+    assert "did you mean 'optim.lr'?" in err
+    assert "2 ranks = groups × 2 ranks has no solution" in err
+    code, _, err = output(capsys, "cluster.procs_per_node=3", "schedule.warmup_steps=1")
+    assert "batch.global_size: global_size 32 = micro_size ? × accumulation ? × 3 ranks" in err
+    assert "recipes/quickstart.yaml" in err
+    assert "keep one of them" in err
+
+
 def test_json_errors_are_the_last_line_of_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = output(capsys, "plan", "lr=1", "--json")
     report = json.loads(out.splitlines()[-1])
