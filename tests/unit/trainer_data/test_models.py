@@ -1,0 +1,127 @@
+"""Loading a model: whose head is drawn when, from which seed, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from galley.errors import ConfigError
+from galley.schema import Data, Model, Recipe
+from trainer.models import load_classifier, load_tokenizer
+
+
+def recipe(name: str | Path, seed: int = 42, max_length: int = 32, **model: Any) -> Recipe:
+    return Recipe(model=Model(name=str(name), **model), data=Data(max_length=max_length), seed=seed)
+
+
+def head(model: torch.nn.Module) -> torch.Tensor:
+    weight: torch.Tensor = model.get_parameter("classifier.weight").detach()
+    return weight
+
+
+def edited(source: Path, target: Path, file: str = "config.json", **values: Any) -> Path:
+    shutil.copytree(source, target)
+    config = json.loads((target / file).read_text())
+    (target / file).write_text(json.dumps({**config, **values}))
+    return target
+
+
+def test_a_head_that_fits_is_kept(tiny_model: Path) -> None:
+    model = load_classifier(recipe(tiny_model), 3)
+    from transformers import BertForSequenceClassification
+
+    assert torch.equal(head(model), head(BertForSequenceClassification.from_pretrained(tiny_model)))
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert model.config.use_cache is False  # type: ignore[union-attr]
+
+
+def test_a_head_of_another_size_is_an_error_with_the_way_out(tiny_model: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_classifier(recipe(tiny_model), 2)
+    assert str(caught.value) == (
+        f"model.name={tiny_model}: its head has not 2 labels (classifier.bias, classifier.weight)\n"
+        "    model.ignore_mismatched_head=true starts with a new head"
+    )
+
+
+def test_a_new_head_is_logged_and_the_body_kept(tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "galley"):
+        model = load_classifier(recipe(tiny_model, ignore_mismatched_head=True), 2)
+    assert caplog.messages == ["new weights, drawn from seed 42: classifier.bias, classifier.weight"]
+    assert head(model).shape == (2, 16)
+    stored = load_classifier(recipe(tiny_model), 3)
+    name = "bert.embeddings.word_embeddings.weight"
+    assert torch.equal(model.get_parameter(name), stored.get_parameter(name))
+
+
+def test_the_new_head_depends_on_the_seed_and_on_nothing_else(tiny_model: Path) -> None:
+    wanted = recipe(tiny_model, ignore_mismatched_head=True)
+    torch.manual_seed(1)
+    first = head(load_classifier(wanted, 2))
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    second = head(load_classifier(wanted, 2))
+    assert torch.equal(first, second)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(first, head(load_classifier(replace(wanted, seed=43), 2)))
+    assert first.abs().max() > 0
+
+
+def test_a_body_of_another_size_is_refused_even_with_a_new_head(tiny_model: Path, tmp_path: Path) -> None:
+    folder = edited(tiny_model, tmp_path / "model", max_position_embeddings=48)
+    with pytest.raises(ConfigError) as caught:
+        load_classifier(recipe(folder, ignore_mismatched_head=True), 2)
+    assert str(caught.value) == (
+        f"model.name={folder}: its weights do not fit its config.json:"
+        " bert.embeddings.position_embeddings.weight"
+    )
+
+
+def test_the_attention_implementation_is_passed_on(tiny_model: Path) -> None:
+    model: Any = load_classifier(recipe(tiny_model, attn_implementation="eager"), 3)
+    assert model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("name", ["./no/such/model", "/no/such/model", "~/no/such/model"])
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_tokenizer(recipe(name))
+    assert str(caught.value) == f"model.name={name}: does not exist"
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_tokenizer(recipe(tmp_path))
+    assert str(caught.value) == f"model.name={tmp_path}: is a folder without config.json"
+
+
+def test_a_broken_local_model_is_not_blamed_on_the_hub(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = edited(tiny_model, tmp_path / "model")
+    (folder / "config.json").write_text("{")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ConfigError) as caught:
+        load_classifier(recipe(folder), 3)
+    assert str(caught.value).startswith(f"model.name={folder}: cannot be loaded: ")
+    assert "hub" not in str(caught.value)
+
+
+def test_more_tokens_than_the_model_reads(tiny_model: Path, tmp_path: Path) -> None:
+    folder = edited(tiny_model, tmp_path / "model", "tokenizer_config.json", model_max_length=64)
+    assert load_tokenizer(recipe(folder, max_length=64)).is_fast
+    with pytest.raises(ConfigError) as caught:
+        load_tokenizer(recipe(folder, max_length=65))
+    assert str(caught.value) == f"data.max_length=65: model.name={folder} reads at most 64 tokens"
+
+
+def test_transformers_prints_nothing(tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    load_classifier(recipe(tiny_model, ignore_mismatched_head=True), 2)
+    assert capfd.readouterr() == ("", "")
