@@ -11,8 +11,14 @@ fi
 # shellcheck source=/dev/null
 . "$run_dir/plan/env.sh"
 
+# The ranks look for this file where they log, save a checkpoint, and end.
+# shellcheck disable=SC2317  # the trap calls it
+ask_to_save() {
+    asked_to_save=1
+    touch "$run_dir/PREEMPT"
+}
 asked_to_save=
-trap 'asked_to_save=1; touch "$run_dir/PREEMPT"' USR1
+trap ask_to_save USR1
 
 # The first attempt, from first_attempt on, that nothing has been started for: Slurm's restarts of a
 # job and the relaunches on spare nodes count alike.
@@ -64,7 +70,7 @@ wait_for() {
 state_of_attempt() {
     local result
     result=$(tr -d ' \n' <"$run_dir/result.json" 2>/dev/null) || return 0
-    if [[ $result =~ \"attempts\":$attempt[,}] && $result =~ \"state\":\"([a-z]+)\" ]]; then
+    if [[ $result =~ \"attempts\":${attempt}[,}] && $result =~ \"state\":\"([a-z]+)\" ]]; then
         echo "${BASH_REMATCH[1]}"
     fi
 }

@@ -1,0 +1,11 @@
+export LOCAL_RANK=0
+export LOCAL_WORLD_SIZE=1
+export OMP_NUM_THREADS=3
+export OMP_WAIT_POLICY=PASSIVE
+export PYTHONPATH='/runs/my run/code'
+export PYTHONSAFEPATH=1
+export PYTHONUNBUFFERED=1
+export RANK=0
+export STANDIN=succeed
+export TOKENIZERS_PARALLELISM=false
+export WORLD_SIZE=1

@@ -1,0 +1,19 @@
+#!/bin/bash
+
+join_timeout_s=300
+container=(apptainer exec --bind '/runs/my run:/runs/my run' image.sif)
+agent=()
+worker=(python3 -P -m trainer.worker --run-dir '/runs/my run' --sha256 SHA256)
+
+# srun runs this once on each node. What is above this line is this run's own.
+set -euo pipefail
+
+if [ "${#agent[@]}" -gt 0 ]; then
+    if [ "$SLURMD_NODENAME" = "$GALLEY_HEAD" ]; then is_host=1; else is_host=0; fi
+    agent+=(
+        --rdzv-endpoint="$GALLEY_RENDEZVOUS"
+        --rdzv-id="$SLURM_JOB_ID-$GALLEY_ATTEMPT"
+        --rdzv-conf="is_host=$is_host,join_timeout=$join_timeout_s"
+    )
+fi
+exec "${container[@]}" "${agent[@]}" "${worker[@]}"

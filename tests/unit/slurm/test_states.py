@@ -1,0 +1,105 @@
+"""What Slurm's answers mean. The outputs were recorded from Slurm 22.05."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from galley.spec import FailureClass, State
+from launchers.slurm_states import FORGOTTEN, STATES, Seen, read_sacct, read_scontrol
+
+RUNNING = (
+    "JobId=1 JobName=run UserId=root(0) GroupId=root(0) MCS_label=N/A Priority=4294901759 Nice=0"
+    " Account=(null) QOS=(null) JobState={state} Reason={reason} Dependency=(null) Requeue=1 Restarts=0"
+    " BatchFlag=1 Reboot=0 ExitCode={code}:0 RunTime=00:00:02 TimeLimit=365-00:00:00 NodeList=node[1-2]"
+    " Command=/a b JobState=FAILED Reason=x Dependency= ExitCode=9:0 /job.sh Power= \n"
+)
+# squeue(1), JOB STATE CODES of 22.05 and of 25.05
+DOCUMENTED = [
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "CONFIGURING",
+    "COMPLETING",
+    "DEADLINE",
+    "EXPEDITING",
+    "FAILED",
+    "LAUNCH_FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PENDING",
+    "POWER_UP_NODE",
+    "PREEMPTED",
+    "RECONFIG_FAIL",
+    "RUNNING",
+    "RESV_DEL_HOLD",
+    "REQUEUE_FED",
+    "REQUEUE_HOLD",
+    "REQUEUED",
+    "RESIZING",
+    "REVOKED",
+    "SIGNALING",
+    "SPECIAL_EXIT",
+    "STAGE_OUT",
+    "STOPPED",
+    "SUSPENDED",
+    "TIMEOUT",
+]
+
+
+def test_every_documented_state_has_a_meaning() -> None:
+    assert sorted(STATES) == sorted(DOCUMENTED)
+
+
+def test_meanings_are_states_and_classes_of_galley() -> None:
+    for meaning in STATES.values():
+        assert meaning.state in get_args(State)
+        assert meaning.failure_class in get_args(FailureClass)
+        assert (meaning.failure_class == "user") == (not meaning.why), "a class of its own has a reason"
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "code", "seen"),
+    [
+        ("RUNNING", "None", 0, Seen("RUNNING", "", 0)),
+        ("PENDING", "Resources", 0, Seen("PENDING", "Resources", 0)),
+        ("PENDING", "Nodes_required_for_job_are_DOWN", 0, Seen("PENDING", "Nodes required for job are DOWN")),
+        ("FAILED", "NonZeroExitCode", 4, Seen("FAILED", "NonZeroExitCode", 4)),
+    ],
+)
+def test_scontrol_is_read_before_anything_that_a_user_named(
+    state: str, reason: str, code: int, seen: Seen
+) -> None:
+    assert read_scontrol(RUNNING.format(state=state, reason=reason, code=code)) == seen
+
+
+def test_a_state_that_no_table_has_is_unknown() -> None:
+    assert read_scontrol(RUNNING.format(state="LEVITATING", reason="None", code=0)).meaning.state == "unknown"
+
+
+@pytest.mark.parametrize("text", ["", "\n", "slurm_load_jobs error: Invalid job id specified\n"])
+def test_a_job_that_is_not_shown_is_forgotten(text: str) -> None:
+    assert read_scontrol(text) == FORGOTTEN
+    assert FORGOTTEN.meaning.state == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "code"),
+    [
+        ("COMPLETED|0:0\n", "succeeded", 0),
+        ("CANCELLED by 1000|0:15\n", "cancelled", 0),
+        ("NODE_FAIL|0:0\nCOMPLETED|0:0\n", "succeeded", 0),  # a job that was requeued has a line a start
+        ("FAILED|4:0\n", "failed", 4),
+        ("OUT_OF_MEMORY|0:125\n", "failed", 0),
+        ("", "unknown", 0),
+    ],
+)
+def test_the_accounting_is_read_by_its_last_line(text: str, state: State, code: int) -> None:
+    seen = read_sacct(text)
+    assert (seen.meaning.state, seen.exit_code) == (state, code)
+
+
+@pytest.mark.parametrize(("code", "state"), [(5, "cancelled"), (66, "failed"), (4, "failed"), (1, "failed")])
+def test_the_scripts_own_exit_codes_tell_more(code: int, state: State) -> None:
+    assert Seen("FAILED", "NonZeroExitCode", code).meaning.state == state
