@@ -93,6 +93,10 @@ class RunFolder:
             )
         return _parse(RunSpec, self.spec_file, content)
 
+    def spec_sha256(self) -> str:
+        """The name of the sealed run, as its workers check it: the hash of the bytes of run.json."""
+        return hashlib.sha256(self.spec_file.read_bytes()).hexdigest()
+
     def write_handles(self, handles: list[RunHandle]) -> None:
         body = [json.loads(to_json(handle)) for handle in handles]
         write_atomic(self.launch_file, json.dumps({"attempts": body}, indent=2, sort_keys=True) + "\n")

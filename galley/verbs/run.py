@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -51,6 +52,10 @@ def resume(words: Sequence[str], options: Options) -> int:
     if snapshot_sha256(folder) != spec.code.sha256:
         hint = "the sealed code is gone; start a new run instead"
         raise ConfigError(Problem(str(folder.code), "was changed after the run was sealed", hint))
+    if folder.spec_sha256() != spec.sha256:
+        own = f"python -P {shlex.quote(str(folder.code / 'train.py'))} resume {shlex.quote(str(folder.root))}"
+        what = "was sealed by another version of Galley, which names its keys otherwise"
+        raise ConfigError(Problem(words[0], what, f"resume it with its own code: {own}"))
     last = last_handle(folder)
     facts = make_launcher(spec.recipe.launcher.kind).facts(spec.recipe, folder)
     attempt = 1 if last is None else last.attempt + 1

@@ -8,6 +8,12 @@ from pathlib import Path
 import pytest
 
 from galley.cli import VERBS, main
+from galley.layout import resolve_layout
+from galley.rundir import RunFolder
+from galley.schema import Batch, Recipe
+from galley.seal import seal, write_snapshot
+from galley.spec import to_json
+from tests.unit.galley.test_layout import CPU
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +114,22 @@ def test_a_run_folder_that_exists_is_not_touched(capsys: pytest.CaptureFixture[s
     assert "run_dir=kept: exists and is not empty" in err
     assert "resume kept" in err
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_of_another_version_is_resumed_with_its_own_code(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    recipe = Recipe(batch=Batch(global_size=32))
+    spec = seal(recipe, resolve_layout(recipe, CPU))
+    folder = RunFolder(tmp_path / "old")
+    write_snapshot(recipe, folder)
+    body = json.loads(to_json(spec))
+    del body["recipe"]["train"]["length_grouped"]  # a key that came later
+    folder.spec_file.write_text(json.dumps(body))
+    code, _, err = output(capsys, "resume", "old")
+    assert code == 2
+    assert "was sealed by another version of Galley" in err
+    assert f"python -P {folder.code}/train.py resume {folder.root}" in err
 
 
 def test_recipes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
