@@ -52,8 +52,8 @@ def persistent_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def checkpoint_bytes(engine: Engine) -> int:
     """Size of a checkpoint, all ranks together."""
-    params = sum(p.numel() for p in engine.parameters.values())
-    moments = sum(p.numel() for p in engine.trainable.values()) * len(MOMENTS)
+    params = sum(engine.full_numel(p) for p in engine.parameters.values())
+    moments = sum(engine.full_numel(p) for p in engine.trainable.values()) * len(MOMENTS)
     buffers = sum(t.nbytes for t in persistent_buffers(engine.model).values())
     return FP32_BYTES * (params + moments) + buffers + RESERVE_BYTES
 
@@ -78,7 +78,8 @@ def save(root: Path, engine: Engine, state: TrainState, keep: int) -> Path:
     if ranks.is_main:
         write_atomic(partial / STATE_NAME, to_state_json(state))
         records[STATE_NAME] = record(partial / STATE_NAME)
-        write_manifest(partial, Manifest(model_fingerprint(engine.model), ranks.world_size, records))
+        shapes = {name: engine.full_shape(p) for name, p in engine.parameters.items()}
+        write_manifest(partial, Manifest(fingerprint(shapes), ranks.world_size, records))
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
         retain(root, keep)
@@ -96,7 +97,9 @@ def _check_space(root: Path, needed: int) -> None:
 
 def _write_share(partial: Path, engine: Engine, ranks: Ranks) -> dict[str, FileRecord]:
     """This rank's file: the tensors it owns. Every rank takes part in gathering all of them."""
-    owners = share_out({name: p.numel() for name, p in engine.parameters.items()}, ranks.world_size)
+    owners = share_out(
+        {name: engine.full_numel(p) for name, p in engine.parameters.items()}, ranks.world_size
+    )
     tensors: dict[str, torch.Tensor] = {}
     for name, parameter in engine.parameters.items():
         parts = {"param": engine.parameter(name)}
@@ -164,6 +167,7 @@ class Checkpoint:
         engine.load_moments(self.tensor, self.state.optimizer_steps)
         engine.loss_scale.scale = self.state.loss_scale
         engine.loss_scale.good_steps = self.state.loss_scale_good_steps
+        engine.loss_scale.overflows = self.state.loss_scale_overflows
 
 
 def _keys(shard: Any) -> list[str]:

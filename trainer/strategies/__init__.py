@@ -16,6 +16,7 @@ ENGINES = {
     ("torch", True, "none"): "trainer.strategies.plain:DdpEngine",
     ("deepspeed", True, "optimizer"): "trainer.strategies.zero:ZeroEngine",
     ("deepspeed", True, "grads"): "trainer.strategies.zero:ZeroEngine",
+    ("deepspeed", True, "params"): "trainer.strategies.zero3:Zero3Engine",
     ("fsdp", True, "grads"): "trainer.strategies.fsdp:FsdpEngine",
     ("fsdp", True, "params"): "trainer.strategies.fsdp:FsdpEngine",
 }

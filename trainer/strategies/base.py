@@ -54,7 +54,7 @@ class Engine(ABC):
         self.module = model
         self.setup = setup
         self.optimizer_steps = 0
-        self.loss_scale = LossScale.for_compute(setup.recipe.precision.compute)
+        self.loss_scale = LossScale.of(setup.recipe.precision)
         self.parameters = dict(model.named_parameters())
 
     @property
@@ -100,6 +100,14 @@ class Engine(ABC):
     def full_numel(self, parameter: torch.nn.Parameter) -> int:
         """Elements of a parameter on all ranks together."""
         return parameter.numel()
+
+    def full_shape(self, parameter: torch.nn.Parameter) -> tuple[int, ...]:
+        """The shape of a parameter on all ranks together."""
+        return tuple(parameter.shape)
+
+    def kept_whole(self) -> int:
+        """Parameter elements that the recipe asks to be on every rank though the rest is partitioned."""
+        return 0
 
     def partitions(self) -> int:
         """Parts into which what is partitioned is cut."""

@@ -118,6 +118,7 @@ def _element_problems(engaged: Engaged, engine: Engine) -> list[str]:
     problems = []
     for kind, held in engaged.elements_per_rank.items():
         share = totals[kind] / engine.partitions() if kind in partitioned else totals[kind]
+        share += engine.kept_whole() if kind == "params" else 0
         if max(held) > share * PADDING_SHARE + PADDING_ELEMENTS:
             problems.append(f"a rank holds {max(held)} {kind} elements, more than its share of {share:.0f}")
         if kind in partitioned and sum(held) < totals[kind]:

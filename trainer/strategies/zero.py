@@ -1,4 +1,4 @@
-"""ZeRO through DeepSpeed: optimizer state and gradients partitioned over the ranks.
+"""ZeRO-1 and ZeRO-2 through DeepSpeed: optimizer state and gradients partitioned over the ranks.
 
 DeepSpeed is driven directly. It runs in fp32 with the model's forward under autocast, as the torch
 engines do, so that master weights and results are the same; its parameters are then the master
@@ -7,46 +7,32 @@ weights themselves.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from galley.errors import ConfigError, Problem
-from trainer.optim import make_optimizer
+from trainer.optim import make_optimizer, param_groups
 from trainer.strategies.base import MOMENTS, Engine, ReadTensor, Setup
-
-ZERO_STAGES = {"optimizer": 1, "grads": 2}
-"""`strategy.shard` -> DeepSpeed's stage."""
-
-
-def deepspeed_config(setup: Setup) -> dict[str, Any]:
-    """DeepSpeed's configuration, derived from the neutral strategy. Nothing in it is `auto`."""
-    recipe, layout = setup.recipe, setup.layout
-    return {
-        "train_micro_batch_size_per_gpu": layout.micro_size,
-        "gradient_accumulation_steps": layout.accumulation,
-        "gradient_clipping": recipe.optim.grad_clip or 0.0,
-        "communication_data_type": recipe.precision.reduce,
-        "zero_optimization": {"stage": ZERO_STAGES[recipe.strategy.shard]},
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": None,
-    }
+from trainer.strategies.zero_config import deepspeed_config, uses_cpu_adam
+from trainer.strategies.zero_ops import import_deepspeed, load_op
 
 
 class ZeroEngine(Engine):
-    """A `DeepSpeedEngine` of stage 1 or 2."""
+    """A `DeepSpeedEngine` of stage 1 or 2; the optimizer may live in host memory."""
 
     def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
         super().__init__(model, setup)
-        _refuse_offload(setup)
-        deepspeed = _import_deepspeed(setup.layout.device)
+        deepspeed = import_deepspeed(setup.layout.device)
+        config = deepspeed_config(setup, sum(p.numel() for p in self.parameters.values()))
+        self.cpu_adam = uses_cpu_adam(setup.recipe.strategy)
         self.module, self.zero, _, _ = deepspeed.initialize(
             model=model,
-            optimizer=make_optimizer(model, setup.recipe.optim),
-            config=deepspeed_config(setup),
+            optimizer=make_cpu_adam(model, setup)
+            if self.cpu_adam
+            else make_optimizer(model, setup.recipe.optim),
+            config=config,
             dist_init_required=False,
         )
         self.engine: Any = self.module
@@ -78,16 +64,24 @@ class ZeroEngine(Engine):
         world_size: int = self.engine.dp_world_size
         return world_size
 
+    def flat_parts(self) -> list[torch.Tensor]:
+        """This rank's parts of the master weights, which the optimizer updates."""
+        parts: list[torch.Tensor] = self.zero.single_partition_of_fp32_groups
+        return parts
+
     def held_grads(self) -> int:
         whole = [p.grad for p in self.parameters.values() if p.grad is not None]
-        parts: list[torch.Tensor] = [
-            part for group in self.zero.averaged_gradients.values() if group for part in group
-        ]
+        # An offloaded optimizer has its gradients beside the weights, another one in lists.
+        parts = [part.grad for part in self.flat_parts() if part.grad is not None]
+        for group in self.zero.averaged_gradients.values():
+            parts += group or []
         return sum(grad.numel() for grad in whole + parts)
 
     def held_optimizer(self) -> int:
         states = self.zero.optimizer.state.values()
-        tensors: list[torch.Tensor] = [t for state in states for t in state.values() if t.ndim > 0]
+        tensors = [
+            t for state in states for t in state.values() if isinstance(t, torch.Tensor) and t.ndim > 0
+        ]
         return sum(tensor.numel() for tensor in tensors)
 
     def moment(self, moment: str, name: str) -> torch.Tensor:
@@ -97,15 +91,23 @@ class ZeroEngine(Engine):
         return full.cpu()
 
     def load_moments(self, read: ReadTensor, optimizer_steps: int) -> None:
-        from deepspeed.utils import safe_set_full_optimizer_state
-
         self.optimizer_steps = optimizer_steps
-        for flat in self.zero.single_partition_of_fp32_groups:
-            self.zero.optimizer.state[flat]["step"].fill_(optimizer_steps)
+        for flat in self.flat_parts():
+            self.zero.optimizer.state[flat]["step"] = self._steps_done(flat)
         for name, parameter in self.trainable.items():
             for moment in MOMENTS:
-                value = read(moment, name).to(parameter.device)
-                safe_set_full_optimizer_state(parameter, value, moment)
+                self._load_moment(parameter, moment, read(moment, name))
+
+    def _load_moment(self, parameter: torch.nn.Parameter, moment: str, full: torch.Tensor) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        safe_set_full_optimizer_state(parameter, full.to(parameter.device), moment)
+
+    def _steps_done(self, flat: torch.Tensor) -> int | torch.Tensor:
+        """The optimizer's own count; torch's is a tensor."""
+        if self.cpu_adam:
+            return self.optimizer_steps
+        return torch.tensor(float(self.optimizer_steps), device=flat.device)
 
     def _create_state(self) -> None:
         """AdamW's state before its first step.
@@ -114,29 +116,26 @@ class ZeroEngine(Engine):
         the first parameter group, when the second group has none yet: those parameters could not
         be saved.
         """
-        for flat in self.zero.single_partition_of_fp32_groups:
-            moments = {moment: torch.zeros_like(flat) for moment in MOMENTS}
-            self.zero.optimizer.state[flat] = {"step": torch.zeros((), device=flat.device), **moments}
+        for flat in self.flat_parts():
+            moments = {moment: torch.zeros_like(flat, requires_grad=False) for moment in MOMENTS}
+            self.zero.optimizer.state[flat] = {"step": self._steps_done(flat), **moments}
+        self._link_state()
+
+    def _link_state(self) -> None:
         self.zero._lazy_init_hp_params_optimizer_state()
 
 
-def _refuse_offload(setup: Setup) -> None:
-    strategy = setup.recipe.strategy
-    if strategy.offload_optimizer != "none" or strategy.offload_params != "none":
-        raise ConfigError(
-            Problem(
-                "strategy.offload_optimizer, strategy.offload_params", "cannot be offloaded", "valid: none"
-            )
-        )
+def make_cpu_adam(model: torch.nn.Module, setup: Setup) -> torch.optim.Optimizer:
+    """DeepSpeed's AdamW for host memory, with the parameter groups of every strategy. A collective."""
+    load_op("cpu_adam", setup)
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-
-def _import_deepspeed(device: str) -> Any:
-    os.environ.setdefault("DS_ACCELERATOR", device)
-    import deepspeed
-    from deepspeed.ops import __compatible_ops__
-
-    # Serves inference only, but would be compiled (46 s) by the first process group on CPU.
-    __compatible_ops__["deepspeed_shm_comm"] = False
-    if not deepspeed.comm.is_initialized():
-        deepspeed.init_distributed(dist_init_required=False)
-    return deepspeed
+    settings = setup.recipe.optim
+    optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(
+        param_groups(model, settings.weight_decay),
+        lr=settings.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        adamw_mode=True,
+    )
+    return optimizer

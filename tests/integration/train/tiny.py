@@ -36,6 +36,11 @@ STRATEGIES = {
     "ddp": Strategy("ddp"),
     "zero1": Strategy("zero1", engine="deepspeed", shard="optimizer"),
     "zero2": Strategy("zero2", engine="deepspeed", shard="grads"),
+    "zero3": Strategy("zero3", engine="deepspeed", shard="params"),
+    "zero2_offload": Strategy("zero2_offload", engine="deepspeed", shard="grads", offload_optimizer="cpu"),
+    "zero3_offload": Strategy(
+        "zero3_offload", engine="deepspeed", shard="params", offload_optimizer="cpu", offload_params="cpu"
+    ),
     "fsdp": Strategy("fsdp", engine="fsdp", shard="params", wrap="size", wrap_min_params=500),
     "fsdp_grad_op": Strategy("fsdp_grad_op", engine="fsdp", shard="grads", wrap="none"),
     "fsdp_hybrid": Strategy(
