@@ -214,6 +214,7 @@ class Loop:
             optimizer_steps=engine.optimizer_steps,
             loss_scale=engine.loss_scale.scale,
             loss_scale_good_steps=engine.loss_scale.good_steps,
+            loss_scale_overflows=engine.loss_scale.overflows,
             data_fingerprint=self.parts.data.train.fingerprint,
             best=self.stopping.best,
             misses=self.stopping.misses,

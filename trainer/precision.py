@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from galley.schema import Dtype
+from galley.schema import Dtype, Precision
 
 TORCH_DTYPES: dict[Dtype, torch.dtype] = {
     "fp32": torch.float32,
@@ -30,35 +30,51 @@ def autocast_forward(model: torch.nn.Module, compute: Dtype, device_kind: str) -
 class LossScale:
     """Dynamic loss scaling for fp16 gradients.
 
-    The rule and the constants of `torch.amp.GradScaler`: halved after a step whose gradients are
-    not finite (which is skipped), doubled after 2000 good steps in a row.
+    The rule of `torch.amp.GradScaler`, with the hysteresis and the floor of DeepSpeed's scaler: a step whose gradients are not finite is skipped and, once as many of
+    them as the hysteresis have come since the scale last grew, halves the scale; a window of good
+    steps in a row doubles it.
 
     Attributes:
         scale: what the loss is multiplied by; 1 and fixed where `dynamic` is false.
         good_steps: finite steps since the scale last changed.
+        overflows: skipped steps since the scale last grew.
+        smallest: an overflow at this scale fails the run.
     """
 
     dynamic: bool
     scale: float = 1.0
     good_steps: int = 0
-
-    GROWTH_INTERVAL = 2000
-    SMALLEST = 2.0**-14
+    overflows: int = 0
+    window: int = 2000
+    hysteresis: int = 1
+    smallest: float = 2.0**-14
 
     @classmethod
-    def for_compute(cls, compute: Dtype) -> LossScale:
-        return cls(True, 2.0**16) if compute == "fp16" else cls(False)
+    def of(cls, precision: Precision) -> LossScale:
+        if precision.compute != "fp16":
+            return cls(False)
+        return cls(
+            dynamic=True,
+            scale=2.0**precision.initial_scale_power,
+            window=precision.loss_scale_window,
+            hysteresis=precision.hysteresis,
+            smallest=cls.smallest if precision.min_loss_scale is None else precision.min_loss_scale,
+        )
 
     def update(self, finite: bool) -> None:
         """Raises `FloatingPointError` where no scale is small enough: the model itself diverged."""
-        if not finite:
-            self.scale, self.good_steps = self.scale / 2, 0
-            if self.scale < self.SMALLEST:
-                raise FloatingPointError(
-                    f"fp16 gradients overflow at any loss scale (down to {self.scale}): "
-                    "lower optim.lr, or set precision=bf16"
-                )
+        if finite:
+            self.good_steps += 1
+            if self.good_steps == self.window:
+                self.scale, self.good_steps, self.overflows = self.scale * 2, 0, 0
             return
-        self.good_steps += 1
-        if self.good_steps == self.GROWTH_INTERVAL:
-            self.scale, self.good_steps = self.scale * 2, 0
+        self.good_steps = 0
+        self.overflows += 1
+        if self.overflows < self.hysteresis:
+            return
+        if self.scale <= self.smallest:
+            raise FloatingPointError(
+                f"fp16 gradients overflow at every loss scale down to {self.scale}: "
+                "lower optim.lr, or set precision=bf16"
+            )
+        self.scale = max(self.scale / 2, self.smallest)

@@ -56,6 +56,7 @@ class TrainState:
     optimizer_steps: int
     loss_scale: float
     loss_scale_good_steps: int
+    loss_scale_overflows: int
     data_fingerprint: str
     best: float | None = None
     misses: int = 0

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from galley.schema import Optim, Schedule
+from galley.schema import Optim, Precision, Schedule
 from trainer.optim import make_optimizer, param_groups
 from trainer.precision import LossScale, autocast_forward
 from trainer.schedule import learning_rate, warmup_steps
@@ -55,7 +55,7 @@ def test_the_optimizer_takes_all_settings() -> None:
 
 
 def test_the_loss_scale_follows_gradscaler() -> None:
-    ours = LossScale.for_compute("fp16")
+    ours = LossScale.of(Precision(compute="fp16"))
     reference = torch.amp.GradScaler("cpu")
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=0.0)
@@ -69,14 +69,28 @@ def test_the_loss_scale_follows_gradscaler() -> None:
         assert ours.scale == reference.get_scale()
 
 
+def test_hysteresis_spares_the_scale_until_as_many_overflows_have_come() -> None:
+    precision = Precision(
+        compute="fp16", initial_scale_power=4, loss_scale_window=3, hysteresis=2, min_loss_scale=4.0
+    )
+    scale = LossScale.of(precision)
+    scales = []
+    for finite in (False, False, False, True, True, True, False, False, True):
+        scale.update(finite)
+        scales.append(scale.scale)
+    assert scales == [16, 8, 4, 4, 4, 8, 8, 4, 4]
+    with pytest.raises(FloatingPointError, match="down to 4"):
+        scale.update(finite=False)
+
+
 def test_a_loss_scale_that_never_fits_is_an_error() -> None:
-    scale = LossScale(dynamic=True, scale=LossScale.SMALLEST)
+    scale = LossScale(dynamic=True, scale=LossScale.smallest)
     with pytest.raises(FloatingPointError, match=r"optim\.lr"):
         scale.update(finite=False)
 
 
 def test_bf16_is_not_scaled() -> None:
-    assert not LossScale.for_compute("bf16").dynamic
+    assert not LossScale.of(Precision(compute="bf16")).dynamic
 
 
 def test_autocast_is_inside_the_forward_of_the_model() -> None:
