@@ -30,9 +30,9 @@ def autocast_forward(model: torch.nn.Module, compute: Dtype, device_kind: str) -
 class LossScale:
     """Dynamic loss scaling for fp16 gradients.
 
-    The rule of `torch.amp.GradScaler`, with the hysteresis and the floor of DeepSpeed's scaler: a step whose gradients are not finite is skipped and, once as many of
-    them as the hysteresis have come since the scale last grew, halves the scale; a window of good
-    steps in a row doubles it.
+    The rule of `torch.amp.GradScaler`, with the hysteresis and the floor of DeepSpeed's scaler. A
+    step whose gradients are not finite is skipped and, once as many of them as the hysteresis have
+    come since the scale last grew, halves the scale; a window of good steps in a row doubles it.
 
     Attributes:
         scale: what the loss is multiplied by; 1 and fixed where `dynamic` is false.
