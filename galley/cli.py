@@ -31,6 +31,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "galley.verbs.strategy:strategy",
         "export --format deepspeed|accelerate|fsdp: the strategy as a file of theirs",
     ),
+    "parity": (
+        "galley.verbs.parity:parity",
+        "one recipe under several strategies: strategies=ddp,zero2,fsdp steps=20",
+    ),
     "verify": ("galley.verbs.compare:verify", "drift of code and packages since RUN was sealed"),
     "diff": ("galley.verbs.compare:diff", "what differs between RUN_A and RUN_B"),
     "doctor": ("galley.verbs.doctor:doctor", "what this machine can do"),

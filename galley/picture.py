@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 BLUE, ORANGE = "#1d6fb8", "#d9822b"
 SERIES = ("#0f8a6d", "#b5427a", "#6b55b8", "#c2591b", "#3f7d20", "#8a6d0f")
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "text.color": INK,
@@ -53,7 +53,7 @@ def draw(folder: RunFolder) -> Path | None:
     os.environ.setdefault("MPLBACKEND", "Agg")
     from matplotlib import rc_context
 
-    with rc_context(_STYLE):  # type: ignore[arg-type]  # the stubs want literal keys
+    with rc_context(STYLE):  # type: ignore[arg-type]  # the stubs want literal keys
         figure = _figure(folder.read_spec(), folder.read_result(), loss, points(rows, "lr"), evaluations)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=160, facecolor="white")

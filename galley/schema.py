@@ -31,6 +31,7 @@ class Model:
             number of labels; otherwise that is an error.
         trust_remote_code: run code from the model's repository.
         attn_implementation: passed to Transformers; null leaves the choice to it.
+        dropout: every dropout probability of the model; null leaves those of its config.json.
     """
 
     name: str = "embedded:minilm"
@@ -38,6 +39,7 @@ class Model:
     ignore_mismatched_head: bool = False
     trust_remote_code: bool = False
     attn_implementation: str | None = None
+    dropout: Fraction | None = None
 
 
 @dataclass(frozen=True)
@@ -243,10 +245,14 @@ class Checkpoint:
     Attributes:
         every_steps: null saves none; the final model is written all the same.
         keep: the newest so many are kept.
+        resume_from: a checkpoint's folder, or that of a run with checkpoints, from which a new run
+            continues under any strategy and number of ranks; it is read, never changed. Data, seed
+            and global batch must be the same. The run's own checkpoints come first once it has any.
     """
 
     every_steps: Positive | None = None
     keep: Positive = 2
+    resume_from: str | None = None
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ def load_classifier(recipe: Recipe, num_labels: int) -> torch.nn.Module:
     with _loading(recipe) as path, torch.random.fork_rng(devices=[]):
         from transformers import AutoModelForSequenceClassification
 
+        options |= _dropout_options(recipe, path)
         torch.manual_seed(recipe.seed)
         model, info = AutoModelForSequenceClassification.from_pretrained(
             path,
@@ -90,6 +91,24 @@ def load_classifier(recipe: Recipe, num_labels: int) -> torch.nn.Module:
     model.config.use_cache = False
     loaded: torch.nn.Module = model
     return loaded
+
+
+def _dropout_options(recipe: Recipe, path: str) -> dict[str, float]:
+    """Every dropout probability that the model's configuration has, set to `model.dropout`."""
+    if recipe.model.dropout is None:
+        return {}
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(path, trust_remote_code=recipe.model.trust_remote_code)
+    names = [name for name, value in config.to_dict().items() if "drop" in name and _is_probability(value)]
+    if not names and recipe.model.dropout > 0:
+        where = f"model.dropout={recipe.model.dropout}"
+        raise ConfigError(Problem(where, f"{config.model_type} has no dropout", "valid: 0, null"))
+    return dict.fromkeys(names, recipe.model.dropout)
+
+
+def _is_probability(value: object) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool))
 
 
 @contextmanager
