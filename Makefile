@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test lint docs reference bench system clean
+.PHONY: help setup quickstart test acceptance lint docs reference bench system clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -24,6 +24,9 @@ system: ## install the system packages that tests need, or name the suites that 
 
 test: setup system lint ## everything: lint, and all tests, those of the documentation included
 	@$(bin)/python -P -m pytest -q $(PYTEST_ARGS)
+
+acceptance: setup ## MRPC in full under two strategies: some ten minutes on two idle cores
+	@$(bin)/python -P -m pytest -q tests/acceptance $(PYTEST_ARGS)
 
 lint: setup ## ruff, and mypy --strict
 	@$(bin)/ruff check .
