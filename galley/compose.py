@@ -120,7 +120,20 @@ def _compose(texts: Sequence[str], loader: Loader, check: Check) -> Composition:
         problems += [_place(problem, sources) for problem in related]
     if problems:
         raise ConfigError(problems)
-    return Composition(recipe, tuple(overrides), request.typed, absorbed.sources)
+    return Composition(_with_absolute_paths(recipe), tuple(overrides), request.typed, absorbed.sources)
+
+
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """A sealed run means the same files from whichever folder it is resumed."""
+
+    def absolute(path: str | None) -> str | None:
+        return None if path is None else str(Path(path).expanduser().absolute())
+
+    data = replace(recipe.data, path=absolute(recipe.data.path), cache_dir=absolute(recipe.data.cache_dir))
+    folder = Path(recipe.model.name).expanduser()
+    model = replace(recipe.model, name=str(folder.absolute())) if folder.is_dir() else recipe.model
+    plugins = [str(Path(plugin).expanduser().absolute()) for plugin in recipe.plugins]
+    return replace(recipe, data=data, model=model, plugins=plugins)
 
 
 def _absorb_files(

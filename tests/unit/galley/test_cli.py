@@ -42,7 +42,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_mistake_is_exit_2_without_traceback_and_writes_nothing(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    code, out, err = output(capsys, "strategy=zero9", "lr=1")
+    code, out, err = output(capsys, "strategy=zero22", "lr=1")
     assert code == 2
     assert out == ""
     assert err.startswith("galley: 2 problems, nothing was started\n")

@@ -64,7 +64,7 @@ def test_small_profile_keeps_the_task_and_takes_embedded_parts() -> None:
 def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
     found = problems(
         "recipe=mrpc_debert",
-        "strategy=zero9",
+        "strategy=zero22",
         "lr=3",
         "batch.globl_size=8",
         "optim.lr=abc",
@@ -75,7 +75,7 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
     text = "\n".join(found)
     for expected in (
         "'mrpc_debert' is not a recipe\n    did you mean 'mrpc_deberta'?",
-        "'zero9' is not a strategy\n    did you mean 'zero2'?",
+        "'zero22' is not a strategy\n    did you mean 'zero2'?",
         "lr=3: 'lr' is not a key\n    did you mean 'optim.lr'?",
         "did you mean 'batch.global_size'?",
         'optim.lr=abc: "abc" is not a valid value\n    expected a number > 0',
@@ -158,6 +158,16 @@ def test_a_users_file_that_a_shipped_one_would_hide_is_refused(tmp_path: Path) -
 
 def test_missing_user_folder(tmp_path: Path) -> None:
     assert "is not a folder" in problems(user_dir=tmp_path / "nowhere")[0]
+
+
+def test_relative_paths_are_sealed_as_absolute_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    recipe = compose_recipe(["model.name=model", "data.cache_dir=cache", "plugins=[mine]"])
+    assert recipe.model.name == f"{tmp_path}/model"
+    assert recipe.data.cache_dir == f"{tmp_path}/cache"
+    assert recipe.plugins == [f"{tmp_path}/mine"]
+    assert compose_recipe(["model.name=some/hub-model"]).model.name == "some/hub-model"
 
 
 def test_unknown_profile() -> None:
