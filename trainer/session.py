@@ -17,7 +17,8 @@ from galley.schema import Recipe
 from galley.spec import RunResult, RunSpec, State
 from trainer import strategies
 from trainer.batches import BatchPlan
-from trainer.checkpoints.store import Checkpoint, find_latest
+from trainer.checkpoints.resume import find_checkpoint
+from trainer.checkpoints.store import Checkpoint
 from trainer.journal import Journal
 from trainer.loop import Loop, Parts
 from trainer.ranks import RankFacts, Ranks, open_ranks
@@ -68,7 +69,7 @@ def run(
     plan = BatchPlan(data.train.lengths, recipe.seed, layout.global_size, recipe.train.length_grouped)
     journal.enter("model")
     model = prepare_model(task, recipe)
-    checkpoint = open_checkpoint(folder, ranks, data, plan) if attempt.resume else None
+    checkpoint = open_checkpoint(spec, folder, attempt, ranks, data, plan)
     if checkpoint:
         checkpoint.load_weights(model)
     engine = strategies.wrap(model, Setup(recipe, layout, ranks))
@@ -83,7 +84,7 @@ def run(
     if loop.ended_by is None:
         journal.enter("save", loop.step)
         save_model(folder, task, engine, ranks)
-    result = make_result(loop, attempt, ranks, checkpoint.folder.name if checkpoint else None)
+    result = make_result(loop, attempt, ranks, _resumed_from(folder, checkpoint))
     if ranks.is_main:
         folder.write_result(result)
     journal.enter("done", loop.step)
@@ -109,25 +110,31 @@ def prepare_model(task: Task, recipe: Recipe) -> torch.nn.Module:
     return model
 
 
-def open_checkpoint(folder: RunFolder, ranks: Ranks, data: Datasets, plan: BatchPlan) -> Checkpoint | None:
-    """The last complete checkpoint; None where there is none, which is said in the log.
+def open_checkpoint(
+    spec: RunSpec, folder: RunFolder, attempt: Attempt, ranks: Ranks, data: Datasets, plan: BatchPlan
+) -> Checkpoint | None:
+    """What this attempt continues from; None where it begins.
 
     Raises `CheckpointError` where it was made from other data or other batches.
     """
-    found = find_latest(folder.checkpoints, ranks)
-    for line in found.rejected:
-        log.warning("checkpoint not usable: %s", line)
-    if found.folder is None:
-        log.warning("no complete checkpoint in %s: starting from step 0", folder.checkpoints)
+    named = spec.recipe.checkpoint.resume_from
+    checkpoint = find_checkpoint(folder.checkpoints, attempt.resume, named, ranks)
+    if checkpoint is None:
         return None
-    checkpoint = Checkpoint(found.folder)
-    log.info("resuming from %s", found.folder.name)
     saved = (checkpoint.state.data_fingerprint, checkpoint.state.seed, checkpoint.state.global_size)
     if saved != (data.train.fingerprint, plan.seed, plan.global_size):
         raise CheckpointError(
-            f"{found.folder}: was trained on other data, another seed or another global batch"
+            f"{checkpoint.folder}: was trained on other data, another seed or another global batch"
         )
     return checkpoint
+
+
+def _resumed_from(folder: RunFolder, checkpoint: Checkpoint | None) -> str | None:
+    """The name of the run's own checkpoint, the path of another run's."""
+    if checkpoint is None:
+        return None
+    own = checkpoint.folder.parent == folder.checkpoints
+    return checkpoint.folder.name if own else str(checkpoint.folder)
 
 
 def save_model(folder: RunFolder, task: Task, engine: Engine, ranks: Ranks) -> None:

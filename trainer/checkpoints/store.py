@@ -15,14 +15,13 @@ from safetensors.torch import save_file
 from galley.errors import CheckpointError
 from galley.rundir import write_atomic
 from trainer.checkpoints.manifest import (
+    MANIFEST_NAME,
     STATE_NAME,
     FileRecord,
-    Found,
     Manifest,
     TrainState,
     checkpoint_name,
     fingerprint,
-    latest_complete,
     read_manifest,
     read_state,
     record,
@@ -128,13 +127,6 @@ def share_out(sizes: dict[str, int], world_size: int) -> dict[str, int]:
     return owners
 
 
-def find_latest(root: Path, ranks: Ranks) -> Found:
-    """`latest_complete`, read by the main rank only and known to all."""
-    found = latest_complete(root) if ranks.is_main else Found(None)
-    name, rejected = ranks.from_main([found.folder.name if found.folder else None, found.rejected])
-    return Found(root / name if name else None, rejected)
-
-
 class Checkpoint:
     """A verified checkpoint, opened for reading. Tensors are read when they are asked for."""
 
@@ -155,7 +147,9 @@ class Checkpoint:
         Raises `CheckpointError` when the checkpoint is of another model.
         """
         if self.manifest.fingerprint != model_fingerprint(model):
-            raise CheckpointError(f"{self.folder}: belongs to another model (names or shapes differ)")
+            raise CheckpointError(
+                f"{self.folder / MANIFEST_NAME}: belongs to another model (names or shapes differ)"
+            )
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(self.tensor("param", name))

@@ -1,0 +1,73 @@
+"""Which checkpoint an attempt continues from: the run's own, or the one that the recipe names."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from galley.errors import CheckpointError, ConfigError, Problem
+from trainer.checkpoints.manifest import MANIFEST_NAME, Found, latest_complete, verify
+from trainer.checkpoints.store import Checkpoint
+from trainer.ranks import Ranks
+
+log = logging.getLogger("galley")
+
+
+def find_checkpoint(own: Path, resume: bool, named: str | None, ranks: Ranks) -> Checkpoint | None:
+    """The newest whole checkpoint in `own` if the run is resumed, else the one at `named`, else None.
+
+    Raises as `find_named`. A collective: the main rank alone reads and checks the files.
+    """
+    folder = _find_own(own, ranks) if resume else None
+    if folder is None and named is not None:
+        folder = find_named(Path(named).expanduser(), ranks)
+    if folder is None:
+        if resume:
+            log.warning("no complete checkpoint in %s: starting from step 0", own)
+        return None
+    log.info("resuming from %s", folder.name if folder.parent == own else folder)
+    return Checkpoint(folder)
+
+
+def find_named(path: Path, ranks: Ranks) -> Path:
+    """A checkpoint's folder, or the newest whole one of a run's. A collective.
+
+    Raises:
+        ConfigError: there is no checkpoint.
+        CheckpointError: there is, but a file is missing or not as it was saved; it is named.
+    """
+    found, problem, missing = ranks.from_main(_examine(path) if ranks.is_main else None)
+    if missing:
+        hint = "the folder of a run, or one of the folders in its checkpoints/"
+        raise ConfigError(Problem(f"checkpoint.resume_from={path}", problem, hint))
+    if problem:
+        raise CheckpointError(f"checkpoint.resume_from: {problem}")
+    return Path(found)
+
+
+def _examine(path: Path) -> tuple[str, str, bool]:
+    """(folder, what is wrong, whether nothing is there)."""
+    if path.name.startswith("step-") or (path / MANIFEST_NAME).exists():
+        if not path.is_dir():
+            return "", "there is no such checkpoint", True
+        try:
+            verify(path)
+        except CheckpointError as error:
+            return "", f"{path.parent}/{error}", False
+        return str(path), "", False
+    found = latest_complete(path / "checkpoints")
+    for line in found.rejected:
+        log.warning("checkpoint not usable: %s", line)
+    if found.folder is not None:
+        return str(found.folder), "", False
+    if found.rejected:
+        return "", f"{path}: no checkpoint is whole: {'; '.join(found.rejected)}", False
+    return "", "there is no checkpoint", True
+
+
+def _find_own(own: Path, ranks: Ranks) -> Path | None:
+    found = latest_complete(own) if ranks.is_main else Found(None)
+    name, rejected = ranks.from_main([found.folder.name if found.folder else None, found.rejected])
+    for line in rejected:
+        log.warning("checkpoint not usable: %s", line)
+    return own / name if name else None
