@@ -16,7 +16,7 @@ import torch
 from trainer.optim import make_optimizer, param_groups
 from trainer.strategies.base import MOMENTS, Engine, ReadTensor, Setup
 from trainer.strategies.zero_config import deepspeed_config, uses_cpu_adam
-from trainer.strategies.zero_ops import import_deepspeed, load_op
+from trainer.strategies.zero_ops import import_deepspeed, load_cpu_adam, refuse_nvme
 
 
 class ZeroEngine(Engine):
@@ -25,6 +25,7 @@ class ZeroEngine(Engine):
     def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
         super().__init__(model, setup)
         deepspeed = import_deepspeed(setup.layout.device)
+        refuse_nvme(setup.recipe.strategy)
         config = deepspeed_config(setup, sum(p.numel() for p in self.parameters.values()))
         self.cpu_adam = uses_cpu_adam(setup.recipe.strategy)
         self.module, self.zero, _, _ = deepspeed.initialize(
@@ -127,7 +128,7 @@ class ZeroEngine(Engine):
 
 def make_cpu_adam(model: torch.nn.Module, setup: Setup) -> torch.optim.Optimizer:
     """DeepSpeed's AdamW for host memory, with the parameter groups of every strategy. A collective."""
-    load_op("cpu_adam", setup)
+    load_cpu_adam(setup)
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 
     settings = setup.recipe.optim

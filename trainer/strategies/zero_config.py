@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from galley.errors import ConfigError, Problem
-from galley.schema import OffloadDevice, Strategy
+from galley.schema import Strategy
 from trainer.strategies.base import Setup
 
 ZERO_STAGES = {"optimizer": 1, "grads": 2, "params": 3}
@@ -23,7 +23,7 @@ def deepspeed_config(setup: Setup, num_parameters: int) -> dict[str, Any]:
     derived = _derived(setup)
     options = _without_optimizer(setup.recipe.strategy)
     _refuse_derived(options, derived)
-    return _merged(_merged(_defaults(setup.recipe.strategy, num_parameters), options), derived)
+    return _merged(_merged(_defaults(setup, num_parameters), options), derived)
 
 
 def uses_cpu_adam(strategy: Strategy) -> bool:
@@ -50,27 +50,24 @@ def _derived(setup: Setup) -> dict[str, Any]:
     }
 
 
-def _defaults(strategy: Strategy, num_parameters: int) -> dict[str, Any]:
+def _defaults(setup: Setup, num_parameters: int) -> dict[str, Any]:
     """What an option may replace."""
+    strategy = setup.recipe.strategy
+    pinned = {"pin_memory": strategy.offload_pin_memory and setup.layout.device == "cuda"}
     zero: dict[str, Any] = {"reduce_bucket_size": max(1, min(num_parameters, LARGEST_BUCKET))}
     if strategy.shard == "params":
         # DeepSpeed keeps parameters of up to 100 000 elements whole on every rank.
         zero["stage3_param_persistence_threshold"] = 0
     if strategy.offload_optimizer != "none":
-        zero["offload_optimizer"] = _offload(strategy, strategy.offload_optimizer)
+        zero["offload_optimizer"] = pinned
     if strategy.offload_params != "none":
-        zero["offload_param"] = _offload(strategy, strategy.offload_params)
+        zero["offload_param"] = pinned
     return {
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": uses_cpu_adam(strategy),
         "steps_per_print": None,
     }
-
-
-def _offload(strategy: Strategy, device: OffloadDevice) -> dict[str, Any]:
-    place = {"nvme_path": strategy.offload_nvme_path} if device == "nvme" else {}
-    return {"pin_memory": strategy.offload_pin_memory, **place}
 
 
 def _torch_adam(strategy: Strategy) -> bool:

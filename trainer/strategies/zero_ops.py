@@ -21,10 +21,9 @@ from typing import Any
 import torch
 
 from galley.errors import ConfigError, Problem
+from galley.schema import Strategy
 from trainer.cache import cache_root
 from trainer.strategies.base import Setup
-
-BUILDERS = {"cpu_adam": "CPUAdamBuilder", "async_io": "AsyncIOBuilder"}
 
 
 def import_deepspeed(device: str) -> Any:
@@ -40,8 +39,8 @@ def import_deepspeed(device: str) -> Any:
     return deepspeed
 
 
-def load_op(name: str, setup: Setup) -> None:
-    """Have operator `name` compiled, by each node's first rank before the others. A collective.
+def load_cpu_adam(setup: Setup) -> None:
+    """Have DeepSpeed's AdamW compiled, by each node's first rank before the others. A collective.
 
     Raises `ConfigError` where it cannot be built.
     """
@@ -49,7 +48,22 @@ def load_op(name: str, setup: Setup) -> None:
     os.environ["TORCH_EXTENSIONS_DIR"] = str(cache)
     with setup.ranks.main_first(), _locked(cache):
         clear_stale_locks(cache)
-        _load(name)
+        _load_cpu_adam()
+
+
+def refuse_nvme(strategy: Strategy) -> None:
+    """Raises `ConfigError` where something is to live on an NVMe drive."""
+    where = {"offload_optimizer": strategy.offload_optimizer, "offload_params": strategy.offload_params}
+    keys = [f"strategy.{key}" for key, device in where.items() if device == "nvme"]
+    if not keys:
+        return
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if AsyncIOBuilder().is_compatible():
+        what = "state on an NVMe drive cannot be saved in a checkpoint"
+    else:
+        what = "DeepSpeed's async_io does not build here: libaio is missing (apt-get install libaio-dev)"
+    raise ConfigError(Problem(", ".join(keys), what, "valid: cpu, none; or choose strategy=zero3_offload"))
 
 
 def ops_cache(setup: Setup) -> Path:
@@ -81,17 +95,15 @@ def _locked(cache: Path) -> Iterator[None]:
         yield
 
 
-def _load(name: str) -> None:
-    from deepspeed.ops import op_builder
+def _load_cpu_adam() -> None:
+    from deepspeed.ops.op_builder import CPUAdamBuilder
 
-    builder = getattr(op_builder, BUILDERS[name])()
     try:
-        builder.load(verbose=False)
+        CPUAdamBuilder().load(verbose=False)
     except (RuntimeError, OSError, ImportError) as error:
-        raise ConfigError(
-            Problem(
-                "strategy",
-                f"DeepSpeed's {name} does not build here: {str(error)[-1500:]}",
-                "it needs a C++ compiler and ninja: apt-get install g++; pip install ninja",
-            )
-        ) from error
+        what = f"DeepSpeed's AdamW for host memory does not build here: {str(error)[-1500:]}"
+        hint = (
+            "it needs g++ and ninja; without them set "
+            "strategy.engine_options.optimizer.params.torch_adam=true"
+        )
+        raise ConfigError(Problem("strategy.offload_optimizer=cpu", what, hint)) from error

@@ -6,6 +6,7 @@ Ranks are forked from a server that has torch loaded, so that a run costs no imp
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,10 @@ from galley.rundir import RunFolder
 from galley.schema import Batch as BatchSizes
 from galley.schema import Eval, Optim, Recipe, Schedule, Strategy, Train
 from galley.spec import CodeSnapshot, Layout, RunSpec
+from trainer.ranks import RankFacts, Ranks
+from trainer.strategies.base import Setup
 from trainer.strategies.plain import DdpEngine
+from trainer.strategies.zero_config import uses_cpu_adam
 from trainer.tasks.base import Batch, Datasets, MainFirst, Sample, Task, TokenizedDataset
 
 VOCABULARY, WIDTH, NUM_LABELS = 60, 16, 2
@@ -115,7 +120,8 @@ class TinyTask(Task):
             return Datasets(train, TinyDataset(45, seed=2) if self.recipe.eval.enabled else None)
 
     def model(self) -> torch.nn.Module:
-        torch.manual_seed(self.recipe.seed)
+        own = int(os.environ["RANK"]) if "TINY_OWN_WEIGHTS" in os.environ else 0
+        torch.manual_seed(self.recipe.seed + own)
         return TinyModel(float(os.environ.get("TINY_DROPOUT", "0.1")))
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
@@ -198,6 +204,7 @@ def tiny_spec(recipe: Recipe, world_size: int, accumulation: int = 1) -> RunSpec
 
 def enter_worker(run_dir: str, sha256: str, environ: dict[str, str]) -> None:
     """The body of a rank: the worker's own main, with the tiny task behind the task seam."""
+    import trainer.session
     import trainer.tasks
     from trainer import strategies
     from trainer.worker import main
@@ -206,6 +213,9 @@ def enter_worker(run_dir: str, sha256: str, environ: dict[str, str]) -> None:
     if "TINY_ENGINE" in environ:
         for key in strategies.ENGINES:
             strategies.ENGINES[key] = environ["TINY_ENGINE"]
+    if "TINY_PLAN" in environ:
+        module, _, name = environ["TINY_PLAN"].partition(":")
+        trainer.session.BatchPlan = getattr(importlib.import_module(module), name)  # type: ignore[misc]
     trainer.tasks.make_task = TinyTask  # type: ignore[attr-defined]
     sys.argv = ["worker", "--run-dir", run_dir, "--sha256", sha256]
     main()
@@ -217,11 +227,26 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+@cache
+def build_cpu_adam() -> None:
+    """Compiled once for all (a minute): the time that a run is given is not for that."""
+    from trainer.strategies.zero_ops import load_cpu_adam
+
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    load_cpu_adam(Setup(tiny_recipe(), tiny_spec(tiny_recipe(), 1).layout, lone_rank()))
+
+
+def lone_rank() -> Ranks:
+    return Ranks(RankFacts(0, 1, 0, "none"), torch.device("cpu"), grouped=False)
+
+
 def start_ranks(root: Path, spec: RunSpec, attempt: int = 1, **environ: str) -> list[BaseProcess]:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["tiny", "torch._dynamo", "deepspeed", "trainer.worker", "trainer.session"]
     )
+    if uses_cpu_adam(spec.recipe.strategy):
+        build_cpu_adam()
     RunFolder(root).write_spec(spec)
     shared = {
         "WORLD_SIZE": str(spec.layout.world_size),
