@@ -4,6 +4,8 @@ imports it; needs the optional extra `k8s`.
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,6 +31,14 @@ _CLUSTER_WIDE = frozenset({"clustertrainingruntimes"})
 _VERSIONS = {"kubeflow.org": "v1", "trainer.kubeflow.org": "v1alpha1"}
 
 
+class Refused(Exception):
+    """An answer of the server that is no success."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"HTTP {status}")
+        self.status = status
+
+
 class PythonClient(Client):
     """Objects as they are in the manifest, by the paths of the API."""
 
@@ -44,7 +54,7 @@ class PythonClient(Client):
     def current(self) -> Place:
         config = self._module.config
         try:
-            contexts, active = config.list_kube_config_contexts()
+            contexts, active = config.list_kube_config_contexts(_config_file())
         except config.ConfigException:
             return self.place
         chosen = next((c for c in contexts if c["name"] == self.place.context), active)
@@ -76,7 +86,7 @@ class PythonClient(Client):
     def logs(self, pod: str) -> str:
         path = f"{self._resource_path('v1', 'pods', None)}/{pod}/log"
         try:
-            return str(self._call("GET", path, None, [], "str"))
+            return self._ask("GET", path).decode(errors="replace")
         except SubmissionError as error:
             if "is waiting to start" in str(error):
                 return ""
@@ -101,44 +111,64 @@ class PythonClient(Client):
         try:
             return call()
         except SubmissionError as error:
-            if getattr(error.__cause__, "status", None) == 404:
+            if isinstance(error.__cause__, Refused) and error.__cause__.status == 404:
                 return None
             raise
 
     def _call(
-        self,
-        method: str,
-        path: str,
-        body: Object | None = None,
-        query: Sequence[tuple[str, str]] = (),
-        response: str = "object",
+        self, method: str, path: str, body: Object | None = None, query: Sequence[tuple[str, str]] = ()
     ) -> Any:
+        return json.loads(self._ask(method, path, body, query))
+
+    def _ask(
+        self, method: str, path: str, body: Object | None = None, query: Sequence[tuple[str, str]] = ()
+    ) -> bytes:
+        """The answer as it is. Raises `SubmissionError`, with the HTTP status as `Refused` behind it."""
+        api = self._connect()
+        request = api.param_serialize(
+            method,
+            path,
+            query_params=list(query),
+            header_params={"Content-Type": "application/json", "Accept": "application/json"},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
         try:
-            return self._connect().call_api(
-                path,
-                method,
-                query_params=list(query),
-                header_params={"Content-Type": "application/json", "Accept": "application/json"},
-                body=body,
-                response_type=response,
-                auth_settings=["BearerToken"],
-                _return_http_data_only=True,
-                _request_timeout=TIMEOUT_S,
-            )
-        except self._module.client.ApiException as error:
-            raise SubmissionError(f"{method} {path}: {_reason(error)}") from error
-        except OSError as error:
+            answer = api.call_api(*request, _request_timeout=TIMEOUT_S)
+            content: bytes = answer.read()
+        except Exception as error:  # the boundary to another library: TLS, HTTP, sockets
             raise SubmissionError(f"{method} {path}: the server cannot be reached: {error}") from error
+        if answer.status >= 300:
+            raise SubmissionError(f"{method} {path}: {_reason(content)}") from Refused(answer.status)
+        return content
 
     def _connect(self) -> Any:
         config = self._module.config
         if self._api is None:
             try:
-                config.load_config(context=self.place.context or None)
-            except (config.ConfigException, OSError) as error:
-                raise SubmissionError(f"no cluster to talk to: {error}") from error
-            self._api = self._module.client.ApiClient()
+                self._api = config.new_client_from_config(_config_file(), self.place.context or None)
+            except config.ConfigException as error:
+                if self.place.context:
+                    raise SubmissionError(f"no cluster to talk to: {error}") from error
+                self._api = self._in_cluster()
         return self._api
+
+    def _in_cluster(self) -> Any:
+        """By the service account of the pod that this process is in."""
+        config: Any = self._module.config
+        settings = self._module.client.Configuration()
+        try:
+            config.load_incluster_config(client_configuration=settings)
+        except config.ConfigException as error:
+            raise SubmissionError(
+                f"no cluster to talk to, neither a kubeconfig nor a pod: {error}"
+            ) from error
+        return self._module.client.ApiClient(settings)
+
+
+def _config_file() -> str | None:
+    """The library reads this variable when it is imported, and never again."""
+    return os.environ.get("KUBECONFIG")
 
 
 def _objects(files: Sequence[Path]) -> Iterator[Object]:
@@ -146,12 +176,10 @@ def _objects(files: Sequence[Path]) -> Iterator[Object]:
         yield from from_yaml(path.read_text(encoding="utf-8"))
 
 
-def _reason(error: Any) -> str:
-    """The message of the server's Status object, or the text of its answer."""
-    import json
-
+def _reason(content: bytes) -> str:
+    """The message of the server's Status object, or its answer as it is."""
     try:
-        status = json.loads(error.body)
+        status = json.loads(content)
         return f"{status['reason']}: {status['message']}"
     except (TypeError, ValueError, KeyError):
-        return f"{error.status} {error.reason}"
+        return content.decode(errors="replace")
