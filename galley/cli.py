@@ -35,6 +35,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "galley.verbs.parity:parity",
         "one recipe under several strategies: strategies=ddp,zero2,fsdp steps=20",
     ),
+    "checkpoint": (
+        "galley.verbs.checkpoint:checkpoint",
+        "ls RUN | verify RUN_OR_CHECKPOINT | convert CHECKPOINT OUT",
+    ),
     "verify": ("galley.verbs.compare:verify", "drift of code and packages since RUN was sealed"),
     "diff": ("galley.verbs.compare:diff", "what differs between RUN_A and RUN_B"),
     "doctor": ("galley.verbs.doctor:doctor", "what this machine can do"),
@@ -93,6 +97,7 @@ python train.py [VERB] [OPTION …] [KEY=VALUE …]
   --json             one JSON object on the last line of standard output
   --config-dir DIR   a folder with your own recipes/ and config groups (may be given again)
   --format NAME      of `strategy export`: deepspeed | accelerate | fsdp
+  --optimizer        `checkpoint convert` writes the optimizer's moments too
   --help, --version
 
   recipe=NAME profile=full|small strategy=NAME    choose; `recipes` lists the recipes

@@ -31,6 +31,8 @@ UNIT_ROUNDOFF: dict[Dtype, float] = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16":
 _SCALE_MARGIN = 0.02
 # Rounding moves the norm of a whole gradient by less than this share.
 _LARGEST_ROUNDING = 2 * UNIT_ROUNDOFF["bf16"]
+# Unit roundoffs by which two orders of summation may move the norm of the same gradient.
+_FINEST = 64
 # metrics.jsonl rounds the rates that tokens a sample are computed from.
 _TOKENS_MARGIN = 2e-3
 
@@ -51,7 +53,7 @@ class Tolerance:
 
 
 TOLERANCES: dict[Dtype, Tolerance] = {
-    "fp32": Tolerance(loss=1e-5, grad_norm=1e-3, weights=1e-4),
+    "fp32": Tolerance(loss=1e-5, grad_norm=1e-4, weights=1e-5),
     "fp16": Tolerance(loss=5e-3, grad_norm=5e-2, weights=1e-3),
     "bf16": Tolerance(loss=3e-2, grad_norm=2e-1, weights=2e-3),
 }
@@ -165,6 +167,9 @@ def find_cause(reference: Evidence, candidate: Evidence) -> Cause:
     """The most probable cause of a deviation that is there."""
     if candidate.failure:
         return _cause_of_failure(candidate.failure)
+    if len(candidate.losses) != len(reference.losses):
+        what = f"logged {len(candidate.losses)} steps, the reference {len(reference.losses)}"
+        return Cause("failed", what)
     found = next(_differing_formats(reference, candidate), None)
     return found or _parting(reference, candidate)
 
@@ -198,16 +203,20 @@ def _parting(reference: Evidence, candidate: Evidence) -> Cause:
             what = f"step {step} saw samples of {theirs:.1f} tokens on average, not of {ours:.1f}"
             return Cause("sampler", what)
         if loss > tolerance.loss:
-            return _wrong_loss(step, loss)
+            return _wrong_loss(step, loss, ratios[0], reference)
         if ratio is not None and abs(ratio - 1) > tolerance.grad_norm:
             return _wrong_gradient(step, ratio, ratios, candidate)
     return Cause("update", "losses and gradients agree to the last step, the final weights do not")
 
 
-def _wrong_loss(step: int, deviation: float) -> Cause:
+def _wrong_loss(step: int, deviation: float, first_ratio: float | None, reference: Evidence) -> Cause:
     if step == 1:
         what = f"the first loss differs by {deviation:.1e}, before any update: other samples or weights"
         return Cause("sampler", what)
+    off = 0.0 if first_ratio is None else abs(first_ratio - 1)
+    if off > _FINEST * UNIT_ROUNDOFF[reference.reduce]:
+        what = f"the first gradient norm is off by {off:.1e}, more than {reference.reduce} explains"
+        return Cause("reduce_dtype", f"{what}: summed in a coarser format")
     what = f"all agreed up to step {step - 1}, whose update differs (optimizer, learning rate, clipping)"
     return Cause("update", what)
 

@@ -20,12 +20,14 @@ class Options:
         root: where runs are kept and looked for, `runs/` of the current folder.
         rank: whose log `logs` prints; null is the main rank's.
         format: what `strategy export` writes.
+        optimizer: `checkpoint convert` writes the moments too.
     """
 
     json: bool = False
     follow: bool = False
     help: bool = False
     version: bool = False
+    optimizer: bool = False
     rank: int | None = None
     format: str | None = None
     config_dirs: tuple[Path, ...] = ()
@@ -39,6 +41,7 @@ FLAGS = {
     "-h": "help",
     "--help": "help",
     "--version": "version",
+    "--optimizer": "optimizer",
 }
 WITH_VALUE = ("--config-dir", "--rank", "--format")
 
