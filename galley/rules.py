@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from galley.datacheck import check_data
-from galley.errors import Problem
+from galley.errors import Problem, valid_values
 from galley.schema import Recipe
 from galley.strategy_rules import strategy_problems
 
+TASK_KINDS = ("sequence_classification",)
 RESERVED_ENV = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PYTHONPATH", "PYTHONSAFEPATH"
 )  # fmt: skip
@@ -20,11 +22,31 @@ def recipe_problems(recipe: Recipe) -> list[Problem]:
 
 
 def _rules(recipe: Recipe) -> Iterator[Problem]:
+    yield from _task(recipe)
     yield from _batch(recipe)
     yield from _schedule(recipe)
     yield from _strategy(recipe)
     yield from _eval(recipe)
     yield from _environment(recipe)
+
+
+def _task(recipe: Recipe) -> Iterator[Problem]:
+    kind, folders = recipe.task.kind, [Path(folder).expanduser() for folder in recipe.plugins]
+    for folder in folders:
+        if not folder.is_dir():
+            yield Problem("plugins", f"'{folder}' is not a folder", "a folder with Python files")
+    if ":" not in kind:
+        if kind not in TASK_KINDS:
+            hint = f"{valid_values(kind, TASK_KINDS)}; or MODULE:CLASS from a folder in plugins"
+            yield Problem("task.kind", f"'{kind}' is not a task", hint)
+        return
+    module = kind.partition(":")[0]
+    files = [
+        folder / f"{module.replace('.', '/')}{end}" for folder in folders for end in (".py", "/__init__.py")
+    ]
+    if not any(file.is_file() for file in files):
+        hint = f"set plugins=[DIR] to the folder that holds {module}.py"
+        yield Problem("task.kind", f"no folder of plugins has a module '{module}'", hint)
 
 
 def _batch(recipe: Recipe) -> Iterator[Problem]:

@@ -70,9 +70,14 @@ class Data:
 
 @dataclass(frozen=True)
 class Task:
-    """What the model learns. `kind` names a class behind the task seam of `trainer`."""
+    """What the model learns.
 
-    kind: Literal["sequence_classification"] = "sequence_classification"
+    Attributes:
+        kind: `sequence_classification`, or `MODULE:CLASS`, a class of your own behind the task seam
+            (`trainer.tasks.base.Task`), from one of the folders in `plugins`.
+    """
+
+    kind: str = "sequence_classification"
 
 
 @dataclass(frozen=True)
@@ -92,17 +97,20 @@ class Strategy:
         hybrid_shard_size: ranks of one such group; null is the ranks of a node.
         offload_optimizer: where optimizer state lives between steps.
         offload_params: where parameters live between uses. fsdp offloads both to `cpu` or none.
-        offload_pin_memory: page-locked host memory for what is offloaded.
+        offload_pin_memory: page-locked host memory for what is offloaded; without a GPU there is none.
         offload_nvme_path: folder on the NVMe drive, where a device is `nvme`.
         wrap: fsdp: what is gathered at once: `layers` (one transformer layer), `size` (modules of
             at least `wrap_min_params`), `none` (the whole model). DeepSpeed needs no such choice.
         wrap_classes: names of the layer classes; null is the model's own `_no_split_modules`.
         wrap_min_params: parameters (elements) a module has at least to be wrapped by itself.
-        state_dict: how a checkpoint holds the weights while training: `sharded`, a part a rank, or
-            `full`, gathered on one rank. The final model is full in either case.
+        state_dict: how the engine's own checkpoints would hold the weights, `sharded` or `full`. Kept
+            for outside files and without effect: a checkpoint here holds whole tensors, each in the
+            file of one rank, for any strategy to read, and the final model is full.
         sync_module_states: the main rank's weights are sent to all before they are partitioned.
         cpu_ram_efficient_loading: only the main rank reads the weights into memory, the others
-            receive their part; needs `sync_module_states`. DeepSpeed calls it zero3_init.
+            receive their part; needs `sync_module_states`. DeepSpeed calls it zero3_init. Kept for
+            outside files and without effect on results: every rank reads the weights before they are
+            partitioned.
         engine_options: settings of the engine that the description has no word for, under the
             engine's own keys: for deepspeed a part of its JSON (`zero_optimization.overlap_comm`),
             for fsdp `forward_prefetch`. The engine takes them as they are, or refuses them.
@@ -256,6 +264,27 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Mpi:
+    """What only mpirun knows (`launcher=mpi`).
+
+    Attributes:
+        flavor: `auto` takes the first that is found.
+        program: the mpirun to use; null looks for one on PATH, then beside the interpreter.
+        hosts: as many as `cluster.nodes`, reached by ssh; none is this machine.
+        bind: what a rank may not leave: `core` is `cluster.threads_per_proc` cores of its own.
+        pin_masks: CPUs of each rank of a node, in hexadecimal and in quotes (`"0x3"`), instead of `bind`.
+        options: further words of mpirun's command line.
+    """
+
+    flavor: Literal["auto", "openmpi", "mpich", "intel"] = "auto"
+    program: str | None = None
+    hosts: list[str] = field(default_factory=list)
+    bind: Literal["none", "core", "socket", "numa"] = "none"
+    pin_masks: list[str] = field(default_factory=list)
+    options: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Slurm:
     """What only Slurm knows (`launcher=slurm`). Names are those of sbatch's own options.
 
@@ -373,15 +402,17 @@ class Launcher:
         env: further environment variables of the ranks.
         forward_env: names of variables whose values the ranks take from the user's
             environment; the values are never written down.
+        mpi: read by `launcher=mpi` only.
         slurm: read by `launcher=slurm` only.
         k8s: read by `launcher=k8s` only.
     """
 
-    kind: Literal["local", "slurm", "k8s", "pytorchjob", "trainjob"] = "local"
+    kind: Literal["local", "mpi", "slurm", "k8s", "pytorchjob", "trainjob"] = "local"
     timeout_s: Positive = 300
     grace_s: Annotated[float, Field(gt=0)] = 3.0
     env: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = field(default_factory=dict)
     forward_env: list[str] = field(default_factory=lambda: ["HF_TOKEN", "WANDB_API_KEY"])
+    mpi: Mpi = field(default_factory=Mpi)
     slurm: Slurm = field(default_factory=Slurm)
     k8s: K8s = field(default_factory=K8s)
 

@@ -105,6 +105,9 @@ def train(spec: RunSpec, folder: RunFolder, facts: RankFacts, attempt: int, repo
         from trainer import session
         from trainer.tasks import make_task
 
+        # Behind everything else: a plugin adds modules, it cannot replace one.
+        plugins = range(len(spec.recipe.plugins))
+        sys.path.extend(str(folder.code / "plugins" / str(number)) for number in plugins)
         resume = os.environ.get("GALLEY_RESUME") == "1"
         session.run(spec, folder, facts, session.Attempt(attempt, resume, STARTED_AT), journal, make_task)
     except BaseException as error:  # noqa: BLE001

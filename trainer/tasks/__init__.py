@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+from galley.errors import ConfigError, Problem
 from galley.schema import Recipe
-
-if TYPE_CHECKING:
-    from trainer.tasks.base import Task
+from trainer.tasks.base import Task
 
 TASKS = {"sequence_classification": "trainer.tasks.sequence_classification:SequenceClassification"}
 
 
 def make_task(recipe: Recipe) -> Task:
-    """The task of the recipe. The schema admits only names that stand in `TASKS`."""
-    module, name = TASKS[recipe.task.kind].split(":")
-    task: Task = getattr(import_module(module), name)(recipe)
-    return task
+    """The task of the recipe: one of `TASKS`, or the user's `MODULE:CLASS`.
+
+    Raises `ConfigError` where the user's module has no such task.
+    """
+    kind = recipe.task.kind
+    module, name = TASKS.get(kind, kind).split(":")
+    made = getattr(import_module(module), name, None)
+    if not (isinstance(made, type) and issubclass(made, Task)):
+        raise ConfigError(
+            Problem(f"task.kind={kind}", f"'{name}' is not a subclass of trainer.tasks.base.Task")
+        )
+    return made(recipe)
