@@ -10,7 +10,8 @@ from galley.errors import Problem, valid_values
 from galley.schema import Recipe
 from galley.strategy_rules import strategy_problems
 
-TASK_KINDS = ("sequence_classification",)
+# task.kind -> what its evaluation reports.
+TASK_METRICS = {"sequence_classification": ("eval/accuracy", "eval/f1", "eval/f1_macro", "eval/loss")}
 RESERVED_ENV = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PYTHONPATH", "PYTHONSAFEPATH"
 )  # fmt: skip
@@ -27,6 +28,7 @@ def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from _schedule(recipe)
     yield from _strategy(recipe)
     yield from _eval(recipe)
+    yield from _metric(recipe)
     yield from _environment(recipe)
 
 
@@ -36,8 +38,8 @@ def _task(recipe: Recipe) -> Iterator[Problem]:
         if not folder.is_dir():
             yield Problem("plugins", f"'{folder}' is not a folder", "a folder with Python files")
     if ":" not in kind:
-        if kind not in TASK_KINDS:
-            hint = f"{valid_values(kind, TASK_KINDS)}; or MODULE:CLASS from a folder in plugins"
+        if kind not in TASK_METRICS:
+            hint = f"{valid_values(kind, TASK_METRICS)}; or MODULE:CLASS from a folder in plugins"
             yield Problem("task.kind", f"'{kind}' is not a task", hint)
         return
     module = kind.partition(":")[0]
@@ -88,6 +90,14 @@ def _eval(recipe: Recipe) -> Iterator[Problem]:
             "early stopping needs evaluations during the run",
             "set eval.every_steps=N and eval.enabled=true, or eval.patience=null",
         )
+
+
+def _metric(recipe: Recipe) -> Iterator[Problem]:
+    """Only early stopping reads it; a task of the user's own may report anything."""
+    known = TASK_METRICS.get(recipe.task.kind)
+    if recipe.eval.patience is not None and known and recipe.eval.metric not in known:
+        what = f"task '{recipe.task.kind}' does not report '{recipe.eval.metric}'"
+        yield Problem("eval.metric", what, valid_values(recipe.eval.metric, known))
 
 
 def _environment(recipe: Recipe) -> Iterator[Problem]:
