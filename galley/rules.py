@@ -93,9 +93,9 @@ def _eval(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _metric(recipe: Recipe) -> Iterator[Problem]:
-    """Only early stopping reads it; a task of the user's own may report anything."""
+    """A task of the user's own may report anything; the run finds out at its first evaluation."""
     known = TASK_METRICS.get(recipe.task.kind)
-    if recipe.eval.patience is not None and known and recipe.eval.metric not in known:
+    if recipe.eval.enabled and known and recipe.eval.metric not in known:
         what = f"task '{recipe.task.kind}' does not report '{recipe.eval.metric}'"
         yield Problem("eval.metric", what, valid_values(recipe.eval.metric, known))
 
