@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
@@ -34,15 +36,18 @@ class FsdpEngine(SingleEngine):
     def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
         self.mesh = make_mesh(setup)
         strategy = setup.recipe.strategy
+        if strategy.sync_module_states:
+            send_from_main(model)
         policy: dict[str, Any] = {
             "mesh": self.mesh,
             "reshard_after_forward": strategy.reshard_after_forward,
             "mp_policy": MixedPrecisionPolicy(reduce_dtype=TORCH_DTYPES[setup.recipe.precision.reduce]),
             "offload_policy": _offload(setup),
         }
-        for module in modules_to_wrap(model, strategy):
-            fully_shard(module, **policy)
+        wrapped = {fully_shard(module, **policy) for module in modules_to_wrap(model, strategy)}
         self.sharded = fully_shard(model, **policy)
+        if strategy.engine_options.get("forward_prefetch", False):
+            prefetch_next([m for m in model.modules() if m in wrapped], strategy.wrap)
         super().__init__(model, setup)
 
     @property
@@ -95,6 +100,25 @@ class FsdpEngine(SingleEngine):
 
     def full_state(self) -> dict[str, torch.Tensor]:
         return {name: _full(tensor.detach()) for name, tensor in self.model.state_dict().items()}
+
+
+def send_from_main(model: torch.nn.Module) -> None:
+    """Every rank gets the main rank's weights and buffers. A collective."""
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            dist.broadcast(tensor, src=0)
+
+
+def prefetch_next(layers: list[Any], wrap: str) -> None:
+    """Each layer gathers the next one while it computes.
+
+    Raises `ConfigError` where the wrapped modules are not layers, whose order is that of use.
+    """
+    if wrap != "layers":
+        what = f"needs layers in the order of their use, not wrap={wrap}"
+        raise ConfigError(Problem("strategy.engine_options.forward_prefetch", what, "strategy.wrap=layers"))
+    for layer, following in pairwise(layers):
+        layer.set_modules_to_forward_prefetch([following])
 
 
 def make_mesh(setup: Setup) -> DeviceMesh:

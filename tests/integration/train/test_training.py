@@ -61,6 +61,24 @@ def test_every_strategy_gives_the_losses_and_weights_of_one_process(
     assert folder.read_result().metrics == pytest.approx(single.read_result().metrics, abs=1e-5)
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3", "fsdp"])
+def test_all_ranks_begin_with_the_main_rank_s_weights(tmp_path: Path, single: Any, strategy: str) -> None:
+    spec = tiny.tiny_spec(tiny.tiny_recipe(strategy), 2)
+    folder = tiny.train(tmp_path, spec, TINY_OWN_WEIGHTS="1", **NO_DROPOUT)
+    assert tiny.losses(folder) == pytest.approx(tiny.losses(single), abs=1e-5)
+
+
+def test_fsdp_layers_gather_the_next_one_early(tmp_path: Path, single: Any) -> None:
+    options = {"forward_prefetch": True}
+    layers = replace(tiny.STRATEGIES["fsdp"], wrap="layers", wrap_classes=["Linear"], engine_options=options)
+    spec = tiny.tiny_spec(replace(tiny.tiny_recipe("fsdp"), strategy=layers), 2)
+    folder = tiny.train(tmp_path / "layers", spec, **NO_DROPOUT)
+    assert tiny.losses(folder) == pytest.approx(tiny.losses(single), abs=1e-5)
+    by_size = replace(tiny.STRATEGIES["fsdp"], engine_options=options)
+    spec = tiny.tiny_spec(replace(tiny.tiny_recipe("fsdp"), strategy=by_size), 2)
+    assert tiny.run_ranks(tmp_path / "size", spec) == [2, 2]
+
+
 def test_the_reference_is_what_plain_torch_computes(single: Any) -> None:
     """The loop against ten lines of torch on the same batches."""
     recipe = tiny.tiny_recipe("single")
