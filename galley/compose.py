@@ -133,7 +133,8 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     folder = Path(recipe.model.name).expanduser()
     model = replace(recipe.model, name=str(folder.absolute())) if folder.is_dir() else recipe.model
     plugins = [str(Path(plugin).expanduser().absolute()) for plugin in recipe.plugins]
-    return replace(recipe, data=data, model=model, plugins=plugins)
+    checkpoint = replace(recipe.checkpoint, resume_from=absolute(recipe.checkpoint.resume_from))
+    return replace(recipe, data=data, model=model, plugins=plugins, checkpoint=checkpoint)
 
 
 def _absorb_files(

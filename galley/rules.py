@@ -27,6 +27,7 @@ def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from _batch(recipe)
     yield from _schedule(recipe)
     yield from _strategy(recipe)
+    yield from _checkpoint(recipe)
     yield from _eval(recipe)
     yield from _metric(recipe)
     yield from _environment(recipe)
@@ -70,6 +71,13 @@ def _schedule(recipe: Recipe) -> Iterator[Problem]:
     if recipe.schedule.warmup_steps is not None and recipe.schedule.warmup_ratio is not None:
         what = "warmup_steps and warmup_ratio are both set"
         yield Problem("schedule.warmup_steps", what, "keep one of them: null for the other")
+
+
+def _checkpoint(recipe: Recipe) -> Iterator[Problem]:
+    source = recipe.checkpoint.resume_from
+    if source is not None and not Path(source).expanduser().is_dir():
+        hint = "the folder of a run, or one of the folders in its checkpoints/"
+        yield Problem("checkpoint.resume_from", f"'{source}' is not a folder", hint)
 
 
 def _strategy(recipe: Recipe) -> Iterator[Problem]:
