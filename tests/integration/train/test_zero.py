@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctypes.util import find_library
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,3 +119,13 @@ def test_the_lock_of_a_killed_compile_hangs_nobody(tmp_path: Path) -> None:
     stale.touch()
     tiny.train(tmp_path, tiny.tiny_spec(tiny.tiny_recipe("zero2_offload"), 2))
     assert not stale.exists()
+
+
+def test_state_on_an_nvme_drive_is_refused(tmp_path: Path) -> None:
+    recipe = tiny.tiny_recipe("zero3")
+    nvme = replace(recipe.strategy, offload_optimizer="nvme", offload_nvme_path=str(tmp_path))
+    spec = tiny.tiny_spec(replace(recipe, strategy=nvme), 1)
+    assert tiny.run_ranks(tmp_path, spec) == [2]
+    (error,) = tiny.RunFolder(tmp_path).read_rank_errors(1)
+    assert error.message.startswith("strategy.offload_optimizer: ")
+    assert ("libaio-dev" in error.message) == (find_library("aio") is None)
