@@ -315,6 +315,32 @@ def fsdp(world: World) -> None:
     assert (ours - other).abs().max() < 1e-5
 
 
+def zero(world: World) -> None:
+    """DeepSpeed ZeRO-2 over oneCCL: the weights of DDP over gloo."""
+    from deepspeed import comm, init_distributed, initialize
+    from deepspeed.ops import __compatible_ops__
+
+    __compatible_ops__["deepspeed_shm_comm"] = False  # serves inference, and would be compiled here
+    if not comm.is_initialized():
+        init_distributed(dist_init_required=False)
+    config = {
+        "train_micro_batch_size_per_gpu": 8,
+        "zero_optimization": {"stage": 2},
+        "gradient_clipping": 0.0,
+        "zero_allow_untested_optimizer": True,
+    }
+    model = _model(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    engine, *_ = initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
+    for step in range(10):
+        x, y = _batch(world, step)
+        engine.backward(torch.nn.functional.cross_entropy(engine(x), y))
+        engine.step()
+    ours = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
+    other = _train(world, DistributedDataParallel(_model(0), process_group=world.gloo))
+    assert (ours - other).abs().max() < 1e-5
+
+
 def leave_open(world: World) -> None:
     """Ends without destroying anything, with an operation just finished."""
     dist.all_reduce(torch.ones(100_000))

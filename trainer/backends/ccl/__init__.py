@@ -21,6 +21,7 @@ from trainer.backends.ccl.build import MODULE_NAME, BackendUnavailable, build, f
 __all__ = ["BackendUnavailable", "environment", "register"]
 
 BACKEND = "ccl"
+_SHARED_MEMORY_OF_A_RANK = 32 * 2**20  # libfabric's shm provider fills 24 MiB of its 64
 
 
 def register(cache: Path, local_rank: int, local_size: int) -> str:
@@ -43,12 +44,12 @@ def environment(local_rank: int, local_size: int, fabric_dir: Path) -> Mapping[s
     """Variables of oneCCL for one of `local_size` ranks on this node.
 
     The ranks find each other through the process group's own store and libfabric, whatever started
-    them; shared memory carries what stays on the node. Without workers of its own
-    (`CCL_WORKER_OFFLOAD=0`) the backend's one thread does oneCCL's work, and takes no core while
-    nothing is under way.
+    them; shared memory carries what stays on the node, where /dev/shm has room for it. Without
+    workers of its own (`CCL_WORKER_OFFLOAD=0`) the backend's one thread does oneCCL's work, and
+    takes no core while nothing is under way.
     """
     return {
-        "CCL_ATL_SHM": "1",
+        "CCL_ATL_SHM": "1" if _shared_memory_bytes() >= local_size * _SHARED_MEMORY_OF_A_RANK else "0",
         "CCL_ATL_TRANSPORT": "ofi",
         "CCL_LOCAL_RANK": str(local_rank),
         "CCL_LOCAL_SIZE": str(local_size),
@@ -57,6 +58,15 @@ def environment(local_rank: int, local_size: int, fabric_dir: Path) -> Mapping[s
         "CCL_WORKER_OFFLOAD": "1" if "CCL_WORKER_COUNT" in os.environ else "0",
         "FI_PROVIDER_PATH": str(fabric_dir),
     }
+
+
+def _shared_memory_bytes() -> int:
+    """The size of /dev/shm: 64 MiB in a container that was given no more."""
+    try:
+        size = os.statvfs("/dev/shm")
+    except FileNotFoundError:
+        return 0
+    return size.f_blocks * size.f_frsize
 
 
 def _load(path: Path) -> ModuleType:

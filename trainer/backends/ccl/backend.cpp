@@ -1,6 +1,9 @@
 #include "backend.hpp"
 
-#include <numeric>
+#include <filesystem>
+#include <system_error>
+
+#include <unistd.h>
 
 namespace galley {
 
@@ -140,6 +143,19 @@ Tensors rows_of(const at::Tensor& tensor, const std::vector<int64_t>& splits, in
   return tensor.split_with_sizes(splits);
 }
 
+// libfabric keeps a file of some 24 MiB in /dev/shm, which it removes when it is closed in good
+// order. Once all ranks have opened it its name is not needed any more; without it the memory ends
+// with the processes, however they end.
+void forget_shared_memory() {
+  const auto mine = std::to_string(getpid()) + ":";
+  std::error_code ignored;
+  for (const auto& file : std::filesystem::directory_iterator("/dev/shm", ignored)) {
+    if (file.path().filename().string().rfind(mine, 0) == 0) {
+      std::filesystem::remove(file.path(), ignored);
+    }
+  }
+}
+
 } // namespace
 
 CclBackend::CclBackend(
@@ -151,6 +167,15 @@ CclBackend::CclBackend(
   ccl::init();
   communicator_ =
       std::make_unique<ccl::communicator>(ccl::create_communicator(size, rank, kvs_));
+  meet();
+  forget_shared_memory();
+}
+
+// Every rank has exchanged a byte with every other one when this returns.
+void CclBackend::meet() {
+  Tensors bytes(size_, at::zeros({1}, at::kByte));
+  exchange(OpType::ALLTOALL, "ccl:meet", bytes, bytes, timeout_)->wait();
+  barrier({})->wait();
 }
 
 CclBackend::~CclBackend() {

@@ -106,6 +106,7 @@ class CclBackend final : public c10d::Backend {
       const Tensors& outputs,
       const Tensors& inputs,
       std::chrono::milliseconds timeout);
+  void meet();
   void close(std::chrono::milliseconds patience);
 
   std::chrono::milliseconds timeout_;
