@@ -32,7 +32,7 @@ _SCALE_MARGIN = 0.02
 # Rounding moves the norm of a whole gradient by less than this share.
 _LARGEST_ROUNDING = 2 * UNIT_ROUNDOFF["bf16"]
 # Unit roundoffs by which two orders of summation may move the norm of the same gradient.
-_FINEST = 64
+_FINEST = 256
 # metrics.jsonl rounds the rates that tokens a sample are computed from.
 _TOKENS_MARGIN = 2e-3
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Equal values have no place on a logarithmic axis; they are drawn here.
 _FLOOR = 1e-9
+# A table in a file has no terminal to fit into.
+_FILE_WIDTH = 120
 
 
 @dataclass(frozen=True)
@@ -75,18 +77,20 @@ def _run_json(run: Measured) -> dict[str, Any]:
 
 def show_table(runs: Sequence[Measured], steps: int, stream: IO[str]) -> None:
     """A row a run, the tolerances, and the probable cause of whatever exceeds them."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=stream, highlight=False)
+    console = Console(file=stream, highlight=False, width=None if stream.isatty() else _FILE_WIDTH)
     reference = runs[0].evidence
-    table = Table(title=f"largest deviation from {reference.strategy} in {steps} steps", title_justify="left")
-    table.add_column("strategy")
+    title = f"largest deviation from {reference.strategy} in {steps} steps"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("strategy", no_wrap=True)
     for heading in ("loss", "grad norm", "weights rms", "weights max"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for heading in ("parity", "engine"):
-        table.add_column(heading)
-    table.add_column("samples/s", justify="right")
+        table.add_column(heading, no_wrap=True)
+    table.add_column("samples/s", justify="right", no_wrap=True)
     for run in runs:
         table.add_row(*_cells(run))
     limits = tolerance_of(reference)
@@ -106,7 +110,7 @@ def show_table(runs: Sequence[Measured], steps: int, stream: IO[str]) -> None:
 def _cells(run: Measured) -> list[str]:
     engaged, speed, comparison = run.result.engaged, run.result.samples_per_s, run.comparison
     end = [
-        f"{engaged.engine} ({engaged.backend}, {engaged.precision})" if engaged else "",
+        engaged.engine if engaged else "",
         "" if speed is None else f"{speed:.1f}",
     ]
     if comparison is None:
@@ -182,6 +186,7 @@ def _draw_deviations(axes: Axes, runs: Sequence[Measured], kind: str, tolerance:
             ends.append((values[-1], run.evidence.strategy, color))
     axes.axhline(tolerance, color=INK, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_yscale("log")
+    axes.minorticks_off()
     low, high = axes.get_ylim()
     axes.set_ylim(min(low, _FLOOR / 2), max(high, tolerance * 10))
     ends.append((tolerance, "tolerance", INK))
