@@ -164,11 +164,24 @@ def test_missing_user_folder(tmp_path: Path) -> None:
 def test_relative_paths_are_sealed_as_absolute_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
+    (tmp_path / "mine").mkdir()
     recipe = compose_recipe(["model.name=model", "data.cache_dir=cache", "plugins=[mine]"])
     assert recipe.model.name == f"{tmp_path}/model"
     assert recipe.data.cache_dir == f"{tmp_path}/cache"
     assert recipe.plugins == [f"{tmp_path}/mine"]
     assert compose_recipe(["model.name=some/hub-model"]).model.name == "some/hub-model"
+
+
+def test_the_run_to_continue_from_is_a_folder_and_sealed_as_an_absolute_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (problem,) = problems("checkpoint.resume_from=run")
+    assert "checkpoint.resume_from" in problem
+    assert "'run' is not a folder" in problem
+    (tmp_path / "run").mkdir()
+    recipe = compose_recipe(["checkpoint.resume_from=run"])
+    assert recipe.checkpoint.resume_from == f"{tmp_path}/run"
 
 
 def test_unknown_profile() -> None:
