@@ -44,7 +44,7 @@ class FsdpEngine(SingleEngine):
             "mp_policy": MixedPrecisionPolicy(reduce_dtype=TORCH_DTYPES[setup.recipe.precision.reduce]),
             "offload_policy": _offload(setup),
         }
-        wrapped = {fully_shard(module, **policy) for module in modules_to_wrap(model, strategy)}
+        wrapped: set[Any] = {fully_shard(module, **policy) for module in modules_to_wrap(model, strategy)}
         self.sharded = fully_shard(model, **policy)
         if strategy.engine_options.get("forward_prefetch", False):
             prefetch_next([m for m in model.modules() if m in wrapped], strategy.wrap)
