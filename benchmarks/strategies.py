@@ -75,6 +75,15 @@ def run_strategy(name: str, folder: Path, steps: int) -> Figures:
     }
 
 
+def can_run(name: str, steps: int) -> bool:
+    """Whether this machine can carry the strategy; says why where it cannot."""
+    argv = [sys.executable, "-P", str(ROOT / "train.py"), "plan", f"strategy={name}", *settings(steps)]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    if done.returncode:
+        print(f"{name} is left out: {done.stderr.strip()}", file=sys.stderr)
+    return done.returncode == 0
+
+
 def run_bare(ddp: Path) -> Figures:
     """On the model, data and batches of the ddp run, which has been made."""
     launch = ["torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
@@ -129,6 +138,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     options = parser.parse_args()
     names = list(dict.fromkeys(["ddp", *options.strategies.split(",")]))
+    names = [name for name in names if can_run(name, options.steps)]
     summary = summarize(measure(names, options.rounds, options.steps))
     if options.json:
         print(json.dumps({"rounds": options.rounds, "steps": options.steps, "strategies": summary}))
