@@ -160,9 +160,7 @@ class PythonClient(Client):
         try:
             config.load_incluster_config(client_configuration=settings)
         except config.ConfigException as error:
-            raise SubmissionError(
-                f"no cluster to talk to, neither a kubeconfig nor a pod: {error}"
-            ) from error
+            raise SubmissionError(f"no cluster: neither a kubeconfig nor a pod: {error}") from error
         return self._module.client.ApiClient(settings)
 
 

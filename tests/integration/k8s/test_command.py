@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from galley.rundir import RunFolder
+from galley.seal import snapshot_sha256
+from launchers.k8s.launcher import K8sLauncher
+from launchers.run import write_plan
 from tests.integration.k8s.api_server import ApiServer
 from tests.integration.k8s.cluster import Cluster, wait_for
 from tests.integration.k8s.conftest import free_port, use
+from tests.integration.local.standin import FACTS, make_run
 from tests.support import Finished, run_galley, run_process
 
 TINY = (
@@ -31,32 +36,45 @@ def losses(folder: RunFolder) -> list[float]:
     return [row["loss"] for row in folder.read_metrics() if "loss" in row]
 
 
-@pytest.fixture(scope="module")
-def on_this_machine(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
-    """The training curve of the same recipe and world under launcher=local."""
-    folder = RunFolder(tmp_path_factory.mktemp("local") / "run")
-    done = run_galley([*TINY, "cluster.procs_per_node=2", f"run_dir={folder.root}"])
-    assert done.rc == 0, done.err
-    return losses(folder)
-
-
-@pytest.mark.parametrize("kind", ["pytorchjob", "trainjob"])
-def test_two_pods_train_as_this_machine_does(
-    kind: str, cluster: Cluster, tmp_path: Path, on_this_machine: list[float]
-) -> None:
+@pytest.mark.timeout(600)
+def test_two_pods_train_as_this_machine_does(cluster: Cluster, tmp_path: Path) -> None:
     """By ConfigMap: nothing but the cluster's API connects the pods with this folder."""
-    folder = RunFolder(tmp_path / "here")
-    words = [*TINY, *TWO_NODES, f"launcher.k8s.kind={kind}", f"run_dir={folder.root}", "--json"]
-    done = run_galley(words)
+    local, folder = RunFolder(tmp_path / "local"), RunFolder(tmp_path / "here")
+    done = run_galley([*TINY, "cluster.procs_per_node=2", f"run_dir={local.root}"], timeout=240)
+    assert done.rc == 0, done.err
+    done = run_galley([*TINY, *TWO_NODES, f"run_dir={folder.root}", "--json"], timeout=240)
     assert done.rc == 0, done.err + "".join(log.read_text() for log in tmp_path.glob("pods/*/log"))
     assert "kubernetes: context lab, namespace team-a" in done.err
     result = json.loads(done.out.splitlines()[-1])
     assert (result["state"], result["steps"], result["world_size"]) == ("succeeded", 4, 2)
-    assert losses(folder) == pytest.approx(on_this_machine, rel=1e-6)
-    assert folder.rank_log(1, 1).read_text()
+    assert losses(folder) == pytest.approx(losses(local), rel=1e-6)
+    assert len(losses(folder)) == 4
     assert (cluster.claim / _pod_folder(cluster) / "model" / "model.safetensors").exists()
     log = run_galley(["logs", folder.root, "--rank", "1"])
-    assert log.out == folder.rank_log(1, 1).read_text()
+    assert (log.rc, log.out) == (0, folder.rank_log(1, 1).read_text())
+
+
+@pytest.mark.parametrize(("behavior", "state"), [("succeed", "succeeded"), ("raise_on_one_rank", "failed")])
+def test_a_train_job_runs(cluster: Cluster, tmp_path: Path, behavior: str, state: str) -> None:
+    """Two pods with stand-ins for ranks; results and errors come back by the pods' logs."""
+    folder = make_run(tmp_path / "run", behavior, STANDIN_RANK="1")
+    spec = folder.read_spec()
+    launcher = replace(spec.recipe.launcher, kind="trainjob")
+    layout = replace(spec.layout, nodes=2, procs_per_node=1)
+    code = replace(spec.code, sha256=snapshot_sha256(folder))
+    spec = replace(spec, recipe=replace(spec.recipe, launcher=launcher), layout=layout, code=code)
+    folder.write_spec(spec)
+    plan = K8sLauncher().plan(spec, folder.root, FACTS, attempt=1)
+    write_plan(plan, folder)
+    handle = K8sLauncher().submit(plan, folder)
+    wait_for(lambda: K8sLauncher().poll(handle, folder) == state, 60)
+    if state == "succeeded":
+        assert len(list(folder.read_metrics())) == 8
+        result = folder.read_result()
+        assert result is not None
+        assert result.metrics == {"eval/f1": 0.8, "train/loss": 0.1667}
+    else:
+        assert [error.rank for error in folder.read_rank_errors(1)] == [1]
 
 
 def _pod_folder(cluster: Cluster) -> str:
