@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from galley.errors import ConfigError, Problem
+from galley.pinning import core_problem, environment_problem
 from galley.schema import Batch, Recipe
-from galley.spec import ClusterFacts, Device, Layout
+from galley.spec import Backend, ClusterFacts, Device, Layout
+
+_CORES_FOR_A_WORKER = 4
 
 
 def resolve_layout(recipe: Recipe, facts: ClusterFacts) -> Layout:
@@ -24,17 +27,49 @@ def resolve_layout(recipe: Recipe, facts: ClusterFacts) -> Layout:
     world = procs * recipe.cluster.nodes
     _check_groups(recipe, procs, world)
     global_size, micro, accumulation = split_batch(recipe.batch, world)
+    workers = _ccl_workers(recipe, device, procs, facts.physical_cores)
     return Layout(
         nodes=recipe.cluster.nodes,
         procs_per_node=procs,
         world_size=world,
         device=device,
-        backend="none" if world == 1 else "nccl" if device == "cuda" else "gloo",
-        threads_per_proc=recipe.cluster.threads_per_proc or max(1, facts.physical_cores // procs),
+        backend=_backend(recipe, device, world),
+        threads_per_proc=recipe.cluster.threads_per_proc or max(1, facts.physical_cores // procs - workers),
         global_size=global_size,
         micro_size=micro,
         accumulation=accumulation,
+        ccl_workers=workers,
     )
+
+
+def _backend(recipe: Recipe, device: Device, world: int) -> Backend:
+    """Raises `ConfigError` for a backend that does not carry the device."""
+    wanted = recipe.strategy.backend
+    if wanted != "auto" and (wanted == "nccl") != (device == "cuda"):
+        valid = "nccl" if device == "cuda" else "gloo, ccl, mpi, probe"
+        hint = f"valid: auto, {valid}; or another cluster.device"
+        raise ConfigError(Problem("strategy.backend", f"'{wanted}' does not carry ranks on {device}", hint))
+    if world == 1:
+        return "none"
+    return ("nccl" if device == "cuda" else "gloo") if wanted == "auto" else wanted
+
+
+def _ccl_workers(recipe: Recipe, device: Device, procs: int, cores: int) -> int:
+    """oneCCL's threads a rank. Raises `ConfigError` where they and OpenMP's need more than the cores.
+
+    Ranks that merely take turns, without threads or workers being asked for, are only warned about.
+    """
+    if device == "cuda" or recipe.strategy.backend not in ("ccl", "probe"):
+        return 0
+    workers, threads = recipe.strategy.ccl_workers, recipe.cluster.threads_per_proc
+    asked = bool(workers or threads)
+    if workers is None:
+        workers = 1 if cores // procs >= _CORES_FOR_A_WORKER else 0
+    problem = core_problem(cores, procs, workers, threads) if asked else None
+    problem = problem or environment_problem(recipe.launcher.env, procs, cores)
+    if problem is not None:
+        raise ConfigError(problem)
+    return workers
 
 
 def declared_facts(recipe: Recipe) -> ClusterFacts:

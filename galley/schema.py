@@ -95,6 +95,11 @@ class Strategy:
             keeps the parameters gathered from the forward to the end of the backward.
         hybrid: fsdp: partitioned inside groups of ranks, replicated between the groups (HSDP).
         hybrid_shard_size: ranks of one such group; null is the ranks of a node.
+        backend: what carries the collectives: `auto` is nccl on CUDA and gloo on CPU; `probe` is the
+            first of oneCCL, MPI and gloo that the CPU ranks have; any other is taken, or an error.
+        ccl_workers: oneCCL's own threads a rank, each on a core that does not compute; null is one
+            where a rank has at least four cores, otherwise none.
+        pin_cores: bind each CPU rank to its share of the physical cores.
         offload_optimizer: where optimizer state lives between steps.
         offload_params: where parameters live between uses. fsdp offloads both to `cpu` or none.
         offload_pin_memory: page-locked host memory for what is offloaded; without a GPU there is none.
@@ -122,6 +127,9 @@ class Strategy:
     engine: Literal["torch", "deepspeed", "fsdp"] = "torch"
     data_parallel: bool = True
     shard: Literal["none", "optimizer", "grads", "params"] = "none"
+    backend: Literal["auto", "gloo", "nccl", "ccl", "mpi", "probe"] = "auto"
+    ccl_workers: NonNegative | None = None
+    pin_cores: bool = False
     hybrid: bool = False
     hybrid_shard_size: Positive | None = None
     offload_optimizer: OffloadDevice = "none"

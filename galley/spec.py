@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "preempted", "unknown"]
 Device = Literal["cpu", "cuda"]
+Backend = Literal["none", "gloo", "nccl", "ccl", "mpi", "probe"]
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "preempted"})
 FailureClass = Literal[
     "configuration", "data", "checkpoint", "oom", "nan", "disk_full", "hang", "node", "preempted", "user"
@@ -53,19 +54,21 @@ class Layout:
     """How the recipe lies on the machine. `global_size = micro_size × accumulation × world_size`.
 
     Attributes:
-        backend: of the process group; `none` for one process.
+        backend: of the process group; `none` for one process; `probe` is settled by the ranks.
         threads_per_proc: OpenMP threads a rank.
+        ccl_workers: further threads of oneCCL a rank.
     """
 
     nodes: int
     procs_per_node: int
     world_size: int
     device: Device
-    backend: Literal["none", "gloo", "nccl"]
+    backend: Backend
     threads_per_proc: int
     global_size: int
     micro_size: int
     accumulation: int
+    ccl_workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,8 @@ class Engaged:
 
     Attributes:
         engine: class that wrapped the model.
+        backend_reason: who provides the backend, and why others were passed over; empty where the
+            device leaves no choice.
         elements_per_rank: for `params`, `grads` and `optimizer`, elements each rank holds,
             indexed by rank.
     """
@@ -183,6 +188,7 @@ class Engaged:
     backend: str
     precision: str
     elements_per_rank: dict[str, list[int]]
+    backend_reason: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from galley.errors import ConfigError, Problem
+from trainer.backends.probe import Choice, agree
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +87,7 @@ class Ranks:
     def __init__(self, facts: RankFacts, device: torch.device, grouped: bool) -> None:
         self.facts = facts
         self.device = device
+        self.backend_reason = ""
         self._grouped = grouped
         self._patient: Any = None
 
@@ -181,13 +183,16 @@ class Ranks:
         self._patient = dist.new_group(backend="gloo", timeout=MAIN_FIRST_TIMEOUT)
 
 
-def open_ranks(facts: RankFacts, device_kind: str, timeout_s: int, grouped: bool) -> Ranks:
-    """Join the process group (`grouped`), over gloo on CPU and nccl on CUDA.
+def open_ranks(
+    facts: RankFacts, device_kind: str, timeout_s: int, grouped: bool, choice: Choice | None = None
+) -> Ranks:
+    """Join the process group (`grouped`), over `choice`; null is gloo on CPU and nccl on CUDA.
 
-    CPU tensors always travel over gloo. A lone process gets a group of one, if `grouped`.
+    On CUDA, CPU tensors travel over gloo. A lone process gets a group of one, if `grouped`.
     """
     import torch
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
     device = torch.device("cpu")
     if device_kind == "cuda":
@@ -195,10 +200,16 @@ def open_ranks(facts: RankFacts, device_kind: str, timeout_s: int, grouped: bool
         torch.cuda.set_device(device)
     ranks = Ranks(facts, device, grouped)
     if grouped:
+        timeout = timedelta(seconds=timeout_s)
         store = None if facts.world_size > 1 else dist.HashStore()  # type: ignore[attr-defined]
+        backend = "gloo" if device_kind == "cpu" else "cpu:gloo,cuda:nccl"
+        if choice is not None:
+            store, _, _ = next(rendezvous("env://", facts.rank, facts.world_size, timeout=timeout))
+            choice = agree(choice, store, facts.rank, facts.world_size)
+            backend, ranks.backend_reason = choice.backend, str(choice)
         dist.init_process_group(
-            "gloo" if device_kind == "cpu" else "cpu:gloo,cuda:nccl",
-            timeout=timedelta(seconds=timeout_s),
+            backend,
+            timeout=timeout,
             rank=facts.rank,
             world_size=facts.world_size,
             store=store,

@@ -16,6 +16,7 @@ from galley.rundir import RunFolder
 from galley.schema import Recipe
 from galley.spec import RunResult, RunSpec, State
 from trainer import strategies
+from trainer.backends.prepare import prepare_backend
 from trainer.batches import BatchPlan
 from trainer.checkpoints.resume import find_checkpoint
 from trainer.checkpoints.store import Checkpoint
@@ -62,7 +63,8 @@ def run(
     recipe, layout = spec.recipe, spec.layout
     torch.set_num_threads(layout.threads_per_proc)
     grouped = recipe.strategy.data_parallel or layout.world_size > 1
-    ranks = open_ranks(facts, layout.device, recipe.launcher.timeout_s, grouped)
+    choice = prepare_backend(layout, recipe, facts.local_rank)
+    ranks = open_ranks(facts, layout.device, recipe.launcher.timeout_s, grouped, choice)
     task = make_task(recipe)
     journal.enter("data")
     data = task.datasets(ranks.main_first)

@@ -75,6 +75,7 @@ class EngagementProbe:
             strategy=engine.setup.recipe.strategy.name,
             engine=engine.name,
             backend=engine.setup.ranks.backend(),
+            backend_reason=engine.setup.ranks.backend_reason,
             precision=engine.setup.recipe.precision.compute,
             elements_per_rank={kind: [rank[kind] for rank in held] for kind in count},
         )

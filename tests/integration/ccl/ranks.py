@@ -41,7 +41,7 @@ def main() -> None:
     case, world, runs, cache = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     os.environ["DS_ACCELERATOR"] = "cpu"
     import cases
-    import torch._dynamo  # what the first optimizer of a process would import
+    import torch._dynamo  # noqa: F401  what the first optimizer of a process would import
 
     if case == "zero":
         import deepspeed  # noqa: F401

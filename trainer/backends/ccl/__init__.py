@@ -63,7 +63,7 @@ def environment(local_rank: int, local_size: int, fabric_dir: Path) -> Mapping[s
 def _shared_memory_bytes() -> int:
     """The size of /dev/shm: 64 MiB in a container that was given no more."""
     try:
-        size = os.statvfs("/dev/shm")
+        size = os.statvfs("/dev/shm")  # noqa: S108
     except FileNotFoundError:
         return 0
     return size.f_blocks * size.f_frsize
@@ -73,7 +73,8 @@ def _load(path: Path) -> ModuleType:
     if MODULE_NAME in sys.modules:
         return sys.modules[MODULE_NAME]
     spec = importlib.util.spec_from_file_location(MODULE_NAME, path)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise BackendUnavailable(f"{path} is no extension module")
     try:
         extension = importlib.util.module_from_spec(spec)
     except ImportError as error:

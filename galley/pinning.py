@@ -1,0 +1,186 @@
+"""Which cores compute and which communicate: the environment of CPU ranks under oneCCL. Pure.
+
+Every rank of a node has an equal run of physical cores. Its first `ccl_workers` cores belong to
+oneCCL's worker threads, the others to OpenMP, one thread a core:
+
+    procs_per_node × (OMP threads + CCL workers) <= physical cores
+
+Cores are physical, as sysfs tells them; the second hardware threads stay idle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from galley.errors import ConfigError, Problem
+
+
+@dataclass(frozen=True, order=True)
+class Core:
+    """A physical core.
+
+    Attributes:
+        package: the socket.
+        cpu: the number by which the kernel knows its first hardware thread.
+        node: NUMA node of its memory.
+    """
+
+    package: int
+    cpu: int
+    node: int = 0
+
+
+@dataclass(frozen=True)
+class RankPins:
+    """The CPUs of one rank of a node, by the kernel's numbers."""
+
+    omp_cpus: tuple[int, ...]
+    ccl_cpus: tuple[int, ...]
+    numa_nodes: tuple[int, ...]
+
+    @property
+    def mask(self) -> str:
+        """The CPUs that compute, as Intel MPI writes them: `0xfffffff0`."""
+        return hex(sum(1 << cpu for cpu in self.omp_cpus))
+
+    def numactl(self) -> tuple[str, ...]:
+        """Arguments that bind cores and memory; one without the other makes it worse."""
+        cpus = cpu_list((*self.ccl_cpus, *self.omp_cpus))
+        return ("numactl", f"--physcpubind={cpus}", f"--membind={cpu_list(self.numa_nodes)}")
+
+
+@dataclass(frozen=True)
+class Pins:
+    """A node's cores, dealt out to its ranks."""
+
+    ranks: tuple[RankPins, ...]
+    threads: int
+    ccl_workers: int
+
+    def environment(self, local_rank: int | None = None) -> dict[str, str]:
+        """Variables of every rank of the node; with `local_rank`, also those that differ by rank.
+
+        `CCL_WORKER_AFFINITY` names the workers of all the node's ranks, rank by rank, and
+        `I_MPI_PIN_DOMAIN` one mask a rank.
+        """
+        env = {
+            "I_MPI_PIN_DOMAIN": f"[{','.join(rank.mask for rank in self.ranks)}]",
+            "KMP_AFFINITY": "granularity=fine,compact,1,0",
+            "KMP_HW_SUBSET": "1T",
+            "OMP_NUM_THREADS": str(self.threads),
+        }
+        if self.ccl_workers:
+            env["CCL_WORKER_COUNT"] = str(self.ccl_workers)
+            env["CCL_WORKER_AFFINITY"] = ",".join(str(cpu) for rank in self.ranks for cpu in rank.ccl_cpus)
+        if local_rank is not None:
+            env["GOMP_CPU_AFFINITY"] = " ".join(map(str, self.ranks[local_rank].omp_cpus))
+        return env
+
+
+def plan_pins(cores: Iterable[Core], procs_per_node: int, ccl_workers: int, threads: int | None) -> Pins:
+    """Deal the cores out; `threads` is null for all that the workers leave.
+
+    Raises `ConfigError` with the equation where there are not enough cores.
+    """
+    ordered = sorted(cores)
+    problem = core_problem(len(ordered), procs_per_node, ccl_workers, threads)
+    if problem is not None:
+        raise ConfigError(problem)
+    share = len(ordered) // procs_per_node
+    count = threads or share - ccl_workers
+    ranks = []
+    for rank in range(procs_per_node):
+        mine = ordered[rank * share : (rank + 1) * share][: ccl_workers + count]
+        cpus = tuple(core.cpu for core in mine)
+        nodes = tuple(sorted({core.node for core in mine}))
+        ranks.append(RankPins(cpus[ccl_workers:], cpus[:ccl_workers], nodes))
+    return Pins(tuple(ranks), count, ccl_workers)
+
+
+def core_problem(cores: int, procs_per_node: int, ccl_workers: int, threads: int | None) -> Problem | None:
+    """What is wrong with `procs_per_node × (threads + CCL workers) <= cores`, or None.
+
+    `threads` null stands for at least one.
+    """
+    needed = procs_per_node * ((threads or 1) + ccl_workers)
+    if needed <= cores:
+        return None
+    shown = "at least 1 thread" if threads is None else f"{threads} threads"
+    most = cores // procs_per_node - ccl_workers
+    if most >= 1:
+        hint = f"at most cluster.threads_per_proc={most}"
+    else:
+        hint = "fewer ranks (cluster.procs_per_node) or fewer workers (strategy.ccl_workers)"
+    what = (
+        f"{procs_per_node} ranks × ({shown} + {ccl_workers} CCL workers) = {needed} > {cores} physical cores"
+    )
+    return Problem("cluster.threads_per_proc" if threads else "strategy.ccl_workers", what, hint)
+
+
+def environment_problem(env: Mapping[str, str], procs_per_node: int, cores: int) -> Problem | None:
+    """The same equation for an environment that somebody else wrote, or None.
+
+    Read are `OMP_NUM_THREADS` and `CCL_WORKER_COUNT`; without the former nothing can be said.
+    """
+    try:
+        threads, workers = int(env["OMP_NUM_THREADS"]), int(env.get("CCL_WORKER_COUNT", "0"))
+    except (KeyError, ValueError):
+        return None
+    problem = core_problem(cores, procs_per_node, workers, threads)
+    if problem is None:
+        return None
+    where = "launcher.env.OMP_NUM_THREADS"
+    return Problem(where, problem.what, f"at most {max(1, cores // procs_per_node - workers)} threads a rank")
+
+
+def preload(existing: Collection[str], inherited: str = "") -> dict[str, str]:
+    """`LD_PRELOAD` with tcmalloc, then libiomp5, where these files exist; empty where neither does.
+
+    `existing` are paths that were found; what `inherited` names stays, behind them.
+    """
+    chosen: list[str] = []
+    for library in ("libtcmalloc", "libiomp5"):
+        chosen += [path for path in existing if Path(path).name.startswith(library + ".")][:1]
+    if not chosen:
+        return {}
+    rest = [path for path in inherited.replace(":", " ").split() if path not in chosen]
+    return {"LD_PRELOAD": ":".join([*chosen, *rest])}
+
+
+def find_preloads(folders: Sequence[Path]) -> list[str]:
+    """The allocator and OpenMP libraries that `preload` knows, in the folders that hold them."""
+    names = ("libtcmalloc.so.4", "libtcmalloc.so", "libiomp5.so")
+    return [str(folder / name) for name in names for folder in folders if (folder / name).exists()]
+
+
+def read_cores(sys_root: Path, allowed: Set[int]) -> tuple[Core, ...]:
+    """The physical cores among the CPUs `allowed`, each by its first allowed hardware thread."""
+    found: dict[tuple[int, str], Core] = {}
+    for cpu in sorted(allowed):
+        folder = sys_root / f"devices/system/cpu/cpu{cpu}"
+        package = int(_read(folder / "topology/physical_package_id", "0"))
+        core = _read(folder / "topology/thread_siblings_list", str(cpu))
+        nodes = sorted(folder.glob("node[0-9]*"))
+        node = int(nodes[0].name.removeprefix("node")) if nodes else 0
+        found.setdefault((package, core), Core(package, cpu, node))
+    return tuple(sorted(found.values()))
+
+
+def _read(path: Path, otherwise: str) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return otherwise
+
+
+def cpu_list(cpus: Iterable[int]) -> str:
+    """`0-3,8` for 0, 1, 2, 3, 8: the notation of numactl and taskset."""
+    runs: list[tuple[int, int]] = []
+    for cpu in sorted(cpus):
+        if runs and runs[-1][1] == cpu - 1:
+            runs[-1] = (runs[-1][0], cpu)
+        else:
+            runs.append((cpu, cpu))
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)

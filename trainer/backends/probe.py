@@ -1,0 +1,158 @@
+"""What carries the collectives of CPU ranks: the first that this machine has.
+
+`oneccl_bindings_for_pytorch`, then the project's own binding of oneCCL, then the MPI that torch was
+built with, then gloo, which always is there. Each that was passed over says why.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from galley.errors import ConfigError, Problem
+from trainer.backends.ccl import BackendUnavailable, register
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+_MPI_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A backend, and how it came to be chosen.
+
+    Attributes:
+        backend: for `init_process_group`: `ccl`, `mpi` or `gloo`.
+        carrier: who provides it, with its version where it has one.
+        reasons: one sentence for each backend that was passed over, in the order of the probe.
+    """
+
+    backend: str
+    carrier: str
+    reasons: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        passed = f" ({'; '.join(self.reasons)})" if self.reasons else ""
+        return f"{self.backend}: {self.carrier}{passed}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """This process on its node, and where compiled things are kept."""
+
+    local_rank: int
+    local_size: int
+    cache: Path
+
+
+Open = Callable[[Place], str]
+"""Makes a backend usable in this process and names its carrier; raises `BackendUnavailable`."""
+
+
+def open_bindings(place: Place) -> str:
+    name = "oneccl_bindings_for_pytorch"
+    if importlib.util.find_spec(name) is None:
+        raise BackendUnavailable("is not installed")
+    try:
+        module = importlib.import_module(name)
+    except (ImportError, OSError) as error:
+        raise BackendUnavailable(f"cannot be imported with this torch: {error}") from error
+    return f"{name} {getattr(module, '__version__', '')}".strip()
+
+
+def open_own(place: Place) -> str:
+    return f"oneCCL {register(place.cache, place.local_rank, place.local_size).split()[0]}, Galley's binding"
+
+
+def open_mpi(place: Place) -> str:
+    import torch.distributed as dist
+
+    if not dist.is_mpi_available():
+        raise BackendUnavailable("torch was built without it")
+    if not any(name in os.environ for name in _MPI_VARIABLES):
+        raise BackendUnavailable("the ranks were not started by mpirun")
+    return "the MPI that torch was built with"
+
+
+def open_gloo(place: Place) -> str:
+    return "part of torch"
+
+
+Candidates = Sequence[tuple[str, str, Open]]
+
+CANDIDATES: Candidates = (
+    ("oneccl_bindings_for_pytorch", "ccl", open_bindings),
+    ("oneCCL", "ccl", open_own),
+    ("MPI", "mpi", open_mpi),
+    ("gloo", "gloo", open_gloo),
+)
+"""(name, backend, how to open it), in the order of the probe."""
+
+
+def choose_cpu_backend(place: Place, candidates: Candidates = CANDIDATES) -> Choice:
+    """The first candidate that opens; it is usable in this process afterwards."""
+    reasons: list[str] = []
+    for name, backend, open_backend in candidates:
+        try:
+            return Choice(backend, open_backend(place), tuple(reasons))
+        except BackendUnavailable as error:
+            reasons.append(f"{name} {error}")
+    raise ConfigError(Problem("strategy.backend", "; ".join(reasons), "gloo is part of every torch"))
+
+
+def open_cpu_backend(wanted: str, place: Place, candidates: Candidates = CANDIDATES) -> Choice:
+    """`wanted` by the user: `auto` is gloo, `probe` the first that can be had.
+
+    Raises:
+        ConfigError: the backend was named and cannot be had. Nothing takes its place.
+    """
+    if wanted == "probe":
+        return choose_cpu_backend(place, candidates)
+    backend = "gloo" if wanted == "auto" else wanted
+    matching = [row for row in candidates if row[1] == backend]
+    if not matching:
+        raise ConfigError(
+            Problem(f"strategy.backend={wanted}", "carries no CPU ranks", "valid: gloo, ccl, mpi")
+        )
+    reasons: list[str] = []
+    for name, _, open_backend in matching:
+        try:
+            return Choice(backend, open_backend(place), tuple(reasons))
+        except BackendUnavailable as error:
+            reasons.append(f"{name} {error}")
+    hint = "strategy.backend=probe takes the next one that this machine has"
+    raise ConfigError(Problem(f"strategy.backend={wanted}", "; ".join(reasons), hint))
+
+
+def agree(choice: Choice, store: Store, rank: int, world_size: int) -> Choice:
+    """The choice of all ranks: where they differ, gloo, and which rank could do no better.
+
+    A collective over the store, before there is a process group.
+    """
+    store.set(f"cpu_backend/{rank}", f"{choice.backend}\n{'; '.join(choice.reasons)}")
+    said = [store.get(f"cpu_backend/{other}").decode().split("\n", 1) for other in range(world_size)]
+    if len({backend for backend, _ in said}) == 1:
+        return choice
+    others = [f"rank {i} has only {b} ({why})" for i, (b, why) in enumerate(said) if b != choice.backend]
+    return Choice("gloo", "part of torch", (*choice.reasons, f"{choice.backend}: {others[0]}"))
+
+
+def slower_than_gloo(milliseconds: Mapping[int, tuple[float, float]]) -> str | None:
+    """Advice from measured all-reduces, `{bytes: (ccl ms, gloo ms)}`; None where oneCCL is no slower.
+
+    Judged by the largest size, which is that of DDP's buckets.
+    """
+    size = max(milliseconds)
+    ours, gloo = milliseconds[size]
+    if ours <= gloo:
+        return None
+    return (
+        f"oneCCL is {ours / gloo:.1f} times slower than gloo here: {ours:.1f} ms against {gloo:.1f} ms"
+        f" for an all-reduce of {size / 2**20:g} MiB; strategy=ddp runs on gloo"
+    )
