@@ -1,0 +1,117 @@
+"""oneCCL as a c10d backend, on real ranks, against gloo. The cases are in `cases.py`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.support import REPO, not_available, run_process
+from trainer.backends.ccl import build as ccl_build
+from trainer.backends.ccl.build import BackendUnavailable, build, find_parts
+
+RANKS = Path(__file__).parent / "ranks.py"
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """The cache that a user has, with the extension in it; compiled here where it is not."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "galley"
+    try:
+        build(find_parts(), root)
+    except BackendUnavailable as error:
+        not_available(str(error), "the tests of oneCCL on CPU")
+    return root
+
+
+def exit_codes(case: str, world_size: int, cache: Path, runs: int = 1) -> list[list[int]]:
+    argv = [sys.executable, "-P", RANKS, case, str(world_size), str(runs), cache]
+    path = os.pathsep.join([str(REPO), str(RANKS.parent)])
+    done = run_process(argv, env={"PYTHONPATH": path}, timeout=280)
+    assert done.out, done.err[-3000:]
+    codes = json.loads(done.out.splitlines()[-1])
+    assert codes == [[0] * world_size] * runs, done.err[-3000:]
+    return codes
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("all_reduce", "moves", "reductions", "strided", "coalesced", "messages", "sub_groups"),
+        *("asynchronous", "timeout", "refusals", "ddp", "fsdp"),
+    ],
+)
+def test_over_oneccl_as_over_gloo(case: str, world_size: int, cache: Path) -> None:
+    exit_codes(case, world_size, cache)
+
+
+def test_deepspeed_over_oneccl(cache: Path) -> None:
+    exit_codes("zero", 2, cache)
+
+
+@pytest.mark.parametrize("case", ["leave_open", "leave_closed", "leave_busy"])
+def test_ten_of_ten_runs_end_with_0_and_leave_no_shared_memory(case: str, cache: Path) -> None:
+    """However the ranks leave: through the interpreter's own tear-down, with groups open or closed."""
+    exit_codes(case, 2, cache, runs=10)
+    left = [path.name for path in SHARED_MEMORY.glob("*:*") if is_orphan(path.name)]
+    assert left == []
+
+
+def is_orphan(name: str) -> bool:
+    match = re.fullmatch(r"(\d+):\d+:\d+", name)
+    return match is not None and not Path(f"/proc/{match[1]}").exists()
+
+
+def test_many_builders_compile_once(tmp_path: Path) -> None:
+    """The lock holds, a broken-off build is no obstacle, and the result appears in one piece."""
+    parts = replace_compiler(find_parts(), tmp_path)
+    interrupted = tmp_path / "cache" / "ccl" / ccl_build._key(parts)
+    interrupted.mkdir(parents=True)
+    (interrupted / "galley_ccl.lock").touch()
+    with ThreadPoolExecutor(4) as pool:
+        targets = list(pool.map(lambda _: build(parts, tmp_path / "cache"), range(4)))
+    assert len(set(targets)) == 1
+    assert targets[0].read_text() == "compiled"
+    assert (tmp_path / "calls").read_text() == "one call\n"
+    assert sorted(path.name for path in interrupted.iterdir()) == ["galley_ccl.lock", "galley_ccl.so"]
+
+
+def test_a_compiler_that_fails_is_quoted(tmp_path: Path) -> None:
+    parts = replace_compiler(find_parts(), tmp_path, "echo 'fatal error: no such header' >&2; exit 1")
+    with pytest.raises(BackendUnavailable, match="does not build: .*fatal error: no such header"):
+        build(parts, tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("*.so"))
+
+
+def replace_compiler(parts: ccl_build.Parts, folder: Path, does: str = "") -> ccl_build.Parts:
+    """A compiler that writes down that it was called, takes its time, and writes its output."""
+    script = folder / "c++"
+    works = f"echo 'one call' >> '{folder}/calls'; sleep 0.3; printf compiled > \"${{@: -1}}\""
+    script.write_text(f'#!/bin/bash\n[ "$1" = --version ] && echo fake 1 && exit 0\n{does or works}\n')
+    script.chmod(0o755)
+    return replace(parts, compiler=str(script))
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(BackendUnavailable, match="apt-get install g\\+\\+"):
+        find_parts()
+    monkeypatch.delenv("CXX")
+    monkeypatch.setattr(ccl_build, "REQUIREMENTS", ("no-such-package==1",))
+    with pytest.raises(BackendUnavailable, match="no-such-package is not installed: pip install"):
+        find_parts()
+
+
+def test_the_source_needs_no_binary_of_ours() -> None:
+    """Nothing compiled is part of the project."""
+    folder = REPO / "trainer" / "backends"
+    kinds = {path.suffix for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert kinds <= {".py", ".cpp", ".hpp"}

@@ -1,0 +1,184 @@
+"""Cores dealt out to OpenMP threads and oneCCL workers, against the published figures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from galley.errors import ConfigError
+from galley.layout import resolve_layout
+from galley.pinning import (
+    Core,
+    core_problem,
+    cpu_list,
+    environment_problem,
+    find_preloads,
+    plan_pins,
+    preload,
+    read_cores,
+)
+from galley.schema import Batch, Cluster, Launcher, Recipe, Strategy
+from galley.spec import ClusterFacts
+
+NODE = tuple(Core(package=cpu // 16, cpu=cpu, node=cpu // 16) for cpu in range(32))
+
+
+def test_the_documented_node_one_rank_of_32_cores_with_4_workers() -> None:
+    pins = plan_pins(NODE, procs_per_node=1, ccl_workers=4, threads=None)
+    assert pins.environment() == {
+        "CCL_WORKER_AFFINITY": "0,1,2,3",
+        "CCL_WORKER_COUNT": "4",
+        "I_MPI_PIN_DOMAIN": "[0xfffffff0]",
+        "KMP_AFFINITY": "granularity=fine,compact,1,0",
+        "KMP_HW_SUBSET": "1T",
+        "OMP_NUM_THREADS": "28",
+    }
+    assert pins.ranks[0].numactl() == ("numactl", "--physcpubind=0-31", "--membind=0-1")
+
+
+def test_two_ranks_each_stay_in_their_socket() -> None:
+    pins = plan_pins(reversed(NODE), procs_per_node=2, ccl_workers=1, threads=None)
+    assert pins.threads == 15
+    env = pins.environment(local_rank=1)
+    assert env["I_MPI_PIN_DOMAIN"] == "[0xfffe,0xfffe0000]"
+    assert env["CCL_WORKER_AFFINITY"] == "0,16"
+    assert env["GOMP_CPU_AFFINITY"] == " ".join(map(str, range(17, 32)))
+    assert pins.ranks[1].numactl() == ("numactl", "--physcpubind=16-31", "--membind=1")
+
+
+def test_without_workers_nothing_is_said_about_them() -> None:
+    env = plan_pins(NODE[:2], procs_per_node=2, ccl_workers=0, threads=None).environment()
+    assert not any(name.startswith("CCL_") for name in env)
+    assert (env["I_MPI_PIN_DOMAIN"], env["OMP_NUM_THREADS"]) == ("[0x1,0x2]", "1")
+
+
+@given(
+    procs=st.integers(1, 8),
+    workers=st.integers(0, 4),
+    threads=st.none() | st.integers(1, 12),
+    cores=st.integers(1, 64),
+)
+def test_no_core_is_given_twice_and_the_equation_decides(
+    procs: int, workers: int, threads: int | None, cores: int
+) -> None:
+    every = [Core(0, 2 * cpu) for cpu in range(cores)]
+    if procs * ((threads or 1) + workers) > cores:
+        with pytest.raises(ConfigError, match=f"> {cores} physical cores"):
+            plan_pins(every, procs, workers, threads)
+        return
+    pins = plan_pins(every, procs, workers, threads)
+    given_out = [cpu for rank in pins.ranks for cpu in (*rank.omp_cpus, *rank.ccl_cpus)]
+    assert len(given_out) == len(set(given_out)) <= cores
+    assert all(len(rank.omp_cpus) == pins.threads >= 1 for rank in pins.ranks)
+    assert all(len(rank.ccl_cpus) == workers for rank in pins.ranks)
+    assert threads is None or pins.threads == threads
+
+
+def test_the_oversubscribed_environment_is_refused_with_its_equation() -> None:
+    env = {"OMP_NUM_THREADS": "24", "CCL_WORKER_COUNT": "2"}
+    problem = environment_problem(env, procs_per_node=2, cores=32)
+    assert problem is not None
+    assert problem.what == "2 ranks × (24 threads + 2 CCL workers) = 52 > 32 physical cores"
+    assert problem.hint == "at most 14 threads a rank"
+    assert environment_problem(env | {"OMP_NUM_THREADS": "14"}, 2, 32) is None
+    assert environment_problem({"CCL_WORKER_COUNT": "99"}, 2, 32) is None
+
+
+def test_the_hint_of_the_equation_holds() -> None:
+    problem = core_problem(cores=32, procs_per_node=2, ccl_workers=2, threads=24)
+    assert problem is not None
+    assert (problem.where, problem.hint) == (
+        "cluster.threads_per_proc",
+        "at most cluster.threads_per_proc=14",
+    )
+    assert core_problem(32, 2, 2, 14) is None
+    none_left = core_problem(cores=4, procs_per_node=2, ccl_workers=2, threads=None)
+    assert none_left is not None
+    assert none_left.where == "strategy.ccl_workers"
+
+
+def test_preload_takes_what_is_there_tcmalloc_first(tmp_path: Path) -> None:
+    (tmp_path / "libiomp5.so").touch()
+    (tmp_path / "libtcmalloc.so.4").touch()
+    found = find_preloads([tmp_path / "absent", tmp_path])
+    tcmalloc, iomp = str(tmp_path / "libtcmalloc.so.4"), str(tmp_path / "libiomp5.so")
+    assert preload(list(reversed(found))) == {"LD_PRELOAD": f"{tcmalloc}:{iomp}"}
+    assert preload([iomp], inherited=f"/x.so:{iomp}") == {"LD_PRELOAD": f"{iomp}:/x.so"}
+    assert preload([]) == {}
+
+
+def test_cores_are_physical_and_only_those_allowed(tmp_path: Path) -> None:
+    """Two sockets of two cores with two threads each; thread 5 is all that is allowed of its core."""
+    for cpu in range(8):
+        folder = tmp_path / f"devices/system/cpu/cpu{cpu}"
+        (folder / "topology").mkdir(parents=True)
+        (folder / f"node{cpu % 4 // 2}").mkdir()
+        (folder / "topology/physical_package_id").write_text(f"{cpu % 4 // 2}\n")
+        (folder / "topology/thread_siblings_list").write_text(f"{cpu % 4},{cpu % 4 + 4}\n")
+    assert read_cores(tmp_path, {0, 2, 3, 4, 5, 6}) == (
+        Core(0, 0, 0),
+        Core(0, 5, 0),
+        Core(1, 2, 1),
+        Core(1, 3, 1),
+    )
+
+
+def test_a_machine_that_tells_nothing_has_a_core_for_each_cpu(tmp_path: Path) -> None:
+    assert read_cores(tmp_path, {3, 1}) == (Core(0, 1), Core(0, 3))
+
+
+def test_cpu_list() -> None:
+    assert cpu_list([8, 0, 1, 2, 3, 10]) == "0-3,8,10"
+
+
+ONECCL = Recipe(
+    strategy=Strategy("oneccl_cpu", backend="probe"),
+    batch=Batch(global_size=8),
+    cluster=Cluster(device="cpu"),
+)
+
+
+def facts(cores: int, gpus: int = 0) -> ClusterFacts:
+    return ClusterFacts(hostname="h", gpus=gpus, gpu_memory_gib=0.0, physical_cores=cores, memory_gib=8.0)
+
+
+def on(recipe: Recipe, **cluster: int) -> Recipe:
+    return replace(recipe, cluster=replace(recipe.cluster, **cluster))
+
+
+def test_a_layout_gives_a_worker_to_ranks_of_four_cores() -> None:
+    wide = resolve_layout(on(ONECCL, procs_per_node=2), facts(32))
+    assert (wide.backend, wide.threads_per_proc, wide.ccl_workers) == ("probe", 15, 1)
+    narrow = resolve_layout(on(ONECCL, procs_per_node=2), facts(2))
+    assert (narrow.threads_per_proc, narrow.ccl_workers) == (1, 0)
+
+
+def test_ranks_that_take_turns_are_no_error_unless_threads_were_asked_for() -> None:
+    assert resolve_layout(on(ONECCL, procs_per_node=4), facts(2)).threads_per_proc == 1
+    with pytest.raises(ConfigError, match=r"4 ranks × \(1 threads \+ 0 CCL workers\) = 4 > 2"):
+        resolve_layout(on(ONECCL, procs_per_node=4, threads_per_proc=1), facts(2))
+
+
+def test_an_oversubscribing_environment_of_the_recipe_is_an_error() -> None:
+    env = {"OMP_NUM_THREADS": "24", "CCL_WORKER_COUNT": "2"}
+    recipe = replace(on(ONECCL, procs_per_node=2), launcher=Launcher(env=env))
+    with pytest.raises(ConfigError, match=r"launcher\.env\.OMP_NUM_THREADS.* = 52 > 32 physical cores"):
+        resolve_layout(recipe, facts(32))
+
+
+@pytest.mark.parametrize(("backend", "gpus"), [("nccl", 0), ("ccl", 2), ("gloo", 2)])
+def test_a_backend_of_the_other_device_is_an_error(backend: str, gpus: int) -> None:
+    strategy = replace(ONECCL.strategy, backend=backend)  # type: ignore[arg-type]
+    recipe = replace(ONECCL, strategy=strategy, cluster=Cluster(procs_per_node=2))
+    with pytest.raises(ConfigError, match=f"'{backend}' does not carry"):
+        resolve_layout(recipe, facts(4, gpus))
+
+
+def test_a_backend_that_was_named_is_sealed() -> None:
+    recipe = replace(ONECCL, strategy=replace(ONECCL.strategy, backend="ccl"))
+    assert resolve_layout(on(recipe, procs_per_node=2), facts(2)).backend == "ccl"
+    assert resolve_layout(on(recipe, procs_per_node=1), facts(2)).backend == "none"
