@@ -37,8 +37,9 @@ RESERVED_ENV = ("PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER
 
 
 def manifest_problems(objects: Sequence[Object]) -> list[Problem]:
-    """Everything that is wrong with the objects of one job."""
-    return [problem for body in objects for problem in object_problems(body)]
+    """Everything that is wrong with the objects of one job; once what several of them repeat."""
+    found = [problem for body in objects for problem in object_problems(body)]
+    return list({(problem.where.rpartition(".")[2], problem.what): problem for problem in found}.values())
 
 
 def object_problems(body: Object) -> list[Problem]:

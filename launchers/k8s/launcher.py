@@ -191,12 +191,11 @@ class K8sLauncher(Launcher):
             seen.collected_at = -_COLLECT_EVERY_S
         except SubmissionError as error:
             print(f"galley: {error}", file=sys.stderr)
+        said = super().logs(handle, folder, rank)
+        if rank is not None and not said and self.poll(handle, folder) in ("queued", "running"):
+            return []  # the rank has not begun
         kept = folder.logs(handle.attempt)
-        return [
-            *super().logs(handle, folder, rank),
-            *sorted(kept.glob("agent-*.log")),
-            *sorted(kept.glob("pod-*.log")),
-        ]
+        return [*said, *sorted(kept.glob("agent-*.log")), *sorted(kept.glob("pod-*.log"))]
 
     def cancel(
         self, handle: RunHandle, folder: RunFolder, grace_s: float, hurry: Callable[[], bool] = lambda: False
