@@ -20,10 +20,20 @@ T = TypeVar("T")
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "preempted", "unknown"]
 Device = Literal["cpu", "cuda"]
 Backend = Literal["none", "gloo", "nccl", "ccl", "mpi", "probe"]
+MpiFlavor = Literal["openmpi", "mpich", "intel"]
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "preempted"})
 FailureClass = Literal[
     "configuration", "data", "checkpoint", "oom", "nan", "disk_full", "hang", "node", "preempted", "user"
 ]
+
+
+@dataclass(frozen=True)
+class MpiFacts:
+    """An mpirun. `program` is the path by which it is called."""
+
+    flavor: MpiFlavor
+    program: str
+    version: str
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,7 @@ class ClusterFacts:
         physical_cores: cores, not hardware threads, that this process may use.
         avoid: nodes on which an earlier attempt of the run failed.
         after: the scheduler's id of the job that must succeed first.
+        mpi: the mpirun that was found.
         save_s: seconds of the longest save of an earlier attempt; 0 where none is known.
     """
 
@@ -46,6 +57,7 @@ class ClusterFacts:
     memory_gib: float
     avoid: tuple[str, ...] = ()
     after: str | None = None
+    mpi: MpiFacts | None = None
     save_s: float = 0.0
 
 

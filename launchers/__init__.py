@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 LAUNCHERS = {
     "local": "launchers.local:LocalLauncher",
+    "mpi": "launchers.mpi:MpiLauncher",
     "slurm": "launchers.slurm:SlurmLauncher",
     "k8s": "launchers.k8s.launcher:K8sLauncher",
     # The kind of job may be named at once: `launcher=k8s launcher.kind=trainjob`.

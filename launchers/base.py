@@ -56,10 +56,14 @@ class Launcher(ABC):
         `earlier` has what earlier attempts of the run met. Raises `ConfigError` where they cannot be what the
         recipe asks for, or where the launcher cannot wait for `after`.
         """
+        self.refuse_waiting(after)
+        return probe()
+
+    def refuse_waiting(self, after: RunFolder | None) -> None:
+        """Raises `ConfigError` where a run should wait for another, and there is no queue to wait in."""
         if after is not None:
             what = f"launcher={self.name} has no queue to wait in for {after.root.name}"
             raise ConfigError(Problem("after", what, "choose launcher=slurm, or start it afterwards"))
-        return probe()
 
     @abstractmethod
     def plan(self, spec: RunSpec, run_dir: Path, facts: ClusterFacts, attempt: int) -> LaunchPlan:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from galley.errors import ConfigError, Problem
 from galley.spec import RunSpec
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LONE_RANK = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
 
 
@@ -43,8 +45,9 @@ def rank_environment(spec: RunSpec, run_dir: Path) -> dict[str, str]:
     """Variables of the ranks, whatever starts them. The recipe's come last: validation refuses the
     names that it must not set.
 
-    Raises `ConfigError` where the path of the run cannot be one of PYTHONPATH.
+    Raises `ConfigError` where no process can have such a variable, or such a PYTHONPATH.
     """
+    _check_variables(spec.recipe.launcher.env)
     if os.pathsep in str(run_dir):
         what = f"has a '{os.pathsep}' in its path, which PYTHONPATH cannot carry"
         raise ConfigError(Problem(f"run_dir={run_dir}", what, "choose another run_dir"))
@@ -58,3 +61,19 @@ def rank_environment(spec: RunSpec, run_dir: Path) -> dict[str, str]:
         **(_LONE_RANK if spec.layout.world_size == 1 else {}),
         **spec.recipe.launcher.env,
     }
+
+
+def _check_variables(env: dict[str, str]) -> None:
+    hint = "letters, digits and _"
+    problems = [
+        Problem(f"launcher.env.{name}", "is no name of an environment variable", hint)
+        for name in env
+        if not _VARIABLE.fullmatch(name)
+    ]
+    problems += [
+        Problem(f"launcher.env.{name}", "has a NUL character", "take it out")
+        for name, value in env.items()
+        if "\0" in value
+    ]
+    if problems:
+        raise ConfigError(problems)

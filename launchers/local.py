@@ -50,7 +50,7 @@ class LocalLauncher(Launcher):
     ) -> ClusterFacts:
         if recipe.cluster.nodes > 1:
             what = "launcher=local is this machine only"
-            hint = "choose launcher=slurm, or cluster.nodes=1"
+            hint = "choose launcher=slurm or launcher=mpi, or cluster.nodes=1"
             raise ConfigError(Problem(f"cluster.nodes={recipe.cluster.nodes}", what, hint))
         return super().facts(recipe, earlier, after)
 

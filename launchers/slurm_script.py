@@ -16,7 +16,6 @@ TEMPLATES = ROOT / "slurm"
 
 _OPTION = re.compile(r"--([a-z][a-z0-9-]*)(?:=(.*))?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OWN_OPTIONS = (
     "array", "chdir", "dependency", "error", "export", "export-file", "job-name", "no-kill", "nodes",
     "no-requeue", "ntasks", "ntasks-per-node", "open-mode", "output", "parsable", "requeue", "signal",
@@ -67,13 +66,6 @@ def array(words: Iterable[str]) -> str:
 
 def env_file(variables: Mapping[str, str]) -> str:
     """Exports for bash, sorted by name; newlines and all other characters are kept."""
-    for name, value in variables.items():
-        if not _VARIABLE.fullmatch(name):
-            raise ConfigError(
-                Problem(f"launcher.env.{name}", "is no name of an environment variable", "A-Z, 0-9 and _")
-            )
-        if "\0" in value:
-            raise ConfigError(Problem(f"launcher.env.{name}", "has a NUL character", "take it out"))
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(variables.items()))
 
 

@@ -11,7 +11,9 @@ import traceback
 from pathlib import Path
 
 RUN_DIR = Path(sys.argv[sys.argv.index("--run-dir") + 1])
-RANK, ATTEMPT = int(os.environ["RANK"]), int(os.environ["GALLEY_ATTEMPT"])
+_RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+RANK = next(int(os.environ[name]) for name in _RANKS if name in os.environ)
+ATTEMPT = int(os.environ["GALLEY_ATTEMPT"])
 LOGS = RUN_DIR / "logs" / f"attempt-{ATTEMPT}"
 FAILING_RANK = int(os.environ.get("STANDIN_RANK", "0"))
 

@@ -9,9 +9,10 @@ import pytest
 
 from galley.errors import ConfigError
 from galley.schema import Cluster
+from galley.spec import RunSpec
 from launchers.slurm import SlurmLauncher, submission_environment
 from launchers.slurm_array import plan_array
-from launchers.slurm_script import directive, env_file
+from launchers.slurm_script import directive
 from tests.unit.slurm.bench import FACTS, make_spec_on, plan_on
 
 
@@ -52,7 +53,18 @@ def test_what_a_line_cannot_hold_is_refused(value: str) -> None:
 @pytest.mark.parametrize("name", ["A B", "A;touch x", "1A", "A=B", "", "A\nB", "É"])
 def test_names_of_variables_are_checked(name: str) -> None:
     with pytest.raises(ConfigError, match="no name of an environment variable"):
-        env_file({name: "x"})
+        plan_on(Path("/runs/a"), with_variable(name, "x"))
+
+
+def test_a_variable_without_an_end_is_refused() -> None:
+    with pytest.raises(ConfigError, match="NUL"):
+        plan_on(Path("/runs/a"), with_variable("A", "x\0y"))
+
+
+def with_variable(name: str, value: str) -> RunSpec:
+    spec = make_spec_on()
+    launcher = replace(spec.recipe.launcher, env={name: value})
+    return replace(spec, recipe=replace(spec.recipe, launcher=launcher))
 
 
 @pytest.mark.parametrize("path", ["/runs/a\\b", "/runs/a\nb", "/runs/a:b"])

@@ -1,0 +1,106 @@
+"""Whole runs under each mpirun, and how they fail."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from galley.rundir import RunFolder
+from galley.schema import Mpi
+from galley.spec import RunSpec
+from tests.integration.local.standin import make_run, make_spec, start_launch
+from tests.integration.mpi.flavors import FLAVORS, find
+from tests.support import run_galley
+
+QUICKSTART = ("profile=small", "train.max_steps=4", "train.log_every_steps=2", "eval.enabled=false")
+TWO = ("cluster.procs_per_node=2", "cluster.threads_per_proc=1")
+
+
+def run_quickstart(run_dir: Path, *words: str) -> dict[str, object]:
+    done = run_galley([*QUICKSTART, *TWO, *words, f"run_dir={run_dir}", "--json"], timeout=280)
+    assert done.rc == 0, done.err
+    result: dict[str, object] = json.loads(done.out.splitlines()[-1])
+    return result
+
+
+@pytest.fixture(scope="module")
+def under_torchrun(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    return run_quickstart(tmp_path_factory.mktemp("local") / "run")
+
+
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_the_same_run_as_under_torchrun(
+    tmp_path: Path, under_torchrun: dict[str, object], flavor: str
+) -> None:
+    find(flavor)
+    result = run_quickstart(tmp_path / "run", "launcher=mpi", f"launcher.mpi.flavor={flavor}")
+    assert result["state"] == "succeeded"
+    assert result["world_size"] == 2
+    assert result["metrics"] == under_torchrun["metrics"], "bit for bit: the ranks are the same"
+    assert result["engaged"] == under_torchrun["engaged"]
+
+
+def start(folder: RunFolder, flavor: Any, spec: RunSpec) -> subprocess.Popen[str]:
+    launcher = replace(spec.recipe.launcher, kind="mpi", mpi=Mpi(flavor=flavor, program=find(flavor).program))
+    folder.write_spec(replace(spec, recipe=replace(spec.recipe, launcher=launcher)))
+    return start_launch(folder, "json")
+
+
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_a_rank_that_is_killed_is_reported(tmp_path: Path, flavor: str) -> None:
+    folder = make_run(tmp_path / "run")
+    process = start(folder, flavor, make_spec("be_killed", STANDIN_RANK="1"))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 4, err
+    result = json.loads(out.splitlines()[-1])
+    assert (result["state"], result["failure_class"]) == ("failed", "node")
+    assert "signal 9" in result["message"] or "exit code 9" in result["message"]
+    if flavor != "mpich":  # which does not say who it was
+        assert result["first_failed_rank"] == 1
+
+
+HOSTILE = {"ONE": "a b;'\"`touch pwned`", "TWO": "$(touch pwned) \\ é\n new\tline", "EMPTY": ""}
+
+
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_any_value_of_a_variable_arrives_as_it_is(weird_tmp_path: Path, flavor: str) -> None:
+    folder = make_run(weird_tmp_path / "run")
+    process = start(folder, flavor, make_spec("record", **HOSTILE))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    for rank in (0, 1):
+        received = json.loads((folder.root / f"received-{rank}.json").read_text())["env"]
+        assert {name: received[name] for name in HOSTILE} == HOSTILE
+    assert not list(weird_tmp_path.rglob("pwned*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["cluster.nodes=2", *TWO], "launcher.mpi.hosts names no hosts"),
+        (["launcher.mpi.hosts=[a,b]", *TWO], "names 2 hosts"),
+        (["launcher.mpi.program=/bin/true"], "is no mpirun that Galley knows"),
+        (['launcher.mpi.hosts=["a b"]', *TWO], "is no name of a host"),
+        (["launcher.mpi.pin_masks=[zz]", *TWO], "is no mask of CPUs"),
+        (['launcher.mpi.pin_masks=["0x1"]', *TWO], "1 masks for 2 ranks a node"),
+    ],
+)
+def test_what_mpirun_could_not_carry_is_refused(tmp_path: Path, words: list[str], message: str) -> None:
+    done = run_galley(["plan", "launcher=mpi", *words], cwd=tmp_path)
+    assert done.rc == 2, done
+    assert message in done.err
+    assert not any(tmp_path.iterdir())
+
+
+def test_planning_needs_no_mpi(tmp_path: Path) -> None:
+    """With a PATH that has none, and an interpreter that has none beside it."""
+    done = run_galley(
+        ["plan", "launcher=mpi", "launcher.mpi.flavor=openmpi", *TWO, "--json"], env={"PATH": str(tmp_path)}
+    )
+    assert done.rc == 0, done.err
+    assert json.loads(done.out.splitlines()[-1])["argv"][0] == "mpirun"
