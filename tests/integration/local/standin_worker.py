@@ -83,6 +83,15 @@ def be_killed() -> None:
     hang()
 
 
+def be_killed_and_missed() -> None:
+    """The others notice by themselves, as gloo lets them: nobody tells them."""
+    if RANK == FAILING_RANK:
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(1)
+    fail("node", "connection closed by peer", "", 4)
+
+
 def be_killed_among_the_stubborn() -> None:
     if RANK == FAILING_RANK:
         time.sleep(0.3)
@@ -128,7 +137,8 @@ def save_and_end_when_asked() -> None:
 
 
 def record() -> None:
-    write(RUN_DIR / f"received-{RANK}.json", {"argv": sys.orig_argv, "env": dict(os.environ)})
+    received = {"argv": sys.orig_argv, "env": dict(os.environ), "cpus": sorted(os.sched_getaffinity(0))}
+    write(RUN_DIR / f"received-{RANK}.json", received)
     succeed()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from galley.schema import Mpi
 from galley.spec import RunSpec
 from tests.integration.local.standin import make_run, make_spec, start_launch
 from tests.integration.mpi.flavors import FLAVORS, find
-from tests.support import run_galley
+from tests.support import not_available, run_galley
 
 QUICKSTART = ("profile=small", "train.max_steps=4", "train.log_every_steps=2", "eval.enabled=false")
 TWO = ("cluster.procs_per_node=2", "cluster.threads_per_proc=1")
@@ -45,8 +46,9 @@ def test_the_same_run_as_under_torchrun(
     assert result["engaged"] == under_torchrun["engaged"]
 
 
-def start(folder: RunFolder, flavor: Any, spec: RunSpec) -> subprocess.Popen[str]:
-    launcher = replace(spec.recipe.launcher, kind="mpi", mpi=Mpi(flavor=flavor, program=find(flavor).program))
+def start(folder: RunFolder, flavor: Any, spec: RunSpec, **options: Any) -> subprocess.Popen[str]:
+    mpi = Mpi(flavor=flavor, program=find(flavor).program, **options)
+    launcher = replace(spec.recipe.launcher, kind="mpi", mpi=mpi)
     folder.write_spec(replace(spec, recipe=replace(spec.recipe, launcher=launcher)))
     return start_launch(folder, "json")
 
@@ -54,7 +56,7 @@ def start(folder: RunFolder, flavor: Any, spec: RunSpec) -> subprocess.Popen[str
 @pytest.mark.parametrize("flavor", FLAVORS)
 def test_a_rank_that_is_killed_is_reported(tmp_path: Path, flavor: str) -> None:
     folder = make_run(tmp_path / "run")
-    process = start(folder, flavor, make_spec("be_killed", STANDIN_RANK="1"))
+    process = start(folder, flavor, make_spec("be_killed_and_missed", STANDIN_RANK="1"))
     out, err = process.communicate(timeout=60)
     assert process.returncode == 4, err
     result = json.loads(out.splitlines()[-1])
@@ -77,6 +79,27 @@ def test_any_value_of_a_variable_arrives_as_it_is(weird_tmp_path: Path, flavor: 
         received = json.loads((folder.root / f"received-{rank}.json").read_text())["env"]
         assert {name: received[name] for name in HOSTILE} == HOSTILE
     assert not list(weird_tmp_path.rglob("pwned*"))
+
+
+@pytest.mark.parametrize("options", [{"bind": "core"}, {"pin_masks": ["0x1", "0x2"]}, {"bind": "none"}])
+@pytest.mark.parametrize("flavor", FLAVORS)
+def test_ranks_stay_on_the_cores_that_they_are_given(
+    tmp_path: Path, flavor: str, options: dict[str, Any]
+) -> None:
+    free = sorted(os.sched_getaffinity(0))
+    if len(free) < 2:
+        not_available("one core only", "the test of binding")
+    folder = make_run(tmp_path / "run")
+    process = start(folder, flavor, make_spec("record"), **options)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    cpus = [json.loads((folder.root / f"received-{rank}.json").read_text())["cpus"] for rank in (0, 1)]
+    if options == {"bind": "none"}:
+        assert cpus == [free, free]
+    elif "pin_masks" in options:
+        assert cpus == [[0], [1]]
+    else:
+        assert not set(cpus[0]) & set(cpus[1])
 
 
 @pytest.mark.parametrize(
