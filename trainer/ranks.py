@@ -7,6 +7,7 @@ Values travel as tensors or JSON, never as pickles.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from trainer.backends.probe import Choice, agree
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger("galley")
 
 # Reading and tokenizing a large dataset on one rank may take longer than any training collective.
 MAIN_FIRST_TIMEOUT = timedelta(days=1)
@@ -182,6 +185,15 @@ class Ranks:
 
         self._patient = dist.new_group(backend="gloo", timeout=MAIN_FIRST_TIMEOUT)
 
+    def advise_on_backend(self) -> None:
+        """Measure oneCCL next to gloo, for a moment, and say so where it is the slower one."""
+        from trainer.backends.measure import advise
+
+        advice = advise(None, self._patient)
+        if advice:
+            self.backend_reason += f"; {advice}"
+            log.warning(advice)
+
 
 def open_ranks(
     facts: RankFacts, device_kind: str, timeout_s: int, grouped: bool, choice: Choice | None = None
@@ -215,4 +227,6 @@ def open_ranks(
             store=store,
         )
         ranks.open_patient_group()
+        if backend == "ccl":
+            ranks.advise_on_backend()
     return ranks

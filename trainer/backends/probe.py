@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,7 +67,7 @@ def open_bindings(place: Place) -> str:
 
 
 def open_own(place: Place) -> str:
-    return f"oneCCL {register(place.cache, place.local_rank, place.local_size).split()[0]}, Galley's binding"
+    return f"oneCCL {register(place.cache, place.local_rank, place.local_size)}, Galley's binding"
 
 
 def open_mpi(place: Place) -> str:
@@ -141,18 +141,3 @@ def agree(choice: Choice, store: Store, rank: int, world_size: int) -> Choice:
         return choice
     others = [f"rank {i} has only {b} ({why})" for i, (b, why) in enumerate(said) if b != choice.backend]
     return Choice("gloo", "part of torch", (*choice.reasons, f"{choice.backend}: {others[0]}"))
-
-
-def slower_than_gloo(milliseconds: Mapping[int, tuple[float, float]]) -> str | None:
-    """Advice from measured all-reduces, `{bytes: (ccl ms, gloo ms)}`; None where oneCCL is no slower.
-
-    Judged by the largest size, which is that of DDP's buckets.
-    """
-    size = max(milliseconds)
-    ours, gloo = milliseconds[size]
-    if ours <= gloo:
-        return None
-    return (
-        f"oneCCL is {ours / gloo:.1f} times slower than gloo here: {ours:.1f} ms against {gloo:.1f} ms"
-        f" for an all-reduce of {size / 2**20:g} MiB; strategy=ddp runs on gloo"
-    )

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
 from tests.support import REPO, not_available, run_process
-from trainer.backends.ccl import build as ccl_build
-from trainer.backends.ccl.build import BackendUnavailable, build, find_parts
+from trainer.backends.ccl.toolchain import BackendUnavailable, Parts, build, find_parts
 
 RANKS = Path(__file__).parent / "ranks.py"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
@@ -71,27 +72,40 @@ def is_orphan(name: str) -> bool:
 
 
 def test_many_builders_compile_once(tmp_path: Path) -> None:
-    """The lock holds, a broken-off build is no obstacle, and the result appears in one piece."""
+    """The lock holds, and the lock file that a killed build leaves behind holds nobody up."""
     parts = replace_compiler(find_parts(), tmp_path)
-    interrupted = tmp_path / "cache" / "ccl" / ccl_build._key(parts)
-    interrupted.mkdir(parents=True)
-    (interrupted / "galley_ccl.lock").touch()
     with ThreadPoolExecutor(4) as pool:
         targets = list(pool.map(lambda _: build(parts, tmp_path / "cache"), range(4)))
     assert len(set(targets)) == 1
     assert targets[0].read_text() == "compiled"
     assert (tmp_path / "calls").read_text() == "one call\n"
-    assert sorted(path.name for path in interrupted.iterdir()) == ["galley_ccl.lock", "galley_ccl.so"]
+    assert sorted(path.name for path in targets[0].parent.iterdir()) == ["galley_ccl.lock", "galley_ccl.so"]
+    targets[0].unlink()
+    assert build(parts, tmp_path / "cache") == targets[0]
+
+
+def test_every_copy_of_the_sources_finds_what_was_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run executes its own snapshot of the code; a changed source is another extension."""
+    parts = replace_compiler(find_parts(), tmp_path)
+    first = build(parts, tmp_path / "cache")
+    copy = tmp_path / "code"
+    shutil.copytree(REPO / "trainer/backends/ccl", copy)
+    monkeypatch.setattr("trainer.backends.ccl.toolchain.SOURCES", copy)
+    assert build(parts, tmp_path / "cache") == first
+    (copy / "backend.hpp").write_text("// changed\n")
+    assert build(parts, tmp_path / "cache") != first
 
 
 def test_a_compiler_that_fails_is_quoted(tmp_path: Path) -> None:
     parts = replace_compiler(find_parts(), tmp_path, "echo 'fatal error: no such header' >&2; exit 1")
-    with pytest.raises(BackendUnavailable, match="does not build: .*fatal error: no such header"):
+    with pytest.raises(BackendUnavailable, match=r"does not build: .*fatal error: no such header"):
         build(parts, tmp_path / "cache")
     assert not list((tmp_path / "cache").rglob("*.so"))
 
 
-def replace_compiler(parts: ccl_build.Parts, folder: Path, does: str = "") -> ccl_build.Parts:
+def replace_compiler(parts: Parts, folder: Path, does: str = "") -> Parts:
     """A compiler that writes down that it was called, takes its time, and writes its output."""
     script = folder / "c++"
     works = f"echo 'one call' >> '{folder}/calls'; sleep 0.3; printf compiled > \"${{@: -1}}\""
@@ -101,12 +115,17 @@ def replace_compiler(parts: ccl_build.Parts, folder: Path, does: str = "") -> cc
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(package: str) -> None:
+        raise PackageNotFoundError(package)
+
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(BackendUnavailable, match="apt-get install g\\+\\+"):
+    with pytest.raises(BackendUnavailable, match=r"apt-get install g\+\+"):
         find_parts()
     monkeypatch.delenv("CXX")
-    monkeypatch.setattr(ccl_build, "REQUIREMENTS", ("no-such-package==1",))
-    with pytest.raises(BackendUnavailable, match="no-such-package is not installed: pip install"):
+    monkeypatch.setattr("trainer.backends.ccl.toolchain.distribution", missing)
+    with pytest.raises(
+        BackendUnavailable, match=r"oneccl-cpu-devel is not installed: pip install oneccl-cpu-devel==2022.1.2"
+    ):
         find_parts()
 
 

@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from galley.errors import ConfigError
 from trainer.backends.ccl import BackendUnavailable
+from trainer.backends.measure import slower_than_gloo
 from trainer.backends.probe import (
     CANDIDATES,
     Candidates,
@@ -20,7 +21,6 @@ from trainer.backends.probe import (
     open_bindings,
     open_cpu_backend,
     open_mpi,
-    slower_than_gloo,
 )
 
 PLACE = Place(0, 2, Path("/nowhere"))

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from trainer.backends.ccl.build import MODULE_NAME, BackendUnavailable, build, find_parts
+from trainer.backends.ccl.toolchain import MODULE_NAME, BackendUnavailable, build, find_parts
 
 __all__ = ["BackendUnavailable", "environment", "register"]
 
@@ -27,7 +27,7 @@ _SHARED_MEMORY_OF_A_RANK = 32 * 2**20  # libfabric's shm provider fills 24 MiB o
 def register(cache: Path, local_rank: int, local_size: int) -> str:
     """Compile the extension if need be, load it, and register the backend; once a process.
 
-    Sets the variables of `environment` that are not set. Returns oneCCL's full version.
+    Sets the variables of `environment` that are not set. Returns oneCCL's version.
 
     Raises:
         BackendUnavailable: the package, a library, the compiler is missing, or it does not build.

@@ -20,5 +20,8 @@ PYBIND11_MODULE(galley_ccl, module) {
       "prepare_exit",
       &galley::prepare_exit,
       pybind11::call_guard<pybind11::gil_scoped_release>());
-  module.def("version", [] { return std::string(ccl::get_library_version().full); });
+  module.def("version", [] {
+    const auto version = ccl::get_library_version();
+    return c10::str(version.major, ".", version.minor, ".", version.update);
+  });
 }

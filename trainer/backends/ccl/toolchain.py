@@ -28,6 +28,7 @@ SOURCES = Path(__file__).parent
 REQUIREMENTS = ("oneccl-cpu-devel==2022.1.2", "intel-cmplr-lib-rt", "impi-rt")
 """What `pip install` needs; impi-rt brings libfabric, and comes with oneccl-cpu-devel."""
 
+_SOURCE = "extension.cpp"
 _COMPILE_TIMEOUT_S = 900
 _INTEL_RUNTIME = ("irc", "intlc", "svml", "imf")
 
@@ -123,14 +124,15 @@ def _compile(parts: Parts, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         output = Path(folder) / target.name
         try:
-            proc.run([*_command(parts), "-o", str(output)], timeout_s=_COMPILE_TIMEOUT_S)
+            command = _command(parts, SOURCES / _SOURCE)
+            proc.run([*command, "-o", str(output)], timeout_s=_COMPILE_TIMEOUT_S)
         except SubmissionError as error:
             tail = "\n".join(str(error).splitlines()[-20:])
             raise BackendUnavailable(f"the oneCCL extension does not build: {tail}") from error
         output.replace(target)
 
 
-def _command(parts: Parts) -> list[str]:
+def _command(parts: Parts, source: Path) -> list[str]:
     import torch
 
     home = Path(torch.__file__).parent
@@ -141,7 +143,7 @@ def _command(parts: Parts) -> list[str]:
         *(parts.compiler, "-std=c++20", "-O2", "-fPIC", "-shared", "-fvisibility=hidden"),
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
         *(argument for path in includes for argument in ("-isystem", str(path))),
-        str(SOURCES / "extension.cpp"),
+        str(source),
         str(parts.library),
         *(f"-L{path}" for path in folders),
         *("-ltorch_python", "-ltorch_cpu", "-ltorch", "-lc10"),
@@ -154,6 +156,7 @@ def _command(parts: Parts) -> list[str]:
 
 
 def _key(parts: Parts) -> str:
+    """Of contents and commands, not of places: every run has its own copy of the sources."""
     import torch
 
     digest = hashlib.sha256()
@@ -161,6 +164,6 @@ def _key(parts: Parts) -> str:
         digest.update(source.read_bytes())
     compiler = proc.run([parts.compiler, "--version"], timeout_s=30).partition("\n")[0]
     python = sysconfig.get_config_var("SOABI")
-    made_of = (compiler, torch.__version__, python, *parts.versions, *_command(parts))
+    made_of = (compiler, torch.__version__, python, *parts.versions, *_command(parts, Path(_SOURCE)))
     digest.update("\0".join(map(str, made_of)).encode())
     return digest.hexdigest()[:20]
