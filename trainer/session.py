@@ -7,10 +7,11 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from galley.cluster_check import HostReport, check_hosts, report_host
 from galley.errors import CheckpointError, ConfigError, Problem
 from galley.rundir import RunFolder
 from galley.schema import Recipe
@@ -65,6 +66,8 @@ def run(
     grouped = recipe.strategy.data_parallel or layout.world_size > 1
     choice = prepare_backend(layout, recipe, facts.local_rank)
     ranks = open_ranks(facts, layout.device, recipe.launcher.timeout_s, grouped, choice)
+    if layout.nodes > 1:
+        check_cluster(ranks)
     task = make_task(recipe)
     journal.enter("data")
     data = task.datasets(ranks.main_first)
@@ -99,6 +102,14 @@ def check_world(spec: RunSpec, facts: RankFacts) -> None:
             f"{facts.world_size} ranks were started ({facts.launcher}), the run has {spec.layout.world_size}"
         )
         raise ConfigError(Problem("world size", what, "start the run with the plan that was sealed with it"))
+
+
+def check_cluster(ranks: Ranks) -> None:
+    """A collective. Raises `ConfigError` on every rank where two hosts have other packages."""
+    ranks.barrier()  # the clocks are read at one moment
+    reports = ranks.gather_json(asdict(report_host()))
+    for warning in check_hosts([HostReport(**report) for report in reports]):
+        log.warning("%s", warning)
 
 
 def prepare_model(task: Task, recipe: Recipe) -> torch.nn.Module:
