@@ -136,7 +136,7 @@ class PythonClient(Client):
         try:
             answer = api.call_api(*request, _request_timeout=TIMEOUT_S)
             content: bytes = answer.read()
-        except Exception as error:  # the boundary to another library: TLS, HTTP, sockets
+        except Exception as error:  # the process boundary: TLS, HTTP, sockets
             raise SubmissionError(f"{method} {path}: the server cannot be reached: {error}") from error
         if answer.status >= 300:
             raise SubmissionError(f"{method} {path}: {_reason(content)}") from Refused(answer.status)

@@ -109,10 +109,6 @@ class Engine(ABC):
         """Parameter elements that the recipe asks to be on every rank though the rest is partitioned."""
         return 0
 
-    def partitions(self) -> int:
-        """Parts into which what is partitioned is cut."""
-        return self.world_size()
-
     @abstractmethod
     def moment(self, moment: str, name: str) -> torch.Tensor:
         """Optimizer state of one parameter, full, fp32, on the CPU. A collective."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from galley.schema import Strategy
 from galley.spec import Engaged
 from trainer.failures import EngagementError
-from trainer.strategies.base import Engine
+from trainer.strategies.base import Engine, Setup
 
 ADAM_MOMENTS = 2
 # Partitions are padded for alignment.
@@ -34,6 +34,12 @@ def promise(strategy: Strategy) -> Promise:
         # Also with `grads`: parameters are kept gathered from forward to backward, not longer.
         return Promise("FSDPModule", frozenset({"optimizer", "grads", "params"}))
     return Promise("DistributedDataParallel" if strategy.data_parallel else None, frozenset())
+
+
+def partitions(setup: Setup) -> int:
+    """Parts that the recipe cuts things into: by what was asked for, not by what is there."""
+    strategy, layout = setup.recipe.strategy, setup.layout
+    return (strategy.hybrid_shard_size or layout.procs_per_node) if strategy.hybrid else layout.world_size
 
 
 class EngagementProbe:
@@ -118,7 +124,7 @@ def _element_problems(engaged: Engaged, engine: Engine) -> list[str]:
     totals = {"params": every, "grads": total, "optimizer": ADAM_MOMENTS * total}
     problems = []
     for kind, held in engaged.elements_per_rank.items():
-        share = totals[kind] / engine.partitions() if kind in partitioned else totals[kind]
+        share = totals[kind] / partitions(engine.setup) if kind in partitioned else totals[kind]
         share += engine.kept_whole() if kind == "params" else 0
         if max(held) > share * PADDING_SHARE + PADDING_ELEMENTS:
             problems.append(f"a rank holds {max(held)} {kind} elements, more than its share of {share:.0f}")

@@ -67,9 +67,6 @@ class FsdpEngine(SingleEngine):
     def world_size(self) -> int:
         return self.mesh.size()
 
-    def partitions(self) -> int:
-        return self.mesh.size(self.mesh.ndim - 1)
-
     def held_params(self) -> int:
         return sum(_local(p).numel() for p in self.parameters.values())
 
