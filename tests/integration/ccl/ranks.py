@@ -1,8 +1,8 @@
-"""Real ranks for the cases of `cases.py`: `python ranks.py CASE WORLD_SIZE RUNS CACHE`.
+"""Real ranks for the cases of `cases.py`: `python ranks.py CASE[,CASE...] WORLD_SIZE RUNS CACHE`.
 
 Ranks are forked from a process that has torch loaded, and end as any Python program ends: through
-the interpreter's own tear-down. Prints the exit codes of every run as JSON; -9 is a rank that
-did not end.
+the interpreter's own tear-down. Prints the exit codes of every run of every case as JSON; -9 is a
+rank that did not end.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-TIMEOUT_S = 150
+TIMEOUT_S = 240
 
 
 def free_port() -> int:
@@ -38,15 +38,15 @@ def wait(pids: list[int]) -> list[int]:
 
 
 def main() -> None:
-    case, world, runs, cache = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    names, world, runs, cache = sys.argv[1].split(","), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     os.environ["DS_ACCELERATOR"] = "cpu"
     import cases
     import torch._dynamo  # noqa: F401  what the first optimizer of a process would import
 
-    if case == "zero":
+    if "zero" in names:
         import deepspeed  # noqa: F401
-    results = []
-    for _ in range(runs):
+    results: dict[str, list[list[int]]] = {name: [] for name in names}
+    for case in names * runs:
         port, pids = free_port(), []
         for rank in range(world):
             pid = os.fork()
@@ -55,7 +55,7 @@ def main() -> None:
                 cases.run(case, rank, world, cache)
                 return
             pids.append(pid)
-        results.append(wait(pids))
+        results[case].append(wait(pids))
     print(json.dumps(results))
 
 

@@ -6,8 +6,8 @@ namespace galley {
 
 namespace {
 // Polls without a result before the thread begins to yield its core, and then to sleep.
-constexpr int kSpins = 64;
-constexpr int kYields = 2000;
+constexpr int kSpins = 32;
+constexpr int kYields = 200;
 constexpr auto kNap = std::chrono::microseconds(50);
 } // namespace
 
