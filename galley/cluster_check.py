@@ -26,16 +26,33 @@ class HostReport:
 
     Attributes:
         time: Unix time in seconds, taken by all ranks at once.
+        address: by which the main rank's host knows it; empty where that cannot be told.
     """
 
     host: str
     python: str
     packages: dict[str, str]
     time: float
+    address: str = ""
 
 
 def report_host() -> HostReport:
-    return HostReport(socket.gethostname(), platform.python_version(), package_versions(), time.time())
+    """Of this host; `MASTER_ADDR` names the main rank's."""
+    main = os.environ.get("MASTER_ADDR", "")
+    return HostReport(
+        socket.gethostname(), platform.python_version(), package_versions(), time.time(), own_address(main)
+    )
+
+
+def own_address(peer: str) -> str:
+    """The address of this host on the way to `peer`. Sends nothing."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(peer or None, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(address)
+            return str(probe.getsockname()[0])
+    except OSError:
+        return ""
 
 
 def check_hosts(reports: Sequence[HostReport]) -> list[str]:

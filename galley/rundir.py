@@ -55,9 +55,9 @@ class RunFolder:
     def rank_log(self, attempt: int, rank: int) -> Path:
         return self.logs(attempt) / f"rank-{rank}.log"
 
-    def launcher_log(self, attempt: int) -> Path:
+    def launcher_log(self, attempt: int, node: int = 0) -> Path:
         """What the agents of the launcher wrote, and the ranks before they had a log."""
-        return self.logs(attempt) / "launcher.log"
+        return self.logs(attempt) / (f"launcher-{node}.log" if node else "launcher.log")
 
     def started_attempts(self) -> list[int]:
         """Numbers of the attempts whose launcher has started something, in order."""

@@ -272,6 +272,22 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Torchrun:
+    """How torchrun's agents find each other (`launcher=local` with `cluster.nodes` > 1).
+
+    The run is started on the first machine; on each of the others, which see the same run folder,
+    `join RUN NODE` starts the ranks.
+
+    Attributes:
+        rendezvous: `HOST:PORT`, a free port of the first machine by the name that all know it by.
+        backend: `c10d` numbers the machines as they come, `static` as they are numbered.
+    """
+
+    rendezvous: str | None = None
+    backend: Literal["c10d", "static"] = "c10d"
+
+
+@dataclass(frozen=True)
 class Mpi:
     """What only mpirun knows (`launcher=mpi`).
 
@@ -410,6 +426,7 @@ class Launcher:
         env: further environment variables of the ranks.
         forward_env: names of variables whose values the ranks take from the user's
             environment; the values are never written down.
+        torchrun: read by `launcher=local` only.
         mpi: read by `launcher=mpi` only.
         slurm: read by `launcher=slurm` only.
         k8s: read by `launcher=k8s` only.
@@ -420,6 +437,7 @@ class Launcher:
     grace_s: Annotated[float, Field(gt=0)] = 3.0
     env: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = field(default_factory=dict)
     forward_env: list[str] = field(default_factory=lambda: ["HF_TOKEN", "WANDB_API_KEY"])
+    torchrun: Torchrun = field(default_factory=Torchrun)
     mpi: Mpi = field(default_factory=Mpi)
     slurm: Slurm = field(default_factory=Slurm)
     k8s: K8s = field(default_factory=K8s)

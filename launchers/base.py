@@ -80,6 +80,10 @@ class Launcher(ABC):
             SubmissionError: it was refused, with the tool's own reason; nothing is running.
         """
 
+    def invitation(self, spec: RunSpec, folder: RunFolder) -> str:
+        """What the user has to do besides, for the ranks to start; empty where there is nothing."""
+        return ""
+
     @abstractmethod
     def poll(self, handle: RunHandle, folder: RunFolder) -> State:
         """`queued` or `running` while any process of the attempt may live; then how it ended.

@@ -90,7 +90,7 @@ def follow(
     if launcher.remote:
         handle = _await_job(launcher, handle, folder, display, interrupts, grace_s)
     else:
-        _await_processes(launcher, handle, folder, display, interrupts, grace_s)
+        await_processes(launcher, handle, folder, display, interrupts, grace_s)
     display.update()
     result = conclude(launcher, handle, folder, spec, interrupts)
     folder.write_result(result)
@@ -126,7 +126,7 @@ def _await_job(
     return launcher.current(handle, folder)
 
 
-def _await_processes(
+def await_processes(
     launcher: Launcher,
     handle: RunHandle,
     folder: RunFolder,

@@ -6,14 +6,18 @@ cores at 2.5 GHz; 0.03 s without it) for a rendezvous that it does not need.
 
 from __future__ import annotations
 
+import re
+import shlex
 import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from galley import proc
+from galley.cluster_check import own_address
 from galley.errors import ConfigError, Problem
 from galley.rundir import RunFolder
 from galley.schema import Recipe
@@ -32,8 +36,11 @@ if TYPE_CHECKING:
     import psutil
 
 
+_RENDEZVOUS = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")
+
+
 class LocalLauncher(Launcher):
-    """Processes of this machine.
+    """Processes of this machine; of several, where each of them runs a command of its own.
 
     Attributes:
         python: the interpreter of the workers.
@@ -48,15 +55,17 @@ class LocalLauncher(Launcher):
     def facts(
         self, recipe: Recipe, earlier: RunFolder | None = None, after: RunFolder | None = None
     ) -> ClusterFacts:
-        if recipe.cluster.nodes > 1:
-            what = "launcher=local is this machine only"
-            hint = "choose launcher=slurm or launcher=mpi, or cluster.nodes=1"
+        rendezvous = recipe.launcher.torchrun.rendezvous
+        if recipe.cluster.nodes > 1 and not _RENDEZVOUS.fullmatch(rendezvous or ""):
+            what = f"launcher.torchrun.rendezvous={rendezvous} is no place to meet"
+            hint = "set it to HOST:PORT, a free port of this machine that the others reach"
             raise ConfigError(Problem(f"cluster.nodes={recipe.cluster.nodes}", what, hint))
-        return super().facts(recipe, earlier, after)
+        facts = super().facts(recipe, earlier, after)
+        return replace(facts, address=own_address(rendezvous_host(rendezvous))) if rendezvous else facts
 
     def plan(self, spec: RunSpec, run_dir: Path, facts: ClusterFacts, attempt: int) -> LaunchPlan:
         worker = worker_command(self.python, spec, run_dir)
-        agent = torchrun(self.python, spec, ("--standalone",))
+        agent = torchrun(self.python, spec, _rendezvous(spec, facts, attempt))
         return LaunchPlan(
             launcher=self.name,
             argv=worker if spec.layout.world_size == 1 else (*agent, *worker),
@@ -66,7 +75,10 @@ class LocalLauncher(Launcher):
         )
 
     def submit(self, plan: LaunchPlan, folder: RunFolder) -> RunHandle:
-        log = folder.launcher_log(plan.attempt)
+        return self.start(plan, folder.launcher_log(plan.attempt))
+
+    def start(self, plan: LaunchPlan, log: Path) -> RunHandle:
+        """Start the plan's command, which this process can then wait for."""
         child = proc.start(plan.argv, env=job_environment(plan), log=log, dies_with_parent=True)
         self._children[child.id.pid] = child
         return RunHandle(
@@ -77,6 +89,19 @@ class LocalLauncher(Launcher):
             started_at=time.time(),
             process_started_at=child.id.started_at,
         )
+
+    def exit_code(self, handle: RunHandle) -> int | None:
+        """Of a command that this process started and that has ended."""
+        child = self._children.get(int(handle.job))
+        return child.exit_code() if child is not None else None
+
+    def invitation(self, spec: RunSpec, folder: RunFolder) -> str:
+        nodes = range(1, spec.layout.nodes)
+        lines = [
+            f"on machine {node}: python train.py join {shlex.quote(str(folder.root))} {node}\n"
+            for node in nodes
+        ]
+        return "".join(lines)
 
     def poll(self, handle: RunHandle, folder: RunFolder) -> State:
         if handle.host != socket.gethostname():
@@ -97,8 +122,7 @@ class LocalLauncher(Launcher):
         log = folder.launcher_log(handle.attempt)
         failures = agent_log.read_failures(log)
         if folder.read_spec().layout.world_size == 1:
-            child = self._children.get(int(handle.job))
-            code = child.exit_code() if child is not None else None
+            code = self.exit_code(handle)
             failures = [] if code is None else [(0, code)]
         return agent_log.diagnose(failures, log)
 
@@ -119,3 +143,23 @@ class LocalLauncher(Launcher):
 
     def _all(self, handle: RunHandle, folder: RunFolder) -> list[psutil.Process]:
         return [*self._roots(handle, folder), *proc.find_by_arguments(worker_arguments(folder.root))]
+
+
+def rendezvous_host(place: str) -> str:
+    """The host of `HOST:PORT`, without the brackets of an IPv6 address."""
+    return place.rpartition(":")[0].strip("[]")
+
+
+def _rendezvous(spec: RunSpec, facts: ClusterFacts, attempt: int) -> tuple[str, ...]:
+    """Where the agents meet. What torchrun would guess from the name of this machine is stated."""
+    if spec.layout.nodes == 1:
+        return ("--standalone",)
+    backend = spec.recipe.launcher.torchrun.backend
+    c10d = f"is_host={int(facts.node == 0)},join_timeout={spec.recipe.launcher.timeout_s}"
+    return (
+        f"--rdzv-backend={backend}",
+        f"--rdzv-endpoint={spec.recipe.launcher.torchrun.rendezvous}",
+        f"--rdzv-id={spec.sha256[:16]}-{attempt}",
+        f"--local-addr={facts.address}",
+        *((f"--rdzv-conf={c10d}",) if backend == "c10d" else (f"--node-rank={facts.node}",)),
+    )

@@ -64,6 +64,7 @@ def supervise(
         print(f"{folder.root}", file=stream, flush=True)
         with make_display(folder, attempt, stream) as display:
             handle = submit(launcher, plan, folder)
+            print(launcher.invitation(spec, folder), end="", file=sys.stderr, flush=True)
             result = follow(launcher, handle, folder, spec, display, interrupts)
         show_end(launcher, launcher.current(handle, folder), folder, spec, result, stream)
     return result

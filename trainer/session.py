@@ -16,7 +16,7 @@ from galley.errors import CheckpointError, ConfigError, Problem
 from galley.rundir import RunFolder
 from galley.schema import Recipe
 from galley.spec import RunResult, RunSpec, State
-from trainer import strategies
+from trainer import peers, strategies
 from trainer.backends.prepare import prepare_backend
 from trainer.batches import BatchPlan
 from trainer.checkpoints.resume import find_checkpoint
@@ -107,8 +107,9 @@ def check_world(spec: RunSpec, facts: RankFacts) -> None:
 def check_cluster(ranks: Ranks) -> None:
     """A collective. Raises `ConfigError` on every rank where two hosts have other packages."""
     ranks.barrier()  # the clocks are read at one moment
-    reports = ranks.gather_json(asdict(report_host()))
-    for warning in check_hosts([HostReport(**report) for report in reports]):
+    reports = [HostReport(**report) for report in ranks.gather_json(asdict(report_host()))]
+    peers.remember(reports)
+    for warning in check_hosts(reports):
         log.warning("%s", warning)
 
 

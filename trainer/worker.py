@@ -120,8 +120,14 @@ def report(error: BaseException, phase: str, reporter: Reporter) -> NoReturn:
     trace = "" if isinstance(error, GalleyError) else traceback.format_exc()
     traceback.print_exc()
     message = str(error) or type(error).__name__
+    failure_class = classify(error, phase)
+    if failure_class in ("node", "hang"):
+        from trainer.peers import silent_hosts
+
+        gone = silent_hosts()
+        message = f"no answer from {', '.join(gone)}: {message}" if gone else message
     exit_code = 2 if isinstance(error, ConfigError) else RunFailedError.exit_code
-    reporter.fail(classify(error, phase), message, trace, exit_code)
+    reporter.fail(failure_class, message, trace, exit_code)
 
 
 def main() -> NoReturn:

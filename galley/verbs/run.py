@@ -33,6 +33,17 @@ def run(words: Sequence[str], options: Options) -> int:
     )
 
 
+def join(words: Sequence[str], options: Options) -> int:
+    """Start the ranks of another machine of a run that was started on the first one."""
+    from launchers.join import join as join_run
+    from launchers.runs import find_run
+
+    if len(words) != 2 or not words[1].isdigit():
+        hint = "join RUN NODE, as the command on the first machine says"
+        raise ConfigError(Problem("join", "takes a run and the number of this machine", hint))
+    return join_run(find_run(words[0], options.root), int(words[1]))
+
+
 def resume(words: Sequence[str], options: Options) -> int:
     """Continue a run from its last complete checkpoint, with its own sealed recipe and code."""
     from launchers import make_launcher

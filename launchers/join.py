@@ -1,0 +1,36 @@
+"""The ranks of a further machine of a run that was started on the first one."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+from galley.display import make_display
+from galley.errors import ConfigError, Problem, RunFailedError
+from galley.rundir import RunFolder
+from launchers.follow import await_processes, catch_interrupts
+from launchers.local import LocalLauncher
+from launchers.runs import last_handle, run_state
+
+
+def join(folder: RunFolder, node: int) -> int:
+    """Run the ranks of machine `node` to the end of the attempt that is running; returns its exit code.
+
+    When it returns, no process of the run lives on this machine. The first machine decides the result.
+
+    Raises:
+        ConfigError: the run has no such machine, or is not running.
+    """
+    spec, handle = folder.read_spec(), last_handle(folder)
+    if not 1 <= node < spec.layout.nodes:
+        what = f"{folder.root.name} has {spec.layout.nodes} machines"
+        raise ConfigError(Problem(f"join {node}", what, f"valid: 1 to {spec.layout.nodes - 1}"))
+    if handle is None or run_state(folder) not in ("running", "unknown"):
+        raise ConfigError(Problem(str(folder.root), "is not running", "start it on the first machine"))
+    launcher = LocalLauncher()
+    facts = replace(launcher.facts(spec.recipe, folder), node=node)
+    plan = launcher.plan(spec, folder.root, facts, handle.attempt)
+    with catch_interrupts() as interrupts, make_display(folder, handle.attempt, sys.stdout) as display:
+        own = launcher.start(plan, folder.launcher_log(handle.attempt, node))
+        await_processes(launcher, own, folder, display, interrupts, spec.recipe.launcher.grace_s)
+    return 0 if launcher.exit_code(own) == 0 else RunFailedError.exit_code
