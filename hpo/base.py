@@ -1,0 +1,66 @@
+"""The seam of the backends: what draws the parameters of a sweep.
+
+A backend keeps nothing that the study's journal does not have. It is made from the study and the
+trials so far, by each controller anew, and brings its own storage, if it has one, up to date then.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from galley.schema import Hpo
+from hpo.values import Objective, Params, SpaceDim, Trial
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a backend is made for.
+
+    Attributes:
+        name: of the study.
+        folder: of the study: a backend may keep files of its own in it.
+        seed: of the draws; equal seeds and equal histories draw equal parameters.
+        settings: the recipe's `hpo`.
+    """
+
+    name: str
+    folder: Path
+    space: tuple[SpaceDim, ...]
+    objectives: tuple[Objective, ...]
+    seed: int
+    settings: Hpo
+
+
+class HpoBackend(ABC):
+    """Draws one point after another. Only the controller calls it, never a rank.
+
+    A constructor takes the `Search` and all trials of the journal. It raises `ConfigError` where the
+    backend cannot express the space or the objectives: no dimension is ever changed silently.
+    """
+
+    name: str
+
+    @abstractmethod
+    def __init__(self, search: Search, trials: Sequence[Trial]) -> None: ...
+
+    @abstractmethod
+    def ask(self, number: int) -> Params | None:
+        """The point of trial `number`, which is the count of the trials so far; null: there are no more.
+
+        Asked again after a crash, before the journal had the trial, it may answer otherwise.
+        """
+
+    @abstractmethod
+    def tell(self, trial: Trial) -> None:
+        """A trial has ended (`hpo.values.ENDED`). Telling it twice changes nothing."""
+
+    @abstractmethod
+    def best(self) -> tuple[int, ...]:
+        """Numbers of the best trials told, as the backend sees it, ascending."""
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+        return
