@@ -43,7 +43,7 @@ def pairs(split: str) -> list[Pair]:
     positives = _positives(split)
     chosen = positives[: NUM_PAIRS[split] // 2]
     mixed = [(a, b, 1) for _, a, b in chosen] + [(a, b, 0) for a, b in _crossed(chosen)]
-    return sorted(mixed, key=lambda pair: _digest(*pair[:2]))
+    return sorted(mixed, key=lambda pair: digest(*pair[:2]))
 
 
 def topics_of(split: str) -> dict[str, list[str]]:
@@ -51,7 +51,7 @@ def topics_of(split: str) -> dict[str, list[str]]:
     return {
         name: list(sentences)
         for name, sentences in _sentences_by_topic().items()
-        if (int(_digest(name), 16) % EVAL_EVERY == 0) == (split == "eval")
+        if (int(digest(name), 16) % EVAL_EVERY == 0) == (split == "eval")
     }
 
 
@@ -64,8 +64,8 @@ def _positives(split: str) -> list[tuple[str, str, str]]:
             for position, first in enumerate(sentences, 1)
             for second in _related(first, sentences[position : position + REACH])
         ]
-        found += sorted(close, key=lambda pair: _digest(*pair))[:MAX_PAIRS_PER_TOPIC]
-    return sorted(found, key=lambda pair: _digest(*pair))
+        found += sorted(close, key=lambda pair: digest(*pair))[:MAX_PAIRS_PER_TOPIC]
+    return sorted(found, key=lambda pair: digest(*pair))
 
 
 def _related(first: str, successors: Sequence[str]) -> Sequence[str]:
@@ -78,7 +78,7 @@ def _crossed(positives: Sequence[tuple[str, str, str]]) -> Iterator[tuple[str, s
 
     Sorted by topic, a shift by the size of the largest topic never meets the same topic again.
     """
-    ordered = sorted(positives, key=lambda pair: (pair[0], _digest(*pair)))
+    ordered = sorted(positives, key=lambda pair: (pair[0], digest(*pair)))
     names = [name for name, _, _ in ordered]
     shift = max(names.count(name) for name in set(names))
     for i, (_, first, _) in enumerate(ordered):
@@ -115,5 +115,5 @@ def _content(sentence: str) -> set[str]:
     return {word[:STEM] for word in _WORD.findall(sentence.lower()) if len(word) >= STEM}
 
 
-def _digest(*parts: str) -> str:
+def digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

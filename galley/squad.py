@@ -1,0 +1,209 @@
+"""Question answering data: SQuAD's nested json and flat files, checked and repaired, without torch.
+
+A flat file (csv, tsv, json, jsonl, parquet) has the columns `question`, `context`, and `answers` as
+the hub's SQuAD has it: {"text": [...], "answer_start": [...]}, in csv and tsv as that json; `id` is
+optional. A question whose lists are empty has no answer in its context (SQuAD v2.0).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from galley.datafiles import FILE_STEMS, DataError, Row, SplitName, find_file, read_rows
+from galley.errors import Problem, nearest
+from galley.schema import Data
+
+MAX_PROBLEMS_PER_FILE = 5
+LEVELS = ("paragraphs", "qas")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question. `spans` are (start, end) characters of `context`, as many as `answers`."""
+
+    id: str
+    question: str
+    context: str
+    answers: tuple[str, ...]
+    spans: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """One split, read and checked.
+
+    Attributes:
+        where: the file, for messages.
+        moved: answers that were not at their offset, and were found elsewhere in their context.
+    """
+
+    questions: list[Question]
+    where: str
+    moved: int = 0
+
+    def describe(self) -> str:
+        unanswerable = sum(not question.answers for question in self.questions)
+        parts = [f"{self.where}: {len(self.questions)} questions"]
+        parts += [f"{unanswerable} without an answer"] if unanswerable else []
+        parts += [f"{self.moved} answers moved to where their text is"] if self.moved else []
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class QuestionColumns:
+    """The columns in use."""
+
+    question: str = "question"
+    context: str = "context"
+    answers: str = "answers"
+
+    @classmethod
+    def of(cls, data: Data) -> QuestionColumns:
+        """`data.text_columns` is [question, context], `data.label_column` the answers."""
+        question, context = data.text_columns or ("question", "context")
+        return cls(question, context, data.label_column or "answers")
+
+
+def load_question_sets(
+    data: Data, limit: int | None = None, splits: Iterable[SplitName] = tuple(FILE_STEMS)
+) -> dict[SplitName, QuestionSet]:
+    """The splits of `data.path`, of each the first `limit` rows. Raises `DataError` with all problems."""
+    folder = Path(str(data.path)).expanduser()
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise DataError(Problem(f"data.path={data.path}", what, "a folder with train.* and dev.* files"))
+    found: dict[SplitName, QuestionSet] = {}
+    problems: list[Problem] = []
+    for name in splits:
+        try:
+            path = find_file(folder, name)
+            found[name] = to_questions(islice(read_rows(path), limit), data, str(path))
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
+    return found
+
+
+def to_questions(rows: Iterable[Row], data: Data, where: str) -> QuestionSet:
+    """Rows of a flat file, or the articles of a nested one.
+
+    An answer that is not at its offset is moved to the place nearest to it where its text is.
+    Raises `DataError` for answers that are not in their context at all, and for missing columns.
+    """
+    _check_named(data)
+    columns = QuestionColumns.of(data)
+    questions, problems, moved = list[Question](), list[Problem](), 0
+    for place, record in _flattened(rows, where):
+        lacking = [name for name in vars(columns).values() if name not in record]
+        if lacking:
+            raise DataError([_no_column(place, name, list(record)) for name in lacking])
+        try:
+            question, repaired = _question(record, columns, f"{len(questions)}")
+            questions.append(question)
+            moved += repaired
+        except ValueError as error:
+            problems.append(Problem(place, str(error)))
+    if problems:
+        rest = len(problems) - MAX_PROBLEMS_PER_FILE
+        more = [Problem(where, f"{rest} more such problems")] if rest > 0 else []
+        raise DataError(problems[:MAX_PROBLEMS_PER_FILE] + more)
+    if not questions:
+        raise DataError(Problem(where, "has no questions"))
+    return QuestionSet(questions, where, moved)
+
+
+def _check_named(data: Data) -> None:
+    if data.text_columns is not None and len(data.text_columns) != 2:
+        hint = "two columns: [question, context]"
+        raise DataError(Problem("data.text_columns", f"names {len(data.text_columns)} columns", hint))
+
+
+def _no_column(where: str, name: str, header: Sequence[str]) -> Problem:
+    hint = "data.text_columns=[QUESTION, CONTEXT] data.label_column=ANSWERS"
+    hint = f"{nearest(name, header)} columns: {', '.join(header)}; set {hint}"
+    return Problem(where, f"has no column '{name}'", hint.strip())
+
+
+def _flattened(rows: Iterable[Row], where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(place for messages, record) of every question."""
+    for line, row in rows:
+        if LEVELS[0] not in row:
+            yield f"{where}:{line}", row
+            continue
+        for number, paragraph in enumerate(_members(row, LEVELS[0], f"{where}: article {line}"), 1):
+            place = f"{where}: article {line}, paragraph {number}"
+            for qa in _members(paragraph, LEVELS[1], place):
+                yield f"{place}, question {qa.get('id', '?')}", _from_nested(qa, paragraph)
+
+
+def _members(parent: Mapping[str, Any], name: str, where: str) -> list[dict[str, Any]]:
+    found = parent.get(name)
+    if not isinstance(found, list) or not all(isinstance(member, dict) for member in found):
+        raise DataError(Problem(where, f"'{name}' is not a list of objects", "as in SQuAD's own files"))
+    return found
+
+
+def _from_nested(qa: Mapping[str, Any], paragraph: Mapping[str, Any]) -> dict[str, Any]:
+    record = {**qa, "context": paragraph.get("context")}
+    if qa.get("is_impossible"):  # its `plausible_answers` are wrong ones
+        record["answers"] = []
+    if isinstance(record.get("answers"), list):
+        answers = [answer for answer in record["answers"] if isinstance(answer, dict)]
+        texts, starts = ([answer.get(name) for answer in answers] for name in ("text", "answer_start"))
+        record["answers"] = {"text": texts, "answer_start": starts}
+    return record
+
+
+def _question(record: Mapping[str, Any], columns: QuestionColumns, number: str) -> tuple[Question, int]:
+    """The question, and how many of its answers were moved. Raises `ValueError`."""
+    question, context = record[columns.question], record[columns.context]
+    for name, value in ((columns.question, question), (columns.context, context)):
+        if not isinstance(value, str) or not value.strip():
+            raise ValueError(f"column '{name}': {value!r} is not text")
+    texts, starts = _answers(record[columns.answers], columns.answers)
+    spans = [_locate(text, start, context) for text, start in zip(texts, starts, strict=True)]
+    moved = sum(start is not None and span[0] != start for span, start in zip(spans, starts, strict=True))
+    key = str(record.get("id") or number)
+    return Question(
+        key, question.strip(), context, tuple(context[a:b] for a, b in spans), tuple(spans)
+    ), moved
+
+
+def _answers(value: Any, column: str) -> tuple[list[str], list[int | None]]:
+    """Texts and offsets; an offset that the file does not give is null."""
+    shape = f'column \'{column}\': {str(value)[:60]!r} is not {{"text": […], "answer_start": […]}}'
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(shape) from error
+    if not isinstance(value, dict) or not isinstance(value.get("text"), list | tuple):
+        raise ValueError(shape)
+    texts = list(value["text"])
+    starts = list(value.get("answer_start") or [None] * len(texts))
+    if len(starts) != len(texts) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(shape)
+    if not all(start is None or (isinstance(start, int) and start >= 0) for start in starts):
+        raise ValueError(shape)
+    return texts, starts
+
+
+def _locate(text: str, start: int | None, context: str) -> tuple[int, int]:
+    """Where the answer is: at its offset, else the nearest place that holds its text."""
+    if start is not None and text and context.startswith(text, start):
+        return start, start + len(text)
+    wanted = text.strip()
+    places, place = list[int](), context.find(wanted) if wanted else -1
+    while place >= 0:
+        places.append(place)
+        place = context.find(wanted, place + 1)
+    if not places:
+        raise ValueError(f"answer {text!r} is not in its context")
+    best = min(places, key=lambda found: abs(found - (start or 0)))
+    return best, best + len(wanted)

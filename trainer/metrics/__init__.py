@@ -1,0 +1,1 @@
+"""Metrics by their published definitions: pure functions of predictions and references."""
