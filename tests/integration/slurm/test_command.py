@@ -64,7 +64,7 @@ def test_what_slurm_refuses_is_refused_with_its_reason(
         ([*TWO_BY_TWO, 'launcher.slurm.directives=["--wrap=id"]'], "is set by Galley itself"),
         ([*TWO_BY_TWO, 'launcher.slurm.partition="a\nb"'], "control character"),
         ([*TWO_BY_TWO, "cluster.time_limit_min=1"], "are not before the time limit"),
-        (["cluster.nodes=2"], "launcher=local is this machine only"),
+        (["cluster.nodes=2"], "is no place to meet"),
         (["cluster.procs_per_node=1", "after=nothing"], "is no run"),
     ],
 )

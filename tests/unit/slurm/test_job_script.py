@@ -90,7 +90,8 @@ def test_the_first_node_hosts_the_rendezvous(weird_tmp_path: Path, node: str) ->
     (arguments,) = bench.calls("python")
     assert arguments == [
         "-P", "-m", "torch.distributed.run", "--rdzv-backend=c10d", "--nnodes=2", "--nproc-per-node=2",
-        "--max-restarts=0", "--monitor-interval=0.1", "--no-python", "--rdzv-endpoint=h:2",
+        "--max-restarts=0", "--monitor-interval=0.1", "--no-python",
+        *(["--local-addr=h"] if node == "node1" else []), "--rdzv-endpoint=h:2",
         "--rdzv-id=31234-3",
         f"--rdzv-conf=is_host={int(node == 'node1')},join_timeout=300",
         "python", "-P", "-m", "trainer.worker", "--run-dir", str(bench.folder.root), "--sha256", spec.sha256,

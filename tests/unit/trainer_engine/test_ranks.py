@@ -21,7 +21,11 @@ BATCH_STEP = {"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_LOCALID": "0"}
     [("torchrun", TORCHRUN), ("openmpi", OPENMPI), ("mpich", MPICH), ("slurm", SLURM)],
 )
 def test_each_launcher_is_understood(launcher: Any, environ: Any) -> None:
-    assert read_rank_facts(environ) == RankFacts(3, 4, 1, launcher)
+    assert read_rank_facts(environ) == RankFacts(3, 4, 1, launcher, local_size=4)
+    row = next(row for row in RANK_VARIABLES if row.launcher == launcher)
+    place = {"MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
+    facts = read_rank_facts({**environ, row.local_size: "2", **place})
+    assert (facts.node, facts.local_size, facts.master) == (1, 2, "node1:29500")
     assert launcher in {row.launcher for row in RANK_VARIABLES}
 
 
@@ -32,7 +36,7 @@ def test_mpirun_inside_an_sbatch_job_is_not_rank_zero_everywhere() -> None:
 
 def test_srun_with_pmi2_takes_the_local_rank_of_slurm() -> None:
     environ = {**SLURM, "PMI_RANK": "3", "PMI_SIZE": "4"}
-    assert read_rank_facts(environ) == RankFacts(3, 4, 1, "slurm")
+    assert read_rank_facts(environ) == RankFacts(3, 4, 1, "slurm", local_size=4)
 
 
 def test_torchrun_inside_any_cluster_wins() -> None:

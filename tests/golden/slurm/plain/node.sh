@@ -9,7 +9,11 @@ worker=(/opt/python -P -m trainer.worker --run-dir '/runs/my run' --sha256 SHA25
 set -euo pipefail
 
 if [ "${#agent[@]}" -gt 0 ]; then
-    if [ "$SLURMD_NODENAME" = "$GALLEY_HEAD" ]; then is_host=1; else is_host=0; fi
+    is_host=0
+    if [ "$SLURMD_NODENAME" = "$GALLEY_HEAD" ]; then
+        is_host=1
+        agent+=(--local-addr="${GALLEY_RENDEZVOUS%:*}") # where the ranks meet; not what the host calls itself
+    fi
     agent+=(
         --rdzv-endpoint="$GALLEY_RENDEZVOUS"
         --rdzv-id="$SLURM_JOB_ID-$GALLEY_ATTEMPT"
