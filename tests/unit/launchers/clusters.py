@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
-from galley.rundir import RunFolder
 from galley.schema import Torchrun
 from galley.spec import ClusterFacts, LaunchPlan, MpiFacts, MpiFlavor, RunSpec
 from launchers.k8s.launcher import MANIFEST, K8sLauncher
@@ -112,7 +111,7 @@ def mpi(spec: RunSpec, attempt: int, flavor: MpiFlavor) -> list[Given]:
     environ = {name: value for name, value in plan.env.items() if name in passed}
     met_on = hosts.index(environ["MASTER_ADDR"])
     found = []
-    for host, slots in listed:
+    for _, slots in listed:
         for local_rank in range(int(slots)):
             values = (len(found), spec.layout.world_size, local_rank, int(slots))
             place = {name: str(value) for name, value in zip(sets, values, strict=True)}
