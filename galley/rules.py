@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from galley.datacheck import check_data
+from galley.datacheck import ROWS_BEFORE_LAUNCH, check_data
+from galley.datafiles import DataError
 from galley.errors import Problem, valid_values
 from galley.schema import Recipe
 from galley.strategy_rules import strategy_problems
+from galley.tables import ROLES, column_problems, load_tables
 
 # task.kind -> what its evaluation reports.
 TASK_METRICS = {"sequence_classification": ("eval/accuracy", "eval/f1", "eval/f1_macro", "eval/loss")}
@@ -19,7 +21,21 @@ RESERVED_ENV = (
 
 def recipe_problems(recipe: Recipe) -> list[Problem]:
     """Every rule the recipe breaks, and what is wrong with its local data files."""
-    return [*_rules(recipe), *check_data(recipe.data)]
+    return [*_rules(recipe), *_data(recipe)]
+
+
+def _data(recipe: Recipe) -> list[Problem]:
+    """A task of the user's own may read anything: its rows are checked by the worker alone."""
+    kind, data = recipe.task.kind, recipe.data
+    if kind == "sequence_classification":
+        return check_data(data)
+    problems = column_problems(data.columns, kind)
+    if data.path is not None and kind in ROLES:
+        try:
+            load_tables(data, ROLES[kind], limit=ROWS_BEFORE_LAUNCH)
+        except DataError as error:
+            problems += error.problems
+    return problems
 
 
 def _rules(recipe: Recipe) -> Iterator[Problem]:

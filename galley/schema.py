@@ -53,6 +53,8 @@ class Data:
             parquet).
         text_columns: one column, or two for sentence pairs; null to recognise them.
         label_column: null to recognise it (`label`, or GLUE's `Quality`).
+        columns: the column of each thing that a task reads, by its name: `{text: content}`; what is
+            not named is recognised. Classification has the two keys above.
         max_length: tokens a sample, longer ones are truncated.
         max_samples: at most so many training and evaluation samples each; null for all.
         cache_dir: tokenised data, keyed by content; null is `$XDG_CACHE_HOME/galley`.
@@ -63,6 +65,7 @@ class Data:
     path: str | None = None
     text_columns: list[str] | None = None
     label_column: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
     max_length: Positive = 128
     max_samples: Positive | None = None
     cache_dir: str | None = None

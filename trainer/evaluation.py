@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trainer.batches import eval_batches
+from trainer.batches import Indices, eval_batches
 from trainer.ranks import Ranks
 from trainer.tasks.base import Batch, Task, TokenizedDataset
 
@@ -22,7 +21,7 @@ class OneForward(torch.nn.Module):
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
-        self._run: Callable[..., Any] = model
+        self._model: Any = model
         self._inputs: dict[str, Any] = {}
         self._output: Any = None
         self.config = getattr(model, "config", None)
@@ -32,9 +31,13 @@ class OneForward(torch.nn.Module):
         same = inputs.keys() == self._inputs.keys() and all(inputs[k] is self._inputs[k] for k in inputs)
         if not (same and inputs):
             named = {name: value for name, value in inputs.items() if not name.startswith("#")}
-            self._output = self._run(*args, **named)
+            self._output = self._model(*args, **named)
             self._inputs = inputs
         return self._output
+
+    def generate(self, *args: Any, **options: Any) -> Any:
+        """As the model itself: what it generates is not remembered."""
+        return self._model.generate(*args, **options)
 
 
 def evaluate(
@@ -48,8 +51,8 @@ def evaluate(
     """
     batches = eval_batches(dataset.lengths, batch_size)
     losses = torch.zeros(len(batches), 2, dtype=torch.float64)
-    predictions = torch.empty(0)
-    was_training = model.training
+    own_predictions: list[tuple[Indices, torch.Tensor]] = []
+    was_training, task.step = model.training, None
     forward = OneForward(model).eval()
     with torch.no_grad():
         for start in range(0, len(batches), ranks.world_size):
@@ -58,13 +61,29 @@ def evaluate(
             batch, weights = _to_device(task.collate(dataset.rows(samples.tolist())), len(samples), ranks)
             predicted = task.predict(forward, batch).cpu()
             loss, weight = task.loss(forward, batch, weights), task.weight(batch, weights)
-            if start == 0:
-                predictions = torch.zeros(len(dataset), *predicted.shape[1:], dtype=_wide(predicted))
             if own < len(batches):
-                predictions[torch.from_numpy(samples)] = predicted.to(predictions.dtype)
                 losses[own, 0], losses[own, 1] = loss.double(), weight.double()
+            # A rank without a batch of its own still tells the shape and type of predictions.
+            own_predictions.append((samples if own < len(batches) else samples[:0], predicted))
     model.train(was_training)
-    return _metrics(task, dataset, ranks.sum(predictions).numpy(), ranks.sum(losses))
+    predictions = _assemble(own_predictions, len(dataset), task.prediction_fill, ranks)
+    return _metrics(task, dataset, predictions, ranks.sum(losses))
+
+
+def _assemble(
+    parts: list[tuple[Indices, torch.Tensor]], num_samples: int, fill: int, ranks: Ranks
+) -> NDArray[Any]:
+    """The predictions of all ranks, one row a sample, widened to the largest with `fill`."""
+    first = parts[0][1]
+    own = torch.tensor([part.shape[1:] for _, part in parts], dtype=torch.int64).reshape(len(parts), -1)
+    widest = [int(size) for size in ranks.max_floats(own.amax(0).tolist())] if first.ndim > 1 else []
+    whole = torch.zeros(num_samples, *widest, dtype=_wide(first))
+    for samples, predicted in parts:
+        if len(samples):
+            rows = torch.full((len(samples), *widest), fill, dtype=whole.dtype)
+            rows[tuple(slice(size) for size in predicted.shape)] = predicted.to(whole.dtype)
+            whole[torch.from_numpy(samples)] = rows
+    return ranks.sum(whole).numpy()
 
 
 def _to_device(batch: Batch, num_samples: int, ranks: Ranks) -> tuple[Batch, torch.Tensor]:

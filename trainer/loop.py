@@ -103,6 +103,7 @@ class Loop:
     def _train_step(self, global_batch: GlobalBatch) -> None:
         engine, ranks = self.parts.engine, self.parts.ranks
         seed_step(self.parts.recipe.seed, self.step, ranks.rank)
+        self.parts.task.step = self.step
         lengths = self.parts.plan.lengths
         micro_size = engine.setup.layout.micro_size
         rounds = split(global_batch.samples, lengths, ranks.world_size, micro_size)

@@ -65,29 +65,32 @@ def load_tokenizer(recipe: Recipe) -> Any:
 
 
 def load_classifier(recipe: Recipe, num_labels: int) -> torch.nn.Module:
-    """A sequence classifier of `num_labels` classes in fp32, on the CPU.
+    """A sequence classifier of `num_labels` classes; see `load_model`."""
+    return load_model(
+        recipe, "AutoModelForSequenceClassification", f"{num_labels} labels", num_labels=num_labels
+    )
 
+
+def load_model(recipe: Recipe, auto_class: str, head: str = "", **config: Any) -> torch.nn.Module:
+    """The recipe's model as one of Transformers' auto classes, in fp32, on the CPU.
+
+    `config` goes into the model's configuration; `head` says in a message what the task's head has.
     A head that the stored model lacks is drawn from the recipe's seed alone, so that every rank,
     and every run of this seed, starts from the same weights. Raises `ConfigError` where the stored
     head has another shape and `model.ignore_mismatched_head` is off, and where any other weight has.
     """
-    options: dict[str, Any] = {"trust_remote_code": recipe.model.trust_remote_code}
+    options: dict[str, Any] = {"trust_remote_code": recipe.model.trust_remote_code, **config}
     if recipe.model.attn_implementation is not None:
         options["attn_implementation"] = recipe.model.attn_implementation
     with _loading(recipe) as path, torch.random.fork_rng(devices=[]):
-        from transformers import AutoModelForSequenceClassification
+        import transformers
 
         options |= _dropout_options(recipe, path)
         torch.manual_seed(recipe.seed)
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            path,
-            num_labels=num_labels,
-            dtype=torch.float32,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **options,
+        model, info = getattr(transformers, auto_class).from_pretrained(
+            path, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
         )
-    _check_weights(info, recipe, model.base_model_prefix, num_labels)
+    _check_weights(info, recipe, model.base_model_prefix, head)
     model.config.use_cache = False
     loaded: torch.nn.Module = model
     return loaded
@@ -119,7 +122,7 @@ def _loading(recipe: Recipe) -> Iterator[str]:
         yield source.path
 
 
-def _check_weights(info: dict[str, Any], recipe: Recipe, body: str, num_labels: int) -> None:
+def _check_weights(info: dict[str, Any], recipe: Recipe, body: str, head: str) -> None:
     """Weights of another shape may only be the head's, and only with the recipe's consent."""
     mismatched = sorted(str(entry[0]) for entry in info["mismatched_keys"])
     wrong = [name for name in mismatched if name.startswith(f"{body}.")]
@@ -127,7 +130,7 @@ def _check_weights(info: dict[str, Any], recipe: Recipe, body: str, num_labels: 
     if wrong:
         raise ConfigError(Problem(where, f"its weights do not fit its config.json: {', '.join(wrong)}"))
     if mismatched and not recipe.model.ignore_mismatched_head:
-        what = f"its head has not {num_labels} labels ({', '.join(mismatched)})"
+        what = f"its head has not {head} ({', '.join(mismatched)})"
         raise ConfigError(Problem(where, what, "model.ignore_mismatched_head=true starts with a new head"))
     new = sorted({*mismatched, *map(str, info["missing_keys"])})
     if new:

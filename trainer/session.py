@@ -69,6 +69,7 @@ def run(
     if layout.nodes > 1:
         check_cluster(ranks)
     task = make_task(recipe)
+    task.ranks = ranks
     journal.enter("data")
     data = task.datasets(ranks.main_first)
     plan = BatchPlan(data.train.lengths, recipe.seed, layout.global_size, recipe.train.length_grouped)

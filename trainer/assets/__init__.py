@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+from galley.datafiles import SplitName
 from galley.errors import ConfigError, Problem, valid_values
 
 PREFIX = "embedded:"
 MODELS = ("minilm", "deberta_minilm")
-DATA = ("pydoc_pairs",)
+# Each gives the rows of a split as {column: value}, in a fixed order.
+DATA = {"pydoc_pairs": "trainer.assets.pydoc_pairs:rows"}
 
 
 def is_embedded(name: str) -> bool:
@@ -28,3 +32,13 @@ def model_folder(name: str, cache: Path) -> Path:
             return converted(cache)
         case other:
             raise ConfigError(Problem(f"model.name={name}", "is not embedded", valid_values(other, MODELS)))
+
+
+def data_rows(name: str, split: SplitName) -> list[dict[str, Any]]:
+    """The rows of the embedded set `embedded:NAME`, which are the same on every machine."""
+    short = name.removeprefix(PREFIX)
+    if short not in DATA:
+        raise ConfigError(Problem(f"data.name={name}", "is not embedded", valid_values(short, DATA)))
+    module, function = DATA[short].split(":")
+    rows: list[dict[str, Any]] = getattr(import_module(module), function)(split)
+    return rows

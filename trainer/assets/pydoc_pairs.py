@@ -46,6 +46,13 @@ def pairs(split: str) -> list[Pair]:
     return sorted(mixed, key=lambda pair: digest(*pair[:2]))
 
 
+def rows(split: str) -> list[dict[str, str | int]]:
+    """`pairs` under the names of columns."""
+    return [
+        {"sentence1": first, "sentence2": second, "label": label} for first, second, label in pairs(split)
+    ]
+
+
 def topics_of(split: str) -> dict[str, list[str]]:
     """The sentences of each topic of a split, in the order of the text."""
     return {

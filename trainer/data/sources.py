@@ -5,19 +5,14 @@ from __future__ import annotations
 import itertools
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 from galley.datacheck import Split, check_labels, describe, find_columns, load_splits, to_split
 from galley.datafiles import DataError, SplitName
-from galley.errors import Problem, valid_values
 from galley.schema import Data
-from trainer.assets import DATA, PREFIX, is_embedded
-from trainer.hub import hub_errors, use_cache_if_unreachable
+from trainer.assets import data_rows, is_embedded
+from trainer.data.raw import HUB_SPLITS, at_most, hub_splits
 
 log = logging.getLogger("galley")
-
-# Sets without a validation split (imdb) are measured on their test split.
-HUB_SPLITS: dict[SplitName, tuple[str, ...]] = {"train": ("train",), "eval": ("validation", "dev", "test")}
 
 
 @dataclass(frozen=True)
@@ -49,43 +44,28 @@ def read_splits(data: Data) -> Splits:
 
 
 def _at_most(split: Split, count: int | None) -> Split:
-    """`count` samples spread evenly over the split, which may be sorted by class."""
-    size = len(split.labels)
-    if count is None or count >= size:
+    kept = at_most(len(split.labels), count)
+    if kept is None:
         return split
-    kept = [position * size // count for position in range(count)]
     texts = tuple([column[index] for index in kept] for column in split.texts)
     return Split(texts, [split.labels[index] for index in kept], split.where)
 
 
 def _embedded(data: Data) -> dict[SplitName, Split]:
-    from trainer.assets import pydoc_pairs
-
-    name = data.name.removeprefix(PREFIX)
-    if name not in DATA:
-        raise DataError(Problem(f"data.name={data.name}", "is not embedded", valid_values(name, DATA)))
     found: dict[SplitName, Split] = {}
     for split in HUB_SPLITS:
-        first, second, labels = zip(*pydoc_pairs.pairs(split), strict=True)
-        found[split] = Split((list(first), list(second)), list(labels), f"{data.name} ({split})")
+        rows, where = data_rows(data.name, split), f"{data.name} ({split})"
+        found[split] = to_split(list(enumerate(rows, 1)), find_columns(list(rows[0]), data, where), where)
     return found
 
 
 def _hub(data: Data) -> dict[SplitName, Split]:
-    use_cache_if_unreachable()
-    import datasets
-
     where = f"data.name={data.name}"
-    with hub_errors("data.name", data.name):
-        loaded: Any = datasets.load_dataset(data.name, data.subset)
     found: dict[SplitName, Split] = {}
-    for name, candidates in HUB_SPLITS.items():
-        stored = next((candidate for candidate in candidates if candidate in loaded), None)
-        if stored is None:
-            raise DataError(Problem(where, f"has no {name} split", f"it has {', '.join(loaded)}"))
+    for name, (stored, rows) in hub_splits(data).items():
         source = f"{where} ({stored})"
-        columns = find_columns(loaded[stored].column_names, data, source)
-        found[name] = to_split(list(zip(itertools.count(1), loaded[stored], strict=False)), columns, source)
+        columns = find_columns(rows.column_names, data, source)
+        found[name] = to_split(list(zip(itertools.count(1), rows, strict=False)), columns, source)
     problems = check_labels(found)
     if problems:
         raise DataError(problems)

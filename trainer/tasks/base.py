@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from galley.schema import Recipe
+from trainer.ranks import Ranks
 
 Batch = dict[str, torch.Tensor]
 Sample = dict[str, Any]
@@ -46,10 +47,23 @@ class Datasets:
 
 
 class Task(ABC):
-    """One way to learn from a dataset. A new task is one subclass and its entry in the registry."""
+    """One way to learn from a dataset. A new task is one subclass and its entry in the registry.
+
+    Attributes:
+        ranks: all processes of the run, for what a loss, a generation or a filter does together; null
+            outside a run. Set before `datasets`.
+        step: the optimizer step (from 0) whose batches are collated, null in evaluation. What is drawn
+            for a sample in `collate` follows from the seed, the step and the sample alone, so that it
+            depends neither on the number of ranks nor on an interruption.
+        prediction_fill: see `predict`.
+    """
+
+    prediction_fill = -100
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
+        self.ranks: Ranks | None = None
+        self.step: int | None = None
 
     @abstractmethod
     def datasets(self, main_first: MainFirst) -> Datasets:
@@ -81,11 +95,19 @@ class Task(ABC):
 
     @abstractmethod
     def predict(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """Predictions [samples, …] for `metrics`, detached."""
+        """Predictions [samples, …] for `metrics`, detached.
+
+        Batches may differ in the sizes behind the first axis (tokens, generated tokens): all are
+        widened to the largest with `prediction_fill`. `model` also has `generate` where the trained
+        model has; it is a collective if the parameters are partitioned.
+        """
 
     @abstractmethod
     def metrics(self, predictions: NDArray[Any], dataset: TokenizedDataset) -> dict[str, float]:
-        """Metrics without the `eval/` prefix; `predictions[i]` belongs to sample i of `dataset`."""
+        """Metrics without the `eval/` prefix; `predictions[i]` belongs to sample i of `dataset`.
+
+        `eval/loss` is measured by the evaluation itself, as the mean that `loss` and `weight` give.
+        """
 
     @abstractmethod
     def save_pretrained(self, model: torch.nn.Module, state: Batch, folder: str) -> None:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from galley.schema import Recipe
 from trainer.cache import cache_root
 from trainer.data.sources import read_splits
-from trainer.data.tokenized import ArrowDataset, tokenized
+from trainer.data.store import ArrowDataset
+from trainer.data.tokenized import tokenized
 from trainer.hub import quiet_transformers
 from trainer.models import load_classifier, load_tokenizer
 from trainer.tasks.base import Batch, Datasets, MainFirst, Sample, Task, TokenizedDataset

@@ -12,7 +12,8 @@ import pytest
 
 from galley.datacheck import Split
 from trainer.assets import minilm
-from trainer.data.tokenized import ArrowDataset, content_key, tokenized
+from trainer.data.store import ArrowDataset
+from trainer.data.tokenized import content_key, tokenized
 
 FIRST = ["one", "a longer sentence than that", "É 漢字 \N{GRINNING FACE}"]
 SPLIT = Split((FIRST, ["two", "x", "y z"]), [0, 1, 1], "here")

@@ -1,0 +1,162 @@
+"""What a task reads from every row of its data, by role, and rows checked against it; without torch.
+
+A role is what a column means to a task: `text`, `source`, `target`. Columns are found by the names
+in `data.columns`, else by the usual ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from galley.datafiles import FILE_STEMS, DataError, Row, SplitName, find_file, read_rows
+from galley.errors import Problem, nearest, valid_values
+from galley.schema import Data
+
+MAX_PROBLEMS_PER_FILE = 5
+
+
+def is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+@dataclass(frozen=True)
+class Role:
+    """One thing that a task reads from a row.
+
+    Attributes:
+        name: its key in `data.columns`.
+        usual: names of columns by which it is recognized, the likeliest first.
+        holds: what its values are, for messages; `accepts` tells whether a value is one.
+    """
+
+    name: str
+    usual: tuple[str, ...]
+    holds: str = "text"
+    accepts: Callable[[Any], bool] = is_text
+
+
+TEXT = Role("text", ("text", "content", "sentence"))
+# task.kind -> what it reads. Classification has rules of its own, in `galley.datacheck`.
+ROLES: dict[str, tuple[Role, ...]] = {
+    "causal_lm": (TEXT,),
+    "masked_lm": (TEXT,),
+    "seq2seq": (
+        Role("source", ("source", "input", "question", "article", "text")),
+        Role("target", ("target", "output", "response", "answer", "summary", "label")),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """One split, read and checked: a list of values for each role, all of the same length.
+
+    Attributes:
+        where: the file or dataset, for messages.
+        complete: whether all rows were read, not only the first.
+    """
+
+    columns: dict[str, list[Any]]
+    where: str
+    complete: bool = True
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def take(self, indices: Sequence[int]) -> Table:
+        """The rows at `indices`, in that order."""
+        chosen = {name: [values[index] for index in indices] for name, values in self.columns.items()}
+        return Table(chosen, self.where, self.complete)
+
+
+def load_tables(data: Data, roles: Sequence[Role], limit: int | None = None) -> dict[SplitName, Table]:
+    """Both splits of `data.path`, the first `limit` rows of each.
+
+    Raises `DataError` with the problems of both.
+    """
+    folder = data_folder(data)
+    found: dict[SplitName, Table] = {}
+    problems: list[Problem] = []
+    for name in FILE_STEMS:
+        try:
+            path = find_file(folder, name)
+            rows = list(islice(read_rows(path), limit))
+            found[name] = to_table(rows, roles, data, str(path), limit is None or len(rows) < limit)
+        except DataError as error:
+            problems += error.problems
+    if problems:
+        raise DataError(problems)
+    return found
+
+
+def data_folder(data: Data) -> Path:
+    """The folder of `data.path`. Raises `DataError` where it is none."""
+    folder = Path(str(data.path)).expanduser()
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise DataError(Problem(f"data.path={data.path}", what, "a folder with train.* and dev.* files"))
+    return folder
+
+
+def to_table(
+    rows: Sequence[Row], roles: Sequence[Role], data: Data, where: str, complete: bool = True
+) -> Table:
+    """The values of the rows by role. Raises `DataError` for no rows, missing columns, wrong values."""
+    if not rows:
+        raise DataError(Problem(where, "has no samples"))
+    names = column_names(list(rows[0][1]), roles, data, where)
+    problems = [
+        _wrong_value(f"{where}:{line}", names[role.name], row, role)
+        for line, row in rows
+        for role in roles
+        if not role.accepts(row.get(names[role.name]))
+    ]
+    if problems:
+        rest = len(problems) - MAX_PROBLEMS_PER_FILE
+        more = [Problem(where, f"{rest} more such problems")] if rest > 0 else []
+        raise DataError(problems[:MAX_PROBLEMS_PER_FILE] + more)
+    columns = {role.name: [row[names[role.name]] for _, row in rows] for role in roles}
+    return Table(columns, where, complete)
+
+
+def column_names(header: Sequence[str], roles: Sequence[Role], data: Data, where: str) -> dict[str, str]:
+    """The column of each role: as `data.columns` says, else by its usual names.
+
+    Raises `DataError` with the nearest names, all missing columns at once.
+    """
+    found: dict[str, str] = {}
+    problems = []
+    for role in roles:
+        named = data.columns.get(role.name)
+        taken = set(found.values())
+        name = named or next((name for name in role.usual if name in header and name not in taken), None)
+        if name is None or name not in header:
+            what = f"has no column '{named}'" if named else f"has no column that is recognized as {role.name}"
+            near = nearest(named or role.name, header)
+            hint = f"{near} set data.columns.{role.name}; columns: {', '.join(header)}"
+            problems.append(Problem(where, what, hint.strip()))
+        else:
+            found[role.name] = name
+    if problems:
+        raise DataError(problems)
+    return found
+
+
+def column_problems(columns: Mapping[str, str], kind: str) -> list[Problem]:
+    """Names in `data.columns` that the task does not read."""
+    valid = [role.name for role in ROLES.get(kind, ())]
+    return [
+        Problem(f"data.columns.{name}", f"task '{kind}' reads no '{name}'", valid_values(name, valid))
+        for name in columns
+        if kind in ROLES and name not in valid
+    ]
+
+
+def _wrong_value(where: str, name: str, row: Mapping[str, Any], role: Role) -> Problem:
+    text = repr(row.get(name))
+    shown = text if len(text) <= 40 else f"{text[:39]}…"
+    return Problem(where, f"column '{name}': {shown} is not {role.holds}")
