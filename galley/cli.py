@@ -16,7 +16,10 @@ from galley.verbs import Options, parse_arguments
 VERBS: dict[str, tuple[str, str]] = {
     "run": ("galley.verbs.run:run", "compose, seal, plan, submit and follow a run (the default)"),
     "plan": ("galley.verbs.plan:plan", "everything but submit: prints exactly what `run` would start"),
-    "resume": ("galley.verbs.run:resume", "continue RUN from its last complete checkpoint"),
+    "resume": (
+        "galley.verbs.run:resume",
+        "continue RUN from its last complete checkpoint; cluster.KEY=VALUE may differ",
+    ),
     "join": ("galley.verbs.run:join", "start the ranks of machine NODE of RUN (cluster.nodes > 1)"),
     "status": ("galley.verbs.runs:status", "where RUN is"),
     "logs": ("galley.verbs.runs:logs", "the output of RUN (-f to follow, --rank N)"),

@@ -25,7 +25,7 @@ def resolve_layout(recipe: Recipe, facts: ClusterFacts) -> Layout:
         what = f"{procs} ranks, but {facts.hostname} has {facts.gpus} GPUs"
         raise ConfigError(Problem("cluster.procs_per_node", what, "at most one rank a GPU"))
     world = procs * recipe.cluster.nodes
-    _check_groups(recipe, procs, world)
+    check_groups(recipe, procs, world)
     global_size, micro, accumulation = split_batch(recipe.batch, world)
     workers = _ccl_workers(recipe, device, procs, facts.physical_cores)
     return Layout(
@@ -33,7 +33,7 @@ def resolve_layout(recipe: Recipe, facts: ClusterFacts) -> Layout:
         procs_per_node=procs,
         world_size=world,
         device=device,
-        backend=_backend(recipe, device, world),
+        backend=resolve_backend(recipe, device, world),
         threads_per_proc=recipe.cluster.threads_per_proc or max(1, facts.physical_cores // procs - workers),
         global_size=global_size,
         micro_size=micro,
@@ -42,7 +42,7 @@ def resolve_layout(recipe: Recipe, facts: ClusterFacts) -> Layout:
     )
 
 
-def _backend(recipe: Recipe, device: Device, world: int) -> Backend:
+def resolve_backend(recipe: Recipe, device: Device, world: int) -> Backend:
     """Raises `ConfigError` for a backend that does not carry the device."""
     wanted = recipe.strategy.backend
     if wanted != "auto" and (wanted == "nccl") != (device == "cuda"):
@@ -105,7 +105,7 @@ def layout_problems(recipe: Recipe, facts: ClusterFacts) -> list[Problem]:
     return []
 
 
-def _check_groups(recipe: Recipe, procs_per_node: int, world_size: int) -> None:
+def check_groups(recipe: Recipe, procs_per_node: int, world_size: int) -> None:
     """HSDP replicates between groups of ranks: without two whole groups it would be another strategy."""
     if not recipe.strategy.hybrid:
         return

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from galley.errors import ConfigError, Problem
-from galley.spec import Progress, RankError, RunHandle, RunResult, RunSpec, from_json, to_json
+from galley.spec import MovedSpec, Progress, RankError, RunHandle, RunResult, RunSpec, from_json, to_json
 
 T = TypeVar("T")
 
@@ -107,6 +107,12 @@ class RunFolder:
             return []
         body = json.loads(self.launch_file.read_bytes())
         return [from_json(RunHandle, json.dumps(entry)) for entry in body["attempts"]]
+
+    def read_attempt_spec(self, attempt: int) -> RunSpec:
+        """The sealed run on the layout of that attempt."""
+        spec = self.read_spec()
+        layouts = [handle.layout for handle in self.read_handles() if handle.attempt == attempt]
+        return MovedSpec.of(spec, layouts[-1]) if layouts and layouts[-1] else spec
 
     def write_result(self, result: RunResult) -> None:
         write_atomic(self.result_file, to_json(result))

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
-from galley.schema import Recipe
+from galley.schema import Batch, Recipe
 
 T = TypeVar("T")
 
@@ -115,7 +115,36 @@ class RunSpec:
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(to_json(self).encode()).hexdigest()
+        return hashlib.sha256(to_json(self.sealed).encode()).hexdigest()
+
+    @property
+    def sealed(self) -> RunSpec:
+        """What run.json holds."""
+        return self
+
+
+@dataclass(frozen=True)
+class MovedSpec(RunSpec):
+    """A sealed run on another layout, for one attempt. Its name stays that of what was sealed."""
+
+    origin: RunSpec = field(kw_only=True)
+
+    @property
+    def sealed(self) -> RunSpec:
+        return self.origin
+
+    @classmethod
+    def of(cls, sealed: RunSpec, layout: Layout, recipe: Recipe | None = None) -> MovedSpec:
+        """`recipe` differs from the sealed one in `cluster` only."""
+        return cls(
+            recipe=recipe or sealed.recipe,
+            layout=layout,
+            code=sealed.code,
+            packages=sealed.packages,
+            python=sealed.python,
+            version=sealed.version,
+            origin=sealed,
+        )
 
 
 @dataclass(frozen=True)
@@ -149,6 +178,7 @@ class RunHandle:
         started_at: Unix time of submission, in seconds.
         process_started_at: start time of the process `job` names, to tell it from a later
             process of the same id; null where `job` is not a process.
+        layout: of this attempt, where it is not the sealed one.
     """
 
     launcher: str
@@ -157,6 +187,7 @@ class RunHandle:
     host: str
     started_at: float
     process_started_at: float | None = None
+    layout: Layout | None = None
 
 
 @dataclass(frozen=True)
@@ -216,6 +247,8 @@ class RunResult:
         wall_s: from the first line of the worker to the last; train_s: the loop without
             evaluation and saving.
         resumed_from: name of the checkpoint that this attempt started from.
+        batch: how the global batch was split at the end; other than sealed where the attempt had
+            other ranks, or where memory ran out.
     """
 
     state: State
@@ -235,6 +268,7 @@ class RunResult:
     engaged: Engaged | None = None
     first_failed_rank: int | None = None
     failure_class: FailureClass | None = None
+    batch: Batch | None = None
 
 
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
@@ -250,6 +284,11 @@ def adapter(kind: type[T]) -> TypeAdapter[T]:
 def to_json(value: Any) -> str:
     """Canonical JSON: sorted keys, two spaces, a final newline. Equal values, equal bytes."""
     return json.dumps(asdict(value), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def compact_json(value: Any) -> str:
+    """As `to_json`, in one line: for the environment of a process."""
+    return json.dumps(asdict(value), sort_keys=True, separators=(",", ":"))
 
 
 def from_json(kind: type[T], text: str | bytes) -> T:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from galley.errors import ConfigError, Problem
-from galley.spec import RunSpec
+from galley.spec import RunSpec, compact_json
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LONE_RANK = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
@@ -59,6 +59,7 @@ def rank_environment(spec: RunSpec, run_dir: Path) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
         **(_LONE_RANK if spec.layout.world_size == 1 else {}),
+        **({} if spec.sealed is spec else {"GALLEY_LAYOUT": compact_json(spec.layout)}),
         **spec.recipe.launcher.env,
     }
 

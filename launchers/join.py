@@ -21,7 +21,8 @@ def join(folder: RunFolder, node: int) -> int:
     Raises:
         ConfigError: the run has no such machine, or is not running.
     """
-    spec, handle = folder.read_spec(), last_handle(folder)
+    handle = last_handle(folder)
+    spec = folder.read_attempt_spec(handle.attempt if handle else 1)
     if not 1 <= node < spec.layout.nodes:
         what = f"{folder.root.name} has {spec.layout.nodes} machines"
         raise ConfigError(Problem(f"join {node}", what, f"valid: 1 to {spec.layout.nodes - 1}"))

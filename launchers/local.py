@@ -121,7 +121,7 @@ class LocalLauncher(Launcher):
     def diagnose(self, handle: RunHandle, folder: RunFolder) -> Diagnosis:
         log = folder.launcher_log(handle.attempt)
         failures = agent_log.read_failures(log)
-        if folder.read_spec().layout.world_size == 1:
+        if folder.read_attempt_spec(handle.attempt).layout.world_size == 1:
             code = self.exit_code(handle)
             failures = [] if code is None else [(0, code)]
         return agent_log.diagnose(failures, log)

@@ -6,7 +6,7 @@ import json as jsonlib
 import os
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO
 
@@ -63,7 +63,7 @@ def supervise(
         write_plan(plan, folder)
         print(f"{folder.root}", file=stream, flush=True)
         with make_display(folder, attempt, stream) as display:
-            handle = submit(launcher, plan, folder)
+            handle = submit(launcher, plan, folder, spec)
             print(launcher.invitation(spec, folder), end="", file=sys.stderr, flush=True)
             result = follow(launcher, handle, folder, spec, display, interrupts)
         show_end(launcher, launcher.current(handle, folder), folder, spec, result, stream)
@@ -85,9 +85,9 @@ def write_plan(plan: LaunchPlan, folder: RunFolder) -> None:
         write_atomic(folder.plan / path, text, mode=0o600)
 
 
-def submit(launcher: Launcher, plan: LaunchPlan, folder: RunFolder) -> RunHandle:
+def submit(launcher: Launcher, plan: LaunchPlan, folder: RunFolder, spec: RunSpec) -> RunHandle:
     """Start the plan and record the handle."""
-    handle = launcher.submit(plan, folder)
+    handle = replace(launcher.submit(plan, folder), layout=None if spec.sealed is spec else spec.layout)
     folder.write_handles([*folder.read_handles(), handle])
     return handle
 
@@ -118,7 +118,7 @@ def _leave(spec: RunSpec, folder: RunFolder, facts: ClusterFacts, attempt: int, 
         refuse_living(launcher, folder)
         plan = launcher.plan(spec, folder.root, facts, attempt)
         write_plan(plan, folder)
-        handle = submit(launcher, plan, folder)
+        handle = submit(launcher, plan, folder, spec)
     state = {"run_dir": str(folder.root), "state": "queued", "attempt": attempt, "job": handle.job}
     print(jsonlib.dumps(state) if json else folder.root)
     return 0

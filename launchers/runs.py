@@ -88,7 +88,7 @@ def run_state(folder: RunFolder) -> State:
     if result is not None:  # a scheduler starts what was preempted again
         return state if state in ("queued", "running") else result.state
     if launcher.remote and state in FINAL_STATES:  # perhaps nobody follows it
-        result = conclude(launcher, handle, folder, folder.read_spec(), Interrupts())
+        result = conclude(launcher, handle, folder, folder.read_attempt_spec(handle.attempt), Interrupts())
         folder.write_result(result)
         return result.state
     return state
@@ -135,7 +135,7 @@ def log_lines(folder: RunFolder, rank: int | None, follow: bool) -> Iterator[str
             raise ConfigError(Problem(str(folder.logs(handle.attempt)), "has no log yet", "try `--follow`"))
         time.sleep(_FOLLOW_S)
     if rank is not None and paths[0] != folder.rank_log(handle.attempt, rank):
-        size = folder.read_spec().layout.world_size
+        size = folder.read_attempt_spec(handle.attempt).layout.world_size
         raise ConfigError(Problem(f"--rank {rank}", "has no log", f"the run has ranks 0 to {size - 1}"))
     yield from _follow_lines(paths[0], folder, follow)
 
@@ -161,7 +161,7 @@ def cancel_run(folder: RunFolder) -> State:
         return state
     if state == "unknown":
         raise SubmissionError(f"{folder.root} runs on {handle.host}: cancel it there")
-    spec, launcher = folder.read_spec(), make_launcher(handle.launcher)
+    spec, launcher = folder.read_attempt_spec(handle.attempt), make_launcher(handle.launcher)
     mark_cancelled(folder, handle.attempt)
     launcher.cancel(handle, folder, spec.recipe.launcher.grace_s)
     end = time.monotonic() + _CONCLUDE_S

@@ -14,7 +14,7 @@ import torch
 from galley.cluster_check import HostReport, check_hosts, report_host
 from galley.errors import CheckpointError, ConfigError, Problem
 from galley.rundir import RunFolder
-from galley.schema import Recipe
+from galley.schema import Batch, Recipe
 from galley.spec import RunResult, RunSpec, State
 from trainer import peers, strategies
 from trainer.backends.prepare import prepare_backend
@@ -60,7 +60,6 @@ def run(
 
     Raises what ends the run otherwise.
     """
-    check_world(spec, facts)
     recipe, layout = spec.recipe, spec.layout
     torch.set_num_threads(layout.threads_per_proc)
     grouped = recipe.strategy.data_parallel or layout.world_size > 1
@@ -94,15 +93,6 @@ def run(
     if ranks.is_main:
         folder.write_result(result)
     journal.enter("done", loop.step)
-
-
-def check_world(spec: RunSpec, facts: RankFacts) -> None:
-    """The launcher must have started as many ranks as the layout has: no rank may train alone."""
-    if facts.world_size != spec.layout.world_size:
-        what = (
-            f"{facts.world_size} ranks were started ({facts.launcher}), the run has {spec.layout.world_size}"
-        )
-        raise ConfigError(Problem("world size", what, "start the run with the plan that was sealed with it"))
 
 
 def check_cluster(ranks: Ranks) -> None:
@@ -165,6 +155,7 @@ def make_result(loop: Loop, attempt: Attempt, ranks: Ranks, resumed_from: str | 
     """A collective: memory is the largest over the ranks."""
     peak = ranks.max_floats([peak_memory_gib(ranks.device)])[0]
     rates = loop.meter.steady()
+    layout = loop.parts.engine.setup.layout
     state, exit_code = loop.ended_by.ends_as if loop.ended_by and loop.ended_by.ends_as else _SUCCEEDED
     result = RunResult(
         state=state,
@@ -180,6 +171,7 @@ def make_result(loop: Loop, attempt: Attempt, ranks: Ranks, resumed_from: str | 
         attempts=attempt.number,
         resumed_from=resumed_from,
         engaged=loop.probe.result,
+        batch=Batch(layout.global_size, layout.micro_size, layout.accumulation),
     )
     if rates is None:
         return result

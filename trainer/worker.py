@@ -3,7 +3,7 @@
 Reads the sealed run and nothing else; ends with 0, 2 (configuration) or 4 (failed). A rank that
 fails leaves `logs/attempt-N/rank-R.error.json`. Environment: the launcher's rank variables
 (`trainer.ranks.RANK_VARIABLES`), `GALLEY_ATTEMPT` (default 1), `GALLEY_RESUME` (1 continues from
-the last complete checkpoint).
+the last complete checkpoint), and those of `trainer.placing`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import NoReturn  # noqa: E402
 from galley.errors import ConfigError, GalleyError, RunFailedError  # noqa: E402
 from galley.rundir import RunFolder  # noqa: E402
 from galley.spec import FailureClass, RankError, RunSpec  # noqa: E402
+from trainer.placing import as_started  # noqa: E402
 from trainer.ranks import RankFacts, read_rank_facts  # noqa: E402
 
 PR_SET_PDEATHSIG = 1
@@ -146,7 +147,7 @@ def main() -> NoReturn:
     reporter = Reporter(folder, attempt, facts.rank)
     reporter.end_on_signal()
     try:
-        spec = folder.read_spec(arguments.sha256)
+        spec = as_started(folder.read_spec(arguments.sha256), facts, os.environ)
     except ConfigError as error:
         report(error, "starting", reporter)
     set_threads(spec.layout.threads_per_proc)

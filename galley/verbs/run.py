@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from galley.errors import ConfigError, Problem
+from galley.moving import move, with_cluster
 from galley.rundir import RunFolder
 from galley.seal import snapshot_sha256, write_snapshot
 from galley.verbs import Options
@@ -45,13 +46,17 @@ def join(words: Sequence[str], options: Options) -> int:
 
 
 def resume(words: Sequence[str], options: Options) -> int:
-    """Continue a run from its last complete checkpoint, with its own sealed recipe and code."""
+    """Continue a run from its last complete checkpoint, with its own sealed recipe and code.
+
+    `cluster.*` may differ: the global batch stays, its split follows from the ranks.
+    """
     from launchers import make_launcher
     from launchers.run import launch
     from launchers.runs import find_run, last_handle, run_state
 
-    if len(words) != 1:
-        raise ConfigError(Problem("resume", "takes one run", "resume RUN, its folder or its id (see `list`)"))
+    if not words or any("=" not in word for word in words[1:]):
+        hint = "resume RUN, its folder or its id (see `list`), and cluster.KEY=VALUE"
+        raise ConfigError(Problem("resume", "takes one run", hint))
     folder = find_run(words[0], options.root)
     spec = folder.read_spec()
     state = run_state(folder)
@@ -68,6 +73,8 @@ def resume(words: Sequence[str], options: Options) -> int:
         what = "was sealed by another version of Galley, which names its keys otherwise"
         raise ConfigError(Problem(words[0], what, f"resume it with its own code: {own}"))
     last = last_handle(folder)
-    facts = make_launcher(spec.recipe.launcher.kind).facts(spec.recipe, folder)
+    recipe = with_cluster(spec.recipe, words[1:])
+    facts = make_launcher(recipe.launcher.kind).facts(recipe, folder)
+    spec = spec if recipe == spec.recipe else move(spec, recipe, facts)
     attempt = 1 if last is None else last.attempt + 1
     return launch(spec, folder, facts, attempt=attempt, detach=False, json=options.json)

@@ -174,7 +174,7 @@ class K8sLauncher(Launcher):
             return Diagnosis(f"the cluster does not tell: {error}")
         if job is None:
             return Diagnosis(f"the job {handle.job} is gone; somebody has deleted it", None, "preempted")
-        found = diagnose_pods(pods, folder.read_spec().layout.procs_per_node)
+        found = diagnose_pods(pods, folder.read_attempt_spec(handle.attempt).layout.procs_per_node)
         return found or Diagnosis(stuck_reason(pods) or job_message(job) or f"{handle.job} has failed")
 
     def logs(self, handle: RunHandle, folder: RunFolder, rank: int | None = None) -> list[Path]:
@@ -183,7 +183,7 @@ class K8sLauncher(Launcher):
         try:
             pods = self._pods(client, handle)
             if rank is not None:
-                node = rank // folder.read_spec().layout.procs_per_node
+                node = rank // folder.read_attempt_spec(handle.attempt).layout.procs_per_node
                 pods = {number: pod for number, pod in pods.items() if number == node}
             self._bring(client, handle, folder, pods)
             seen = _SEEN.setdefault(handle, _Seen())
@@ -280,5 +280,5 @@ def _keep_success(folder: RunFolder, handle: RunHandle) -> None:
     result = folder.read_result()
     if result is None or result.attempts != handle.attempt:
         message = "the job succeeded; its result.json is in the run folder on the claim only"
-        size = folder.read_spec().layout.world_size
+        size = folder.read_attempt_spec(handle.attempt).layout.world_size
         folder.write_result(RunResult("succeeded", 0, message, attempts=handle.attempt, world_size=size))

@@ -72,7 +72,7 @@ def config_map(job: Job) -> Object:
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": metadata(job, job.name),
-        "data": {"run.json": to_json(job.spec), "unpack.py": UNPACK.read_text(encoding="utf-8")},
+        "data": {"run.json": to_json(job.spec.sealed), "unpack.py": UNPACK.read_text(encoding="utf-8")},
     }
 
 

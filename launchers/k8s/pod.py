@@ -69,6 +69,7 @@ def environment(spec: RunSpec, run_dir: PurePosixPath, attempt: int) -> list[Obj
         **_caches(launcher.k8s),
         **attempt_environment(attempt),
         **({"GALLEY_RESUME": "1"} if launcher.k8s.max_restarts else {}),
+        **({"GALLEY_ELASTIC": "1"} if launcher.k8s.max_nodes else {}),
         **rank_environment(spec, Path(run_dir)),
     }
     plain = [

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from galley.errors import ConfigError
 from galley.rundir import RunFolder
-from galley.spec import LaunchPlan, from_json
+from galley.seal import snapshot_sha256
+from galley.spec import CodeSnapshot, LaunchPlan, from_json
+from galley.verbs import Options
+from galley.verbs.run import resume
 from launchers.local import LocalLauncher
 from tests.integration.local.standin import FACTS, make_run, make_spec, run_launch, wait_until
 
@@ -69,6 +74,24 @@ def test_every_rank_receives_the_plan_that_the_folder_keeps(weird_tmp_path: Path
             key: value for key, value in plan.env.items() if key != "RANK"
         }
         assert received["env"]["RANK"] == str(rank)
+
+
+def test_a_run_is_resumed_on_other_ranks(weird_tmp_path: Path) -> None:
+    """In this process, as the command does it. Its name and its recipe stay."""
+    folder = make_run(weird_tmp_path / "run", "record")
+    sealed = replace(folder.read_spec(), code=CodeSnapshot(snapshot_sha256(folder), None, False))
+    folder.write_spec(sealed)
+    with pytest.raises(ConfigError, match=r"optim\.lr=1: a resumed run keeps its sealed recipe"):
+        resume([str(folder.root), "optim.lr=1"], Options())
+    with pytest.raises(ConfigError, match=r"32 = micro_size \? × accumulation \? × 3 ranks"):
+        resume([str(folder.root), "cluster.procs_per_node=3"], Options())
+    assert not folder.launch_file.exists()
+    assert resume([str(folder.root), "cluster.procs_per_node=1", "cluster.device=cpu"], Options()) == 0
+    received = json.loads((folder.root / "received-0.json").read_text())
+    assert received["argv"][-1] == sealed.sha256 == folder.spec_sha256()
+    assert json.loads(received["env"]["GALLEY_LAYOUT"])["accumulation"] == 2
+    assert folder.read_attempt_spec(1).layout.world_size == 1
+    assert not (folder.root / "received-1.json").exists()
 
 
 def test_secrets_reach_the_ranks_and_no_file(weird_tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

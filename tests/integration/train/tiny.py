@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from galley.rundir import RunFolder
 from galley.schema import Batch as BatchSizes
 from galley.schema import Eval, Optim, Recipe, Schedule, Strategy, Train
-from galley.spec import CodeSnapshot, Layout, RunSpec
+from galley.spec import CodeSnapshot, Layout, RunSpec, compact_json
 from trainer.ranks import RankFacts, Ranks
 from trainer.strategies.base import Setup
 from trainer.strategies.plain import DdpEngine
@@ -240,23 +240,30 @@ def lone_rank() -> Ranks:
     return Ranks(RankFacts(0, 1, 0, "none"), torch.device("cpu"), grouped=False)
 
 
-def start_ranks(root: Path, spec: RunSpec, attempt: int = 1, **environ: str) -> list[BaseProcess]:
+def start_ranks(
+    root: Path, spec: RunSpec, attempt: int = 1, world_size: int | None = None, **environ: str
+) -> list[BaseProcess]:
+    """`world_size` is what an elastic job has started, where it is not what was planned."""
+    world_size = world_size or spec.layout.world_size
+    elastic = {} if world_size == spec.layout.world_size else {"GALLEY_ELASTIC": "1"}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         ["tiny", "torch._dynamo", "deepspeed", "trainer.worker", "trainer.session"]
     )
     if uses_cpu_adam(spec.recipe.strategy):
         build_cpu_adam()
-    RunFolder(root).write_spec(spec)
+    RunFolder(root).write_spec(spec.sealed)
     shared = {
-        "WORLD_SIZE": str(spec.layout.world_size),
+        "WORLD_SIZE": str(world_size),
+        **elastic,
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(free_port()),
         "GALLEY_ATTEMPT": str(attempt),
         "GALLEY_RESUME": "1" if attempt > 1 else "0",
+        **({} if spec.sealed is spec else {"GALLEY_LAYOUT": compact_json(spec.layout)}),
     }
     processes = []
-    for rank in range(spec.layout.world_size):
+    for rank in range(world_size):
         own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), **environ}
         process = context.Process(target=enter_worker, args=(str(root), spec.sha256, own))
         process.start()
@@ -272,17 +279,21 @@ def wait(processes: list[BaseProcess], timeout_s: float = 90) -> list[int | None
     return [process.exitcode for process in processes]
 
 
-def run_ranks(root: Path, spec: RunSpec, attempt: int = 1, **environ: str) -> list[int | None]:
+def run_ranks(
+    root: Path, spec: RunSpec, attempt: int = 1, world_size: int | None = None, **environ: str
+) -> list[int | None]:
     """Exit codes, by rank."""
-    return wait(start_ranks(root, spec, attempt, **environ))
+    return wait(start_ranks(root, spec, attempt, world_size, **environ))
 
 
-def train(root: Path, spec: RunSpec, attempt: int = 1, **environ: str) -> RunFolder:
+def train(
+    root: Path, spec: RunSpec, attempt: int = 1, world_size: int | None = None, **environ: str
+) -> RunFolder:
     """A run that must succeed."""
-    codes = run_ranks(root, spec, attempt, **environ)
+    codes = run_ranks(root, spec, attempt, world_size, **environ)
     folder = RunFolder(root)
     logs = [path.read_text()[-3000:] for path in sorted(folder.logs(attempt).glob("rank-*.log"))]
-    assert codes == [0] * spec.layout.world_size, "\n".join(logs)
+    assert codes == [0] * (world_size or spec.layout.world_size), "\n".join(logs)
     return folder
 
 
