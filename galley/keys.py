@@ -71,9 +71,9 @@ def _question(names: list[str]) -> str:
     return "did you mean " + " or ".join(f"'{name}'" for name in names) + "?"
 
 
-def accepts_bool(key: str) -> bool:
-    """Whether the type of `key` has room for true and false."""
-    return bool in _members(leaf_types().get(key, bool))
+def accepts(key: str, kind: type) -> bool:
+    """Whether the type of `key` has room for values of `kind`."""
+    return kind in _members(leaf_types().get(key, kind))
 
 
 def _members(annotation: Any) -> set[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from galley.errors import nearest
-from galley.keys import accepts_bool, free_mapping, is_known, leaf_types, suggest
+from galley.keys import accepts, free_mapping, is_known, leaf_types, suggest
 from galley.schema import Recipe
 from galley.spec import adapter
 
@@ -65,7 +65,7 @@ def _unknown_keys(container: Mapping[str, Any]) -> Iterator[Mistake]:
 def _bool_for_number(container: Mapping[str, Any]) -> Iterator[Mistake]:
     """YAML reads an unquoted `no` as false, which would pass for the number 0 or vanish in a text."""
     for key, value in _leaves(container):
-        if isinstance(value, bool) and is_known(key) and not accepts_bool(key):
+        if isinstance(value, bool) and is_known(key) and not accepts(key, bool):
             hint = f"{expected(key)}; YAML reads an unquoted yes/no/on/off as true/false: quote it for text"
             yield Mistake(key, f"{json.dumps(value)} is not a valid value", hint)
 

@@ -38,6 +38,11 @@ class SpaceDim:
     choices: tuple[Any, ...] = ()
     when: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """low and high of a range; a categorical dimension has none, and is asked for none."""
+        return self.low or 0, self.high or 0
+
     def is_active(self, params: Params) -> bool:
         """Whether the dimension exists at a point of which the dimensions before it are known."""
         return all(key in params and params[key] in values for key, values in self.when.items())

@@ -1,0 +1,106 @@
+"""Points of a search space: drawn, enumerated, and written as overrides."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hpo.values import Params, SpaceDim
+
+
+def draw(dims: Sequence[SpaceDim], generator: random.Random) -> Params:
+    """A random point: uniform over choices, over the range, or over its logarithm."""
+    params: Params = {}
+    for dim in dims:
+        if dim.is_active(params):
+            params[dim.key] = _draw(dim, generator)
+    return params
+
+
+def _draw(dim: SpaceDim, generator: random.Random) -> Any:
+    if dim.kind == "categorical":
+        return generator.choice(dim.choices)
+    low, high = dim.bounds
+    if dim.step is not None or (dim.kind == "int" and not dim.log):
+        step = dim.step or 1
+        return nth_value(dim, generator.randrange(round((high - low) / step) + 1))
+    if not dim.log:
+        return generator.uniform(low, high)
+    if dim.kind == "int":  # each integer has the logarithm of the interval around it
+        drawn = math.exp(generator.uniform(math.log(low - 0.5), math.log(high + 0.5)))
+        return min(max(round(drawn), int(low)), int(high))
+    drawn = math.exp(generator.uniform(math.log(low), math.log(high)))
+    return min(max(drawn, low), high)
+
+
+def nth_value(dim: SpaceDim, index: int) -> float:
+    """`low + index × step`, without the digits that binary fractions add (0.30000000000000004)."""
+    value = dim.bounds[0] + index * (dim.step or 1)
+    return int(value) if dim.kind == "int" else float(f"{value:.12g}")
+
+
+def values_of(dim: SpaceDim) -> tuple[Any, ...] | None:
+    """All values of a dimension in order; null where there are infinitely many."""
+    if dim.kind == "categorical":
+        return dim.choices
+    low, high = dim.bounds
+    if dim.kind == "float" and dim.step is None and low != high:
+        return None
+    return tuple(nth_value(dim, index) for index in range(round((high - low) / (dim.step or 1)) + 1))
+
+
+def enumerate_points(dims: Sequence[SpaceDim]) -> Iterator[Params]:
+    """All points of a finite space, the last dimension changing fastest; each once."""
+    yield from _extend({}, dims)
+
+
+def _extend(params: Params, dims: Sequence[SpaceDim]) -> Iterator[Params]:
+    if not dims:
+        yield dict(params)
+        return
+    dim, rest = dims[0], dims[1:]
+    values = values_of(dim) if dim.is_active(params) else None
+    if values is None:
+        yield from _extend(params, rest)
+        return
+    for value in values:
+        yield from _extend({**params, dim.key: value}, rest)
+
+
+def same_point(a: Params, b: Params) -> bool:
+    """Whether two points are one, by their JSON: true is not 1."""
+    return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
+
+
+def override(key: str, value: Any, groups: Sequence[str]) -> str:
+    """`KEY=VALUE` in Hydra's grammar, which reads back as exactly this value."""
+    if key in groups and isinstance(value, str):
+        return f"{key}={value}"
+    return f"{key}={_literal(value)}"
+
+
+def _literal(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{','.join(_literal(item) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{name}:{_literal(item)}' for name, item in value.items())}}}"
+    return _quoted(str(value))
+
+
+def _quoted(text: str) -> str:
+    """In Hydra's grammar only backslashes in front of a quote, or at the end, are escaped."""
+    body, backslashes = "", ""
+    for character in text:
+        if character == "\\":
+            backslashes += character
+            continue
+        body += backslashes * 2 + '\\"' if character == '"' else backslashes + character
+        backslashes = ""
+    return f'"{body}{backslashes * 2}"'
