@@ -232,12 +232,8 @@ def _condition_problems(dim: SpaceDim, dims: Mapping[str, SpaceDim]) -> Iterator
 def _takes(dim: SpaceDim, value: Any) -> bool:
     if dim.kind == "categorical":
         return _holds(dim.choices, value)
-    return (
-        isinstance(value, int)
-        and dim.low is not None
-        and dim.high is not None
-        and dim.low <= value <= dim.high
-    )
+    low, high = dim.bounds
+    return isinstance(value, int) and low <= value <= high
 
 
 def _bounds(dim: SpaceDim) -> str:

@@ -103,14 +103,32 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A point that was run with several seeds (`hpo.repeats`).
+
+    Attributes:
+        number: of the point's first trial.
+        count: runs that succeeded.
+        mean: metric -> mean over them; error: metric -> its standard error (0 for one run).
+    """
+
+    number: int
+    count: int
+    mean: dict[str, float]
+    error: dict[str, float]
+
+
+@dataclass(frozen=True)
 class ParetoFront:
     """What a study found; `pareto --json` prints it.
 
     Attributes:
         trials: all, in order of their numbers.
-        front: numbers of the feasible trials that no other dominates, ascending.
+        front: numbers of the feasible trials that no other dominates, ascending. Of a point with
+            repeats, the first stands for their mean.
         knee: the trial of the front nearest to the ideal point, each objective scaled to the front's range.
-        chosen: the trial that the recipe's `hpo.choose` selects; null where the front is empty.
+        chosen: the trial that the recipe's `hpo.choose` selects; null where it selects none.
+        estimates: of each point with repeats.
     """
 
     study: str
@@ -119,3 +137,4 @@ class ParetoFront:
     front: tuple[int, ...]
     knee: int | None
     chosen: int | None
+    estimates: tuple[Estimate, ...] = ()

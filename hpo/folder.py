@@ -1,0 +1,90 @@
+"""The folder of a study: the one place that knows its paths, and its lock.
+
+<study_dir>/journal.jsonl   all of the study's state          code/     snapshot that all trials run
+           /trials/0007/    run folder of trial 7             optuna.log  what optuna-dashboard opens
+           /.lock           held by the controller            CANCEL    a request to end
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from galley.errors import ConfigError, Problem, SubmissionError, valid_values
+
+JOURNAL = "journal.jsonl"
+
+
+class StudyFolder:
+    """Paths of one study. Creates nothing."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.journal = root / JOURNAL
+        self.code = root / "code"
+        self.trials = root / "trials"
+        self.cancel_request = root / "CANCEL"
+        self.optuna = root / "optuna.log"
+
+    def trial(self, number: int) -> Path:
+        """The run folder of a trial."""
+        return self.trials / f"{number:04d}"
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other controllers out; the kernel lets go when this process ends, however it ends.
+
+        Raises `SubmissionError` where another process of this machine, or of another that shares the
+        file system, holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("a+") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                stream.seek(0)
+                holder = stream.read().strip() or "?"
+                raise SubmissionError(
+                    f"{self.root}: process {holder} is running this sweep already; nothing was changed; "
+                    f"see `status {self.root}` and `cancel {self.root}`"
+                ) from error
+            stream.truncate(0)
+            stream.write(f"{os.getpid()}\n")
+            stream.flush()
+            yield
+
+    def is_locked(self) -> bool:
+        """Whether a controller lives."""
+        try:
+            stream = (self.root / ".lock").open("a+")
+        except OSError:
+            return False
+        with stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
+
+def studies(root: Path) -> list[Path]:
+    """Folders of all studies below `root`, by name."""
+    return sorted(path.parent for path in root.glob(f"*/{JOURNAL}"))
+
+
+def is_study(word: str, root: Path) -> bool:
+    """Whether `word` means a study rather than a run."""
+    return bool(word) and ((Path(word).expanduser() / JOURNAL).is_file() or (root / word / JOURNAL).is_file())
+
+
+def find_study(word: str, root: Path) -> Path:
+    """The study whose folder is `word`, or whose name below `root` is. Raises `ConfigError`."""
+    for path in (Path(word).expanduser(), root / word):
+        if word and (path / JOURNAL).is_file():
+            return path.resolve()
+    names = [path.name for path in studies(root)]
+    what = f"is no study, neither a folder nor a name in {root}"
+    raise ConfigError(Problem(word or "study", what, valid_values(word, names)))

@@ -1,0 +1,138 @@
+"""A study as its journal tells it: the events, folded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from galley.errors import ConfigError, Problem
+from galley.schema import Hpo
+from hpo.folder import StudyFolder
+from hpo.journal import Asked, Begun, Cancelled, Ended, Event, Retried, broken, read_journal
+from hpo.objectives import read_objectives
+from hpo.space import read_space
+from hpo.values import ENDED, Constraint, Objective, SpaceDim, Trial
+
+
+@dataclass
+class Study:
+    """What is known of a study. `apply` takes the next event, and is the only way it changes.
+
+    Attributes:
+        trials: in order of their numbers; a trial that has not ended is `running`.
+        retries: trial -> how often it was started again after a failure.
+        cancelled: somebody ended it, and nobody resumed it.
+    """
+
+    folder: StudyFolder
+    begun: Begun
+    trials: list[Trial] = field(default_factory=list)
+    retries: dict[int, int] = field(default_factory=dict)
+    cancelled: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.begun.name
+
+    @property
+    def hpo(self) -> Hpo:
+        return self.begun.recipe.hpo
+
+    @cached_property
+    def space(self) -> tuple[SpaceDim, ...]:
+        return read_space(self.hpo.space)
+
+    @cached_property
+    def _sought(self) -> tuple[tuple[Objective, ...], tuple[Constraint, ...]]:
+        return read_objectives(self.begun.recipe)
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        return self._sought[0]
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        return self._sought[1]
+
+    def running(self) -> list[Trial]:
+        """The trials that have not ended."""
+        return [trial for trial in self.trials if trial.state not in ENDED]
+
+    def apply(self, event: Event) -> str:
+        """Take the event in; returns why it cannot follow those before it, or an empty string."""
+        if isinstance(event, Asked):
+            return self._ask(event)
+        if isinstance(event, Ended | Retried):
+            if not 0 <= event.number < len(self.trials):
+                return f"speaks of trial {event.number}, which was never asked"
+            if self.trials[event.number].state in ENDED:
+                return f"speaks of trial {event.number}, which had ended before"
+            if isinstance(event, Retried):
+                self.retries[event.number] = self.retries.get(event.number, 0) + 1
+            else:
+                self._end(event)
+            return ""
+        if isinstance(event, Begun):
+            return "begins the study again"
+        self.cancelled = isinstance(event, Cancelled)
+        return ""
+
+    def _ask(self, event: Asked) -> str:
+        if event.number != len(self.trials):
+            return f"asks trial {event.number}, but {len(self.trials)} is the next"
+        run = str(self.folder.trial(event.number))
+        self.trials.append(
+            Trial(
+                event.number,
+                "running",
+                event.params,
+                run=run,
+                started_at=event.time,
+                repeat_of=event.repeat_of,
+            )
+        )
+        return ""
+
+    def _end(self, event: Ended) -> None:
+        self.trials[event.number] = replace(
+            self.trials[event.number],
+            state=event.state,
+            values=event.values,
+            metrics=event.metrics,
+            feasible=event.feasible,
+            message=event.message,
+            attempts=event.attempts,
+            ended_at=event.time,
+        )
+
+
+def read_study(root: Path) -> Study:
+    """The study in this folder, as of now. Changes nothing.
+
+    A trial that neither ended nor can be running, since the study was cancelled, is `cancelled`.
+    Raises `ConfigError` where there is none, or where a line of its journal is broken.
+    """
+    folder = StudyFolder(root.resolve())
+    study = fold(folder, read_journal(folder.journal))
+    if study.cancelled:
+        study.trials = [
+            trial if trial.state in ENDED else replace(trial, state="cancelled") for trial in study.trials
+        ]
+    return study
+
+
+def fold(folder: StudyFolder, events: Sequence[Event]) -> Study:
+    """Raises `ConfigError` where one event cannot follow the others."""
+    if not events:
+        hint = "nothing was started: delete the folder, and begin the sweep again"
+        raise ConfigError(Problem(str(folder.journal), "is empty", hint))
+    if not isinstance(events[0], Begun):
+        raise broken(folder.journal, 1, "does not begin a study")
+    study = Study(folder, events[0])
+    for number, event in enumerate(events[1:], 2):
+        reason = study.apply(event)
+        if reason:
+            raise broken(folder.journal, number, reason)
+    return study
