@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from galley.errors import ConfigError, Problem, SubmissionError, valid_values
 
 JOURNAL = "journal.jsonl"
+_ASKED_S = 0.5
 
 
 class StudyFolder:
@@ -43,7 +46,7 @@ class StudyFolder:
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".lock").open("a+") as stream:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(stream)
             except BlockingIOError as error:
                 stream.seek(0)
                 holder = stream.read().strip() or "?"
@@ -59,15 +62,29 @@ class StudyFolder:
     def is_locked(self) -> bool:
         """Whether a controller lives."""
         try:
-            stream = (self.root / ".lock").open("a+")
+            stream = (self.root / ".lock").open()
         except OSError:
             return False
         with stream:
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return True
             return False
+
+
+def _lock(stream: IO[str]) -> None:
+    """Waits a moment for somebody who only asks whether a controller lives."""
+    end = time.monotonic() + _ASKED_S
+    while True:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def studies(root: Path) -> list[Path]:
