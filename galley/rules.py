@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 from galley.datacheck import ROWS_BEFORE_LAUNCH, check_data
 from galley.datafiles import DataError
 from galley.errors import Problem, valid_values
-from galley.schema import Recipe
+from galley.schema import Lora, Recipe
 from galley.strategy_rules import strategy_problems
 from galley.tables import ROLES, column_problems, load_tables
 
@@ -40,6 +41,7 @@ def _data(recipe: Recipe) -> list[Problem]:
 
 def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from _task(recipe)
+    yield from _lora(recipe)
     yield from _batch(recipe)
     yield from _schedule(recipe)
     yield from _strategy(recipe)
@@ -66,6 +68,16 @@ def _task(recipe: Recipe) -> Iterator[Problem]:
     if not any(file.is_file() for file in files):
         hint = f"set plugins=[DIR] to the folder that holds {module}.py"
         yield Problem("task.kind", f"no folder of plugins has a module '{module}'", hint)
+
+
+def _lora(recipe: Recipe) -> Iterator[Problem]:
+    lora, unused = recipe.model.lora, Lora()
+    if lora.r is not None:
+        return
+    for key in fields(lora):
+        if getattr(lora, key.name) != getattr(unused, key.name):
+            what = "is set, but model.lora.r is null: the whole model is trained"
+            yield Problem(f"model.lora.{key.name}", what, "set model.lora.r=N, such as 8, or leave it out")
 
 
 def _batch(recipe: Recipe) -> Iterator[Problem]:

@@ -20,6 +20,31 @@ OffloadDevice = Literal["none", "cpu", "nvme"]
 
 
 @dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters beside frozen weights, through PEFT (Hu et al. 2021, arXiv:2106.09685).
+
+    Attributes:
+        r: rank of the adapters; null trains the whole model.
+        alpha: an adapter's output is scaled by alpha / r, or by alpha / √r with `rank_stabilized`.
+        dropout: of an adapter's input.
+        target_modules: last names of the layers that get adapters (`query`), or `[all-linear]`; null
+            is PEFT's own choice for the kind of model.
+        modules_to_save: further modules that are trained in full and kept with the adapters. The head
+            and whatever the stored model lacks are among them in any case.
+        merge: the final `model/` is the whole model with the adapters added to its weights, not the
+            adapters by themselves.
+    """
+
+    r: Positive | None = None
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    dropout: Fraction = 0.0
+    target_modules: list[str] | None = None
+    modules_to_save: list[str] = field(default_factory=list)
+    rank_stabilized: bool = False
+    merge: bool = False
+
+
+@dataclass(frozen=True)
 class Model:
     """What is trained.
 
@@ -32,6 +57,7 @@ class Model:
         trust_remote_code: run code from the model's repository.
         attn_implementation: passed to Transformers; null leaves the choice to it.
         dropout: every dropout probability of the model; null leaves those of its config.json.
+        lora: train adapters instead of the whole model.
     """
 
     name: str = "embedded:minilm"
@@ -40,6 +66,7 @@ class Model:
     trust_remote_code: bool = False
     attn_implementation: str | None = None
     dropout: Fraction | None = None
+    lora: Lora = field(default_factory=Lora)
 
 
 @dataclass(frozen=True)

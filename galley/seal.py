@@ -21,7 +21,8 @@ PROGRAM = (
     "conf", "recipes", "slurm", "galley", "trainer", "launchers", "hpo",
 )  # fmt: skip
 PACKAGES = (
-    "accelerate", "datasets", "deepspeed", "hydra-core", "numpy", "omegaconf", "pyarrow", "pydantic",
+    "accelerate", "datasets", "deepspeed", "hydra-core", "numpy", "omegaconf", "peft", "pyarrow",
+    "pydantic",
     "safetensors", "tokenizers", "torch", "transformers",
 )  # fmt: skip
 

@@ -90,9 +90,10 @@ def load_model(recipe: Recipe, auto_class: str, head: str = "", **config: Any) -
         model, info = getattr(transformers, auto_class).from_pretrained(
             path, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
         )
-    _check_weights(info, recipe, model.base_model_prefix, head)
+    new = _check_weights(info, recipe, model.base_model_prefix, head)
     model.config.use_cache = False
     loaded: torch.nn.Module = model
+    mark_new(loaded, new)
     return loaded
 
 
@@ -122,8 +123,22 @@ def _loading(recipe: Recipe) -> Iterator[str]:
         yield source.path
 
 
-def _check_weights(info: dict[str, Any], recipe: Recipe, body: str, head: str) -> None:
-    """Weights of another shape may only be the head's, and only with the recipe's consent."""
+def mark_new(model: torch.nn.Module, names: list[str]) -> None:
+    """Remember which weights the stored model lacks."""
+    model._galley_new = tuple(names)  # type: ignore[assignment]  # modules take any attribute
+
+
+def new_modules(model: torch.nn.Module) -> list[str]:
+    """Modules with weights that the stored model lacks: whoever loads it again would draw others."""
+    names = getattr(model, "_galley_new", ())
+    return sorted({name.rpartition(".")[0] for name in names if "." in name})
+
+
+def _check_weights(info: dict[str, Any], recipe: Recipe, body: str, head: str) -> list[str]:
+    """Names of the weights that are new.
+
+    Weights of another shape may only be the head's, and only with the recipe's consent.
+    """
     mismatched = sorted(str(entry[0]) for entry in info["mismatched_keys"])
     wrong = [name for name in mismatched if name.startswith(f"{body}.")]
     where = f"model.name={recipe.model.name}"
@@ -135,3 +150,4 @@ def _check_weights(info: dict[str, Any], recipe: Recipe, body: str, head: str) -
     new = sorted({*mismatched, *map(str, info["missing_keys"])})
     if new:
         log.info("new weights, drawn from seed %d: %s", recipe.seed, ", ".join(new))
+    return new

@@ -16,7 +16,7 @@ from galley.errors import CheckpointError, ConfigError, Problem
 from galley.rundir import RunFolder
 from galley.schema import Batch, Recipe
 from galley.spec import RunResult, RunSpec, State
-from trainer import peers, strategies
+from trainer import lora, peers, strategies
 from trainer.backends.prepare import prepare_backend
 from trainer.batches import BatchPlan
 from trainer.checkpoints.resume import find_checkpoint
@@ -75,9 +75,10 @@ def run(
     journal.enter("model")
     model = prepare_model(task, recipe)
     checkpoint = open_checkpoint(spec, folder, attempt, ranks, data, plan)
+    frozen = ranks.from_main(lora.frozen_sha256(model) if ranks.is_main else None)
     if checkpoint:
-        checkpoint.load_weights(model)
-    engine = strategies.wrap(model, Setup(recipe, layout, ranks))
+        checkpoint.load_weights(model, frozen)
+    engine = strategies.wrap(model, Setup(recipe, layout, ranks, frozen))
     if checkpoint:
         checkpoint.load_engine(engine)
     journal.rewind(checkpoint.state.step if checkpoint else 0)
@@ -105,6 +106,7 @@ def check_cluster(ranks: Ranks) -> None:
 
 
 def prepare_model(task: Task, recipe: Recipe) -> torch.nn.Module:
+    """With adapters, and recomputing activations, where the recipe says so."""
     model = task.model()
     if recipe.train.gradient_checkpointing:
         enable = getattr(model, "gradient_checkpointing_enable", None)
@@ -112,7 +114,7 @@ def prepare_model(task: Task, recipe: Recipe) -> torch.nn.Module:
             what = f"{type(model).__name__} cannot recompute activations"
             raise ConfigError(Problem("train.gradient_checkpointing", what, "valid: false"))
         enable({"use_reentrant": False})
-    return model
+    return lora.with_adapters(model, task, recipe)
 
 
 def open_checkpoint(
@@ -144,10 +146,14 @@ def _resumed_from(folder: RunFolder, checkpoint: Checkpoint | None) -> str | Non
 
 def save_model(folder: RunFolder, task: Task, engine: Engine, ranks: Ranks) -> None:
     """model/ in Hugging Face format, by the main rank; the others gather with it and wait."""
-    state = engine.full_state()
+    adapted = task.recipe.model.lora.r is not None
+    state = engine.full_state(without=lora.frozen_names(engine.model) if adapted else ())
     if ranks.is_main:
         folder.model.mkdir(exist_ok=True)
-        task.save_pretrained(engine.model, state, str(folder.model))
+        if adapted:
+            lora.save(task, engine.model, state, str(folder.model))
+        else:
+            task.save_pretrained(engine.model, state, str(folder.model))
     ranks.barrier()
 
 

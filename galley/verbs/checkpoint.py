@@ -24,6 +24,8 @@ ACTIONS = {
     "convert": "checkpoint convert CHECKPOINT OUT [--optimizer]",
 }
 MOMENTS = ("exp_avg", "exp_avg_sq")
+# PEFT names a model's only adapter so.
+_PEFT_MARK = ".default."
 
 
 def checkpoint(words: Sequence[str], options: Options) -> int:
@@ -120,13 +122,17 @@ def _convert(word: str, out: Path, options: Options) -> int:
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    write_tensors(partial / "model.safetensors", _named(files, ("param", "buffer"), keep_kind=False))
+    weights = _named(files, ("param", "buffer"), keep_kind=False)
+    adapters = manifest.frozen_sha256 and any(".lora_" in name for name in weights)
+    if adapters:
+        weights = {_peft_name(name): tensor for name, tensor in weights.items() if _PEFT_MARK in name}
+    write_tensors(partial / f"{'adapter_model' if adapters else 'model'}.safetensors", weights)
     if options.optimizer:
         write_tensors(partial / "optimizer.safetensors", _named(files, MOMENTS, keep_kind=True))
     copied = _copy_description(source, partial)
     partial.replace(out)
     if not copied:
-        print(f"{out} has weights only: the run has not written its config.json yet", file=sys.stderr)
+        print(f"{out} has weights only: the run has not written its configuration yet", file=sys.stderr)
     names = sorted(path.name for path in out.iterdir())
     print(json.dumps({"out": str(out), "files": names}) if options.json else out)
     return 0
@@ -150,10 +156,15 @@ def _named(files: TensorFiles, kinds: Sequence[str], keep_kind: bool) -> dict[st
     }
 
 
+def _peft_name(name: str) -> str:
+    """The name in PEFT's files of a parameter in the model: without the adapter's own name."""
+    return name.replace(f".modules_to_save{_PEFT_MARK}", ".").replace(_PEFT_MARK, ".")
+
+
 def _copy_description(source: Path, target: Path) -> bool:
     """Configuration and tokenizer, which a run writes beside its final weights."""
     model = RunFolder(source.parent.parent).model
-    if not (model / "config.json").is_file():
+    if not any((model / name).is_file() for name in ("config.json", "adapter_config.json")):
         return False
     for path in model.iterdir():
         if path.is_file() and path.suffix != ".safetensors" and not path.name.endswith(".index.json"):

@@ -28,12 +28,16 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`files` by name; `fingerprint` of the model whose state it is."""
+    """`files` by name; `fingerprint` of the model whose state it is.
+
+    `frozen_sha256` is of the weights that are not trained, which the checkpoint does not hold.
+    """
 
     fingerprint: str
     world_size: int
     files: dict[str, FileRecord]
     version: int = 1
+    frozen_sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -51,10 +51,9 @@ def persistent_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def checkpoint_bytes(engine: Engine) -> int:
     """Size of a checkpoint, all ranks together."""
-    params = sum(engine.full_numel(p) for p in engine.parameters.values())
-    moments = sum(engine.full_numel(p) for p in engine.trainable.values()) * len(MOMENTS)
+    trained = sum(engine.full_numel(p) for p in engine.trainable.values())
     buffers = sum(t.nbytes for t in persistent_buffers(engine.model).values())
-    return FP32_BYTES * (params + moments) + buffers + RESERVE_BYTES
+    return FP32_BYTES * trained * (1 + len(MOMENTS)) + buffers + RESERVE_BYTES
 
 
 def save(root: Path, engine: Engine, state: TrainState, keep: int) -> Path:
@@ -78,7 +77,9 @@ def save(root: Path, engine: Engine, state: TrainState, keep: int) -> Path:
         write_atomic(partial / STATE_NAME, to_state_json(state))
         records[STATE_NAME] = record(partial / STATE_NAME)
         shapes = {name: engine.full_shape(p) for name, p in engine.parameters.items()}
-        write_manifest(partial, Manifest(fingerprint(shapes), ranks.world_size, records))
+        frozen = engine.setup.frozen_sha256
+        manifest = Manifest(fingerprint(shapes), ranks.world_size, records, frozen_sha256=frozen)
+        write_manifest(partial, manifest)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
         retain(root, keep)
@@ -96,14 +97,11 @@ def _check_space(root: Path, needed: int) -> None:
 
 def _write_share(partial: Path, engine: Engine, ranks: Ranks) -> dict[str, FileRecord]:
     """This rank's file: the tensors it owns. Every rank takes part in gathering all of them."""
-    owners = share_out(
-        {name: engine.full_numel(p) for name, p in engine.parameters.items()}, ranks.world_size
-    )
+    owners = share_out({name: engine.full_numel(p) for name, p in engine.trainable.items()}, ranks.world_size)
     tensors: dict[str, torch.Tensor] = {}
-    for name, parameter in engine.parameters.items():
+    for name in engine.trainable:
         parts = {"param": engine.parameter(name)}
-        if parameter.requires_grad:
-            parts |= {moment: engine.moment(moment, name) for moment in MOMENTS}
+        parts |= {moment: engine.moment(moment, name) for moment in MOMENTS}
         if owners[name] == ranks.rank:
             tensors |= {f"{kind}/{name}": t.contiguous() for kind, t in parts.items()}
     if ranks.is_main:
@@ -141,18 +139,24 @@ class Checkpoint:
     def tensor(self, kind: str, name: str) -> torch.Tensor:
         return self._index[f"{kind}/{name}"].get_tensor(f"{kind}/{name}")  # type: ignore[no-any-return,no-untyped-call]
 
-    def load_weights(self, model: torch.nn.Module) -> None:
-        """Into the bare model, before an engine wraps or partitions it.
+    def load_weights(self, model: torch.nn.Module, frozen_sha256: str) -> None:
+        """Into the bare model, before an engine wraps or partitions it; frozen weights stay as they are.
 
-        Raises `CheckpointError` when the checkpoint is of another model.
+        Raises `CheckpointError` when the checkpoint is of another model, or of other frozen weights.
         """
         if self.manifest.fingerprint != model_fingerprint(model):
             raise CheckpointError(
                 f"{self.folder / MANIFEST_NAME}: belongs to another model (names or shapes differ)"
             )
+        if self.manifest.frozen_sha256 != frozen_sha256:
+            raise CheckpointError(
+                f"{self.folder / MANIFEST_NAME}: belongs to another model (the weights that are not"
+                " trained differ, and the checkpoint does not hold them)"
+            )
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                parameter.copy_(self.tensor("param", name))
+                if parameter.requires_grad:
+                    parameter.copy_(self.tensor("param", name))
             for name, buffer in persistent_buffers(model).items():
                 buffer.copy_(self.tensor("buffer", name))
 

@@ -12,7 +12,7 @@ engine wrote it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -32,11 +32,16 @@ ReadTensor = Callable[[str, str], torch.Tensor]
 
 @dataclass(frozen=True)
 class Setup:
-    """What every engine is built from."""
+    """What every engine is built from.
+
+    Attributes:
+        frozen_sha256: of the parameters that are not trained; empty where all are.
+    """
 
     recipe: Recipe
     layout: Layout
     ranks: Ranks
+    frozen_sha256: str = ""
 
 
 class Engine(ABC):
@@ -105,6 +110,10 @@ class Engine(ABC):
         """The shape of a parameter on all ranks together."""
         return tuple(parameter.shape)
 
+    def largest_part(self, parameter: torch.nn.Parameter, parts: int) -> int:
+        """Elements of a parameter on the rank that holds most of it, cut into `parts`."""
+        return -(-self.full_numel(parameter) // parts)
+
     def kept_whole(self) -> int:
         """Parameter elements that the recipe asks to be on every rank though the rest is partitioned."""
         return 0
@@ -121,6 +130,10 @@ class Engine(ABC):
     def load_moments(self, read: ReadTensor, optimizer_steps: int) -> None:
         """The inverse of `moment` for every trainable parameter."""
 
-    def full_state(self) -> dict[str, torch.Tensor]:
-        """The model's state dict, full and on the CPU, on every rank. A collective."""
-        return {name: tensor.detach().cpu() for name, tensor in self.model.state_dict().items()}
+    def full_state(self, without: Container[str] = ()) -> dict[str, torch.Tensor]:
+        """The model's state dict, full and on the CPU, on every rank; names in `without` left out.
+
+        A collective.
+        """
+        tensors = self.model.state_dict()
+        return {name: tensor.detach().cpu() for name, tensor in tensors.items() if name not in without}

@@ -117,19 +117,24 @@ def _wrapper_problems(engaged: Engaged, engine: Engine) -> list[str]:
 
 
 def _element_problems(engaged: Engaged, engine: Engine) -> list[str]:
-    """Every rank holds at most its share, and all together hold everything."""
+    """Every rank holds at most its share, and all together hold everything that there is."""
     partitioned = promise(engine.setup.recipe.strategy).partitioned
-    total = sum(engine.full_numel(p) for p in engine.trainable.values())
-    every = sum(engine.full_numel(p) for p in engine.parameters.values())
-    totals = {"params": every, "grads": total, "optimizer": ADAM_MOMENTS * total}
+    totals, parts = _elements(engine, 1), _elements(engine, partitions(engine.setup))
     problems = []
     for kind, held in engaged.elements_per_rank.items():
-        share = totals[kind] / partitions(engine.setup) if kind in partitioned else totals[kind]
+        share = parts[kind] if kind in partitioned else totals[kind]
         share += engine.kept_whole() if kind == "params" else 0
         if max(held) > share * PADDING_SHARE + PADDING_ELEMENTS:
-            problems.append(f"a rank holds {max(held)} {kind} elements, more than its share of {share:.0f}")
+            problems.append(f"a rank holds {max(held)} {kind} elements, more than its share of {share}")
         if kind in partitioned and sum(held) < totals[kind]:
             problems.append(f"all ranks hold {sum(held)} of {totals[kind]} {kind} elements")
         if min(held) == 0:
             problems.append(f"a rank holds no {kind} elements")
     return problems
+
+
+def _elements(engine: Engine, parts: int) -> dict[str, int]:
+    """Elements by kind on the rank that holds most, with everything cut into `parts`."""
+    trained = sum(engine.largest_part(p, parts) for p in engine.trainable.values())
+    every = sum(engine.largest_part(p, parts) for p in engine.parameters.values())
+    return {"params": every, "grads": trained, "optimizer": ADAM_MOMENTS * trained}

@@ -6,7 +6,7 @@ forward runs under autocast, as under every engine.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, cast
@@ -95,8 +95,14 @@ class FsdpEngine(SingleEngine):
                 "exp_avg_sq": _like(part, read("exp_avg_sq", name)),
             }
 
-    def full_state(self) -> dict[str, torch.Tensor]:
-        return {name: _full(tensor.detach()) for name, tensor in self.model.state_dict().items()}
+    def full_state(self, without: Container[str] = ()) -> dict[str, torch.Tensor]:
+        tensors = self.model.state_dict()
+        return {name: _full(tensor.detach()) for name, tensor in tensors.items() if name not in without}
+
+    def largest_part(self, parameter: torch.nn.Parameter, parts: int) -> int:
+        """Parameters are cut along their first dimension: of a matrix of 2 rows, 3 ranks hold 1, 1 and 0."""
+        rows = parameter.shape[0] if parameter.ndim else 1
+        return -(-rows // parts) * (parameter.numel() // max(1, rows))
 
 
 def send_from_main(model: torch.nn.Module) -> None:

@@ -7,6 +7,7 @@ Between uses a parameter is empty; `ds_tensor` is this rank's part of it, padded
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any
 
 import torch
@@ -37,9 +38,11 @@ class Zero3Engine(ZeroEngine):
     def parameter(self, name: str) -> torch.Tensor:
         return _gathered(self.parameters[name])
 
-    def full_state(self) -> dict[str, torch.Tensor]:
+    def full_state(self, without: Container[str] = ()) -> dict[str, torch.Tensor]:
         tensors = self.model.state_dict(keep_vars=True)
-        gathered = {id(p): _gathered(p) for p in self.parameters.values()}
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in without}
+        wanted = {id(tensor) for tensor in tensors.values()}
+        gathered = {id(p): _gathered(p) for p in self.parameters.values() if id(p) in wanted}
         return {name: gathered.get(id(t), t).detach().cpu() for name, t in tensors.items()}
 
     def _load_moment(self, parameter: torch.nn.Parameter, moment: str, full: torch.Tensor) -> None:

@@ -107,7 +107,7 @@ def test_convert_writes_moments_when_asked(run: Path, capsys: pytest.CaptureFixt
     assert main(["checkpoint", "convert", str(checkpoint), "out", "--optimizer", "--json"]) == 0
     done = capsys.readouterr()
     assert json.loads(done.out)["files"] == ["model.safetensors", "optimizer.safetensors"]
-    assert "config.json" in done.err
+    assert "has weights only" in done.err
     moments = load_file("out/optimizer.safetensors")
     shapes = {name: t.shape for name, t in load_file("out/model.safetensors").items() if t.ndim}
     assert {name.partition("/")[0] for name in moments} == {"exp_avg", "exp_avg_sq"}

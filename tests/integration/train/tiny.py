@@ -121,6 +121,7 @@ class TinyTask(Task):
 
     def model(self) -> torch.nn.Module:
         own = int(os.environ["RANK"]) if "TINY_OWN_WEIGHTS" in os.environ else 0
+        own += int(os.environ.get("TINY_BASE_SEED", "0"))
         torch.manual_seed(self.recipe.seed + own)
         return TinyModel(float(os.environ.get("TINY_DROPOUT", "0.1")))
 
