@@ -9,19 +9,21 @@ from __future__ import annotations
 import logging
 import math
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
+from galley.moving import halved
 from galley.rundir import RunFolder
 from galley.schema import Recipe
 from trainer.batches import BatchPlan, GlobalBatch, MicroBatch, split
 from trainer.checkpoints import store
 from trainer.checkpoints.manifest import TrainState
 from trainer.evaluation import evaluate
-from trainer.failures import NonFiniteLossError
+from trainer.failures import NonFiniteLossError, is_out_of_memory
 from trainer.journal import Journal
+from trainer.memory import describe_split, memory_watched
 from trainer.meter import Meter
 from trainer.ranks import Ranks
 from trainer.requests import Request, Requests
@@ -86,7 +88,8 @@ class Loop:
         return self.step / self.parts.plan.steps_per_epoch
 
     def run(self) -> None:
-        """Raises `NonFiniteLossError`, `EngagementError`, `DiskFullError`, or what the task raises."""
+        """Raises `NonFiniteLossError`, `EngagementError`, `DiskFullError`, `StepMemoryError`, or what
+        the task raises."""
         self.parts.journal.enter("train", self.step, self.total_steps)
         stopped = False
         batches = self.parts.plan.from_step(self.step)
@@ -101,26 +104,53 @@ class Loop:
             self._evaluate(self.parts.data.eval)
 
     def _train_step(self, global_batch: GlobalBatch) -> None:
+        engine, samples = self.parts.engine, global_batch.samples
+        with memory_watched(engine):
+            while (loss := self._try_gradients(global_batch)) is None:
+                pass
+            self._loss_sum += loss
+            self.probe.before_step()
+            lr = self._lr(self.step)
+            self._grad_norm = engine.step(lr)
+            self.probe.after_step(lr)
+        self.step += 1
+        self._window_steps += 1
+        self.meter.count(len(samples), int(self.parts.plan.lengths[samples].sum()))
+
+    def _try_gradients(self, global_batch: GlobalBatch) -> torch.Tensor | None:
+        """As `_gradients`; null where memory ran out, and the next try has smaller micro-batches.
+
+        Raises what memory raised where the engine cannot undo a backward that failed.
+        """
+        engine = self.parts.engine
+        try:
+            return self._gradients(global_batch)
+        except (RuntimeError, MemoryError) as error:
+            smaller = halved(engine.setup.layout)
+            if not is_out_of_memory(error) or smaller is None or not engine.repeatable:
+                raise
+        # Behind the handler: until here the error holds the activations.
+        engine.discard()
+        engine.setup = replace(engine.setup, layout=smaller)
+        log.warning("out of memory at step %d: %s", self.step, describe_split(smaller))
+        return None
+
+    def _gradients(self, global_batch: GlobalBatch) -> torch.Tensor:
+        """Leave the gradients of the global batch in the engine; returns this rank's part of the loss."""
         engine, ranks = self.parts.engine, self.parts.ranks
         seed_step(self.parts.recipe.seed, self.step, ranks.rank)
         self.parts.task.step = self.step
-        lengths = self.parts.plan.lengths
         micro_size = engine.setup.layout.micro_size
-        rounds = split(global_batch.samples, lengths, ranks.world_size, micro_size)
+        rounds = split(global_batch.samples, self.parts.plan.lengths, ranks.world_size, micro_size)
         inputs = [self._inputs(by_rank[ranks.rank]) for by_rank in rounds]
         weight = ranks.sum(sum_weights(self.parts.task, inputs))
+        total = torch.zeros_like(self._loss_sum)
         for number, (batch, weights) in enumerate(inputs, 1):
             with engine.micro_batch(last=number == len(inputs)):
                 loss = self.parts.task.loss(engine.module, batch, weights) / weight
                 engine.backward(loss)
-            self._loss_sum += loss.detach()
-        self.probe.before_step()
-        lr = self._lr(self.step)
-        self._grad_norm = engine.step(lr)
-        self.probe.after_step(lr)
-        self.step += 1
-        self._window_steps += 1
-        self.meter.count(len(global_batch.samples), int(lengths[global_batch.samples].sum()))
+            total += loss.detach()
+        return total
 
     def _inputs(self, micro: MicroBatch) -> tuple[Batch, torch.Tensor]:
         device = self.parts.ranks.device

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from galley.errors import ConfigError, Problem
 from trainer.backends.probe import Choice, agree
+from trainer.placing import MICRO_SIZE
 
 if TYPE_CHECKING:
     import torch
+    from torch._C._distributed_c10d import Store
 
 log = logging.getLogger("galley")
 
@@ -117,6 +120,8 @@ class Ranks:
         self.facts = facts
         self.device = device
         self.backend_reason = ""
+        self.store: Store | None = None
+        """By which the ranks found each other; null for a lone one."""
         self._grouped = grouped
         self._patient: Any = None
 
@@ -131,6 +136,11 @@ class Ranks:
     @property
     def is_main(self) -> bool:
         return self.facts.is_main
+
+    @property
+    def restartable(self) -> bool:
+        """Whether this process may become a new image of itself: MPI starts once in a process."""
+        return self.backend() != "mpi"
 
     def backend(self) -> str:
         """What the process group runs on, read off the group itself; `none` without one."""
@@ -239,10 +249,14 @@ def open_ranks(
     ranks = Ranks(facts, device, grouped)
     if grouped:
         timeout = timedelta(seconds=timeout_s)
-        store = None if facts.world_size > 1 else dist.HashStore()  # type: ignore[attr-defined]
+        store: Store = dist.HashStore()  # type: ignore[attr-defined]
+        if facts.world_size > 1:
+            found, _, _ = next(rendezvous("env://", facts.rank, facts.world_size, timeout=timeout))
+            # Another name after memory ran out: the agent's store outlives this image.
+            name = os.environ.get(MICRO_SIZE, "sealed")
+            ranks.store = store = dist.PrefixStore(name, found)  # type: ignore[attr-defined]
         backend = "gloo" if device_kind == "cpu" else "cpu:gloo,cuda:nccl"
         if choice is not None:
-            store, _, _ = next(rendezvous("env://", facts.rank, facts.world_size, timeout=timeout))
             choice = agree(choice, store, facts.rank, facts.world_size)
             backend, ranks.backend_reason = choice.backend, str(choice)
         dist.init_process_group(

@@ -21,8 +21,10 @@ from trainer.backends.prepare import prepare_backend
 from trainer.batches import BatchPlan
 from trainer.checkpoints.resume import find_checkpoint
 from trainer.checkpoints.store import Checkpoint
+from trainer.failures import StepMemoryError
 from trainer.journal import Journal
 from trainer.loop import Loop, Parts
+from trainer.memory import Restart
 from trainer.ranks import RankFacts, Ranks, open_ranks
 from trainer.strategies.base import Engine, Setup
 from trainer.tasks.base import Datasets, Task
@@ -86,7 +88,7 @@ def run(
         Parts(recipe, folder, ranks, task, data, engine, plan, journal),
         checkpoint.state if checkpoint else None,
     )
-    loop.run()
+    train(loop, Restart(ranks.store, ranks.world_size, attempt.started_at))
     if loop.ended_by is None:
         journal.enter("save", loop.step)
         save_model(folder, task, engine, ranks)
@@ -94,6 +96,21 @@ def run(
     if ranks.is_main:
         folder.write_result(result)
     journal.enter("done", loop.step)
+
+
+def train(loop: Loop, restart: Restart) -> None:
+    """Run the loop; where memory runs out in a step, this process may begin again and not return."""
+    restart.watch()
+    try:
+        loop.run()
+    except StepMemoryError as error:
+        if error.micro_size is None or not loop.parts.ranks.restartable:
+            raise
+        restart.request(error.micro_size)
+    except RuntimeError:  # a lost peer, for one
+        restart.hold()
+        raise
+    restart.end()
 
 
 def check_cluster(ranks: Ranks) -> None:

@@ -110,7 +110,8 @@ def train(spec: RunSpec, folder: RunFolder, facts: RankFacts, attempt: int, repo
         plugins = range(len(spec.recipe.plugins))
         sys.path.extend(str(folder.code / "plugins" / str(number)) for number in plugins)
         resume = os.environ.get("GALLEY_RESUME") == "1"
-        session.run(spec, folder, facts, session.Attempt(attempt, resume, STARTED_AT), journal, make_task)
+        started_at = float(os.environ.get("GALLEY_STARTED_AT", STARTED_AT))
+        session.run(spec, folder, facts, session.Attempt(attempt, resume, started_at), journal, make_task)
     except BaseException as error:  # noqa: BLE001
         report(error, journal.phase, reporter)
 

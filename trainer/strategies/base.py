@@ -52,7 +52,11 @@ class Engine(ABC):
             compute format.
         module: what the loss calls in training: the model, or what wraps it.
         optimizer_steps: steps that changed the weights (fp16 may skip some).
+        repeatable: a backward that failed leaves nothing but gradients, which `discard` clears. Not
+            so where the ranks talk in it: the others wait for the one that failed.
     """
+
+    repeatable = False
 
     def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
         self.model = model
@@ -85,6 +89,10 @@ class Engine(ABC):
 
         Under fp16 a step whose norm is not finite changes nothing.
         """
+
+    def discard(self) -> None:
+        """Clear the gradients and give back what they held; only of a `repeatable` engine."""
+        raise NotImplementedError(f"{self.name} cannot undo a backward")
 
     @abstractmethod
     def world_size(self) -> int:

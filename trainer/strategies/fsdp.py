@@ -33,6 +33,8 @@ from trainer.strategies.wrapping import modules_to_wrap
 class FsdpEngine(SingleEngine):
     """A model whose parameters are `DTensor`s on a mesh of the ranks."""
 
+    repeatable = False
+
     def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
         self.mesh = make_mesh(setup)
         strategy = setup.recipe.strategy

@@ -20,6 +20,8 @@ from trainer.strategies.base import Engine, ReadTensor, Setup
 class SingleEngine(Engine):
     """One process, no wrapper."""
 
+    repeatable = True
+
     def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
         super().__init__(model, setup)
         self.optimizer = make_optimizer(model, setup.recipe.optim)
@@ -50,6 +52,11 @@ class SingleEngine(Engine):
             self.loss_scale.update(finite)
         return norm
 
+    def discard(self) -> None:
+        self.optimizer.zero_grad()
+        if self.setup.layout.device == "cuda":
+            torch.cuda.empty_cache()
+
     def world_size(self) -> int:
         return 1
 
@@ -78,6 +85,8 @@ class SingleEngine(Engine):
 
 class DdpEngine(SingleEngine):
     """Replicas whose gradients are all-reduced while backward runs."""
+
+    repeatable = False
 
     def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
         super().__init__(model, setup)

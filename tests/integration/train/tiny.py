@@ -106,6 +106,18 @@ class LonelyEngine(DdpEngine):
             yield
 
 
+class Hungry(torch.autograd.Function):
+    """The identity, whose backward asks for more memory than there is."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor) -> torch.Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+        return grads[0] + torch.empty(2**58)
+
+
 class TinyTask(Task):
     """Reads its own knobs from the environment: DROPOUT, and what goes wrong at which step."""
 
@@ -142,6 +154,8 @@ class TinyTask(Task):
                     stream.write(json.dumps(batch["index"][weights > 0].tolist()) + "\n")
         logits = model(batch["tokens"]).float()
         losses = torch.nn.functional.cross_entropy(logits, batch["label"], reduction="none")
+        if model.training and self._is_too_much(len(losses)):
+            losses = Hungry.apply(losses)  # type: ignore[no-untyped-call]
         return (losses * weights).sum() * (float("nan") if self.num_losses == self._at("NAN") else 1.0)
 
     def _misbehave(self) -> None:
@@ -152,6 +166,12 @@ class TinyTask(Task):
             signal.pause()
         if self.num_losses == self._at("RAISE"):
             raise RuntimeError("this task fails on purpose")
+
+    def _is_too_much(self, num_samples: int) -> bool:
+        """TINY_MEMORY=N@STEP: from that step on, the last rank has room for N samples."""
+        room, _, step = os.environ.get("TINY_MEMORY", "").partition("@")
+        last = os.environ["RANK"] == str(int(os.environ["WORLD_SIZE"]) - 1)
+        return bool(room) and last and num_samples > int(room) and self.step >= int(step)
 
     def _at(self, event: str) -> int:
         """The loss at which it happens, on the last rank: TINY_KILL=5."""
