@@ -107,11 +107,19 @@ class Child:
         return self._popen.poll()
 
 
-def start(argv: Sequence[str], *, env: Mapping[str, str], log: Path, dies_with_parent: bool) -> Child:
+def start(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    log: Path,
+    dies_with_parent: bool,
+    pass_fds: Sequence[int] = (),
+) -> Child:
     """Start a job in a session of its own: no terminal and no Ctrl-C reaches it but ours.
 
     Its environment is exactly `env`; both its output streams are appended to `log`. With
-    `dies_with_parent` it gets SIGTERM when this process ends for any reason, SIGKILL included.
+    `dies_with_parent` it gets SIGTERM when this process ends for any reason, SIGKILL included. Of the
+    open files it inherits `pass_fds` alone.
 
     Raises:
         SubmissionError: the executable cannot be started.
@@ -135,6 +143,7 @@ def start(argv: Sequence[str], *, env: Mapping[str, str], log: Path, dies_with_p
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 preexec_fn=follow_parent if dies_with_parent else None,
+                pass_fds=pass_fds,
             )
         except OSError as error:
             raise SubmissionError(f"`{argv[0]}` cannot be started: {error.strerror}") from error

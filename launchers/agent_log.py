@@ -12,7 +12,7 @@ from launchers.base import Diagnosis
 # What the agent writes when it takes the surviving ranks down. It gives them 30 s, which no option
 # shortens in this case.
 _CLOSING = re.compile(rb"Sending process \d+ closing signal")
-_LINE = re.compile(r"^[IWE]\d{4} \S+ \d+ torch/distributed", re.MULTILINE)
+_LINE = re.compile(r"^(?:[IWE]\d{4} \S+ \d+ torch/distributed|galley: a rank ended)", re.MULTILINE)
 _FAILURE = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s*exitcode\s*: (-?\d+)")
 _TAIL_BYTES = 64 * 1024
 _TAIL_LINES = 20

@@ -28,6 +28,7 @@ from trainer.memory import Restart
 from trainer.ranks import RankFacts, Ranks, open_ranks
 from trainer.strategies.base import Engine, Setup
 from trainer.tasks.base import Datasets, Task
+from trainer.warm import held
 
 log = logging.getLogger("galley")
 
@@ -69,13 +70,14 @@ def run(
     ranks = open_ranks(facts, layout.device, recipe.launcher.timeout_s, grouped, choice)
     if layout.nodes > 1:
         check_cluster(ranks)
-    task = make_task(recipe)
+    warm = held.take(recipe)
+    task = warm.task if warm else make_task(recipe)
     task.ranks = ranks
     journal.enter("data")
-    data = task.datasets(ranks.main_first)
+    data = warm.data if warm else task.datasets(ranks.main_first)
     plan = BatchPlan(data.train.lengths, recipe.seed, layout.global_size, recipe.train.length_grouped)
     journal.enter("model")
-    model = prepare_model(task, recipe)
+    model = prepare_model(warm.model if warm else task.model(), recipe)
     checkpoint = open_checkpoint(spec, folder, attempt, ranks, data, plan)
     frozen = ranks.from_main(lora.frozen_sha256(model) if ranks.is_main else None)
     if checkpoint:
@@ -122,9 +124,8 @@ def check_cluster(ranks: Ranks) -> None:
         log.warning("%s", warning)
 
 
-def prepare_model(task: Task, recipe: Recipe) -> torch.nn.Module:
+def prepare_model(model: torch.nn.Module, recipe: Recipe) -> torch.nn.Module:
     """With adapters, and recomputing activations, where the recipe says so."""
-    model = task.model()
     if recipe.train.gradient_checkpointing:
         enable = getattr(model, "gradient_checkpointing_enable", None)
         if enable is None or not getattr(model, "supports_gradient_checkpointing", False):

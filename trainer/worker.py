@@ -80,13 +80,18 @@ def leave(exit_code: int) -> NoReturn:
 
 def redirect_output(log_file: Path) -> None:
     """This process and its children write to `log_file` from here on."""
+    redirect_streams(log_file)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+
+
+def redirect_streams(log_file: Path) -> None:
+    """The descriptors alone: Python's logging stays as it is."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
 
 
 def set_threads(num_threads: int) -> None:

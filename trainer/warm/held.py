@@ -1,0 +1,81 @@
+"""Data and weights that a warm server has loaded before its runs are forked. Empty in a cold process.
+
+What is held is exactly what a cold run would load itself: same code, same recipe. A run inherits it
+copy-on-write, so that nothing it does reaches the server or another run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from galley.schema import Recipe
+from trainer.tasks import TASKS, make_task
+from trainer.tasks.base import Datasets, Task
+
+MAX_HELD = 2
+# What neither data nor initial weights depend on. Any other key, also one that is new, is taken to
+# matter. A task is told the recipe of its run before it is used.
+_IRRELEVANT = (
+    "recipe", "profile", "precision", "optim", "schedule", "batch", "train", "checkpoint", "launcher",
+    "cluster", "hpo", "tracker", "run_dir", "detach", "after",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Held:
+    """A task that has read its data, and its model on the CPU in fp32."""
+
+    task: Task
+    data: Datasets
+    model: torch.nn.Module
+
+
+_held: OrderedDict[str, Held] = OrderedDict()
+
+
+def hold(recipe: Recipe) -> None:
+    """Load what a run of `recipe` begins with, unless it is held; the oldest makes room.
+
+    A task of the user's own is left to its run: it may do anything. Raises what loading raises.
+    """
+    if recipe.task.kind not in TASKS:
+        return
+    key = _key(recipe)
+    if key not in _held:
+        while len(_held) >= MAX_HELD:
+            _held.popitem(last=False)
+        task = make_task(recipe)
+        _held[key] = Held(task, task.datasets(nullcontext), task.model())
+    _held.move_to_end(key)
+
+
+def take(recipe: Recipe) -> Held | None:
+    """What is held for this run, which from now on owns it; None where there is nothing."""
+    if not _held:
+        return None
+    found = _held.pop(_key(recipe), None)
+    _held.clear()
+    if found is not None:
+        found.task.recipe = recipe
+    return found
+
+
+def _key(recipe: Recipe) -> str:
+    """Equal for two runs that begin with the same data and weights."""
+    relevant = {name: value for name, value in asdict(recipe).items() if name not in _IRRELEVANT}
+    folders = [Path(name).expanduser() for name in (recipe.data.path, recipe.model.name) if name]
+    return json.dumps([relevant, *map(_stamp, folders)], sort_keys=True)
+
+
+def _stamp(folder: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of every file in a folder, so that changed files are read again."""
+    if not folder.is_dir():
+        return []
+    files = ((path, path.stat()) for path in sorted(folder.iterdir()))
+    return [(path.name, stat.st_size, stat.st_mtime_ns) for path, stat in files]

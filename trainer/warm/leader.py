@@ -1,0 +1,127 @@
+"""The ranks of a run on this machine, forked from one process.
+
+    python -P -m trainer.warm.leader --ranks 2 --run-dir D --sha256 H
+
+Does for forked ranks what torchrun's agent does for its own: holds the store where they meet, waits
+for them, and when one fails reports it and ends the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+from trainer import worker
+
+END_RANKS_AFTER_S = 1.5  # after the first failure: time for the other ranks to say theirs
+_HOST = "127.0.0.1"
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Ends with 0 when every rank did, otherwise with 1."""
+    os.environ["GALLEY_STARTED_AT"] = str(time.monotonic())
+    parser = argparse.ArgumentParser(prog="trainer.warm.leader")
+    parser.add_argument("--ranks", type=int, required=True)
+    known, rest = parser.parse_known_args(arguments)
+    worker.leave(lead(known.ranks, rest))
+
+
+def lead(num_ranks: int, arguments: Sequence[str]) -> int:
+    """Fork the ranks and wait for the last; the exit code."""
+    leader = os.getpid()
+    listener = socket.create_server((_HOST, 0)) if num_ranks > 1 else None
+    ranks: dict[int, int] = {}
+    for rank in range(num_ranks):
+        pid = os.fork()
+        if pid == 0:
+            worker.die_with_parent()
+            if os.getppid() != leader:
+                os._exit(1)
+            _be_rank(rank, num_ranks, listener, arguments)
+        ranks[pid] = rank
+    # After the forks: the store has threads of its own.
+    store = _open_store(listener) if listener is not None else None
+    code = _wait(ranks)
+    del store
+    return code
+
+
+def _be_rank(rank: int, num_ranks: int, listener: socket.socket | None, arguments: Sequence[str]) -> NoReturn:
+    """The process boundary of a forked rank: it never returns into the leader's frames."""
+    try:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        os.environ |= {"WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks)}
+        if listener is not None:
+            os.environ |= _meeting_place(listener.getsockname()[1])
+            listener.close()
+        sys.argv = ["trainer.worker", *arguments]  # also what a rank that executes itself again is told
+        worker.main()
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+        worker.leave(error.code if isinstance(error.code, int) else 1)
+    except BaseException:  # noqa: BLE001
+        sys.excepthook(*sys.exc_info())
+        worker.leave(1)
+
+
+def _meeting_place(port: int) -> dict[str, str]:
+    """The variables by which torchrun tells its ranks that the agent holds the store."""
+    return {
+        "MASTER_ADDR": _HOST,
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_MAX_RESTARTS": "0",
+    }
+
+
+def _open_store(listener: socket.socket) -> object:
+    """The store on a port that is open already: no other process can have taken it meanwhile."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    port = listener.getsockname()[1]
+    return TCPStore(_HOST, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
+
+
+def _wait(ranks: dict[int, int]) -> int:
+    """Until all have ended. SIGTERM and SIGINT are passed on to them."""
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        _send(ranks, signal.SIGTERM)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        _send(ranks, signal.SIGKILL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, pass_on)
+    signal.signal(signal.SIGALRM, end)
+    failed = False
+    while ranks:
+        pid, status = os.waitpid(-1, 0)
+        rank, code = ranks.pop(pid), os.waitstatus_to_exitcode(status)
+        if code:
+            if not failed:
+                signal.setitimer(signal.ITIMER_REAL, END_RANKS_AFTER_S)
+            failed = True
+            # Read by `launchers.agent_log`, in the order in which it was seen.
+            print(
+                f"galley: a rank ended\n  rank : {rank} (local_rank: {rank})\n  exitcode : {code}", flush=True
+            )
+    return int(failed)
+
+
+def _send(ranks: dict[int, int], number: signal.Signals) -> None:
+    for pid in list(ranks):
+        os.kill(pid, number)
+
+
+if __name__ == "__main__":
+    main()

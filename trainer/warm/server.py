@@ -1,0 +1,120 @@
+"""A warm server: holds the libraries, and forks a leader for each run that it is told of.
+
+    python -P -m trainer.warm.server --socket FD
+
+One JSON object a line in each direction over the inherited socket:
+
+    {"run_dir", "arguments", "environ", "log"}  ->  {"pid"}  |  {"error"}
+
+Ends when the other end of the socket closes, which the kernel does for a controller that is killed;
+its leaders, and their ranks, are killed with it. It runs no collective, opens no CUDA context and
+computes on one thread, so that it may be forked at any time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+# Before torch is imported: asking the driver's library for devices, not the driver, opens no context.
+os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+
+import torch
+
+from galley.rundir import RunFolder
+from trainer import strategies, worker
+from trainer.warm import held, leader
+
+# What a run imports between its start and its end, besides what `trainer.session` does.
+PRELOAD = (
+    "trainer.session",
+    "torch._dynamo",
+    "torch.distributed.tensor",
+    "safetensors.torch",
+    "trainer.tasks",
+    "trainer.backends.measure",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="trainer.warm.server")
+    parser.add_argument("--socket", type=int, required=True)
+    channel = socket.socket(fileno=parser.parse_args().socket)
+    torch.set_num_threads(1)  # a pool of threads would not survive the fork; a run sets its own
+    for name in PRELOAD:
+        importlib.import_module(name)
+    serve(channel)
+
+
+def serve(channel: socket.socket) -> None:
+    """Answer requests until the other end is gone."""
+    leaders: set[int] = set()
+    with channel.makefile("rw", encoding="utf-8", newline="\n") as stream:
+        for line in stream:
+            leaders = {pid for pid in leaders if os.waitpid(pid, os.WNOHANG) == (0, 0)}
+            request = json.loads(line)
+            prepare(Path(request["run_dir"]))
+            pid = fork(channel, request)
+            leaders.add(pid)
+            print(json.dumps({"pid": pid}), file=stream, flush=True)
+
+
+def prepare(run_dir: Path) -> None:
+    """Have in memory what the run will need. The process boundary of loading in the server.
+
+    Whatever goes wrong here goes wrong in the run too, which reports it.
+    """
+    try:
+        spec = RunFolder(run_dir).read_spec()
+        strategies.engine_class(spec.recipe.strategy)
+        if spec.recipe.strategy.engine == "deepspeed":
+            from trainer.strategies.zero_ops import import_deepspeed
+
+            import_deepspeed(spec.layout.device)
+        held.hold(spec.recipe)
+    except Exception as error:  # noqa: BLE001
+        print(f"{run_dir}: not held: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    gc.collect()
+    gc.freeze()  # what is held is not looked at by the collectors of the runs: its pages stay shared
+
+
+def fork(channel: socket.socket, request: dict[str, Any]) -> int:
+    """The process id of the new leader."""
+    parent, pid = os.getpid(), os.fork()
+    if pid == 0:
+        try:
+            _be_leader(channel, request, parent)
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+    return pid
+
+
+def _be_leader(channel: socket.socket, request: dict[str, Any], parent: int) -> NoReturn:
+    """In a session of its own, killed with the server, in the environment and code of the run."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(worker.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    os.setsid()
+    channel.close()
+    mine, its = os.environ.get("PYTHONPATH"), request["environ"]
+    sys.path[:] = [its["PYTHONPATH"] if path == mine else path for path in sys.path]
+    os.environ.clear()
+    os.environ.update(its)
+    worker.redirect_streams(Path(request["log"]))
+    leader.main(request["arguments"])
+
+
+if __name__ == "__main__":
+    main()
