@@ -77,7 +77,7 @@ def run(
     data = warm.data if warm else task.datasets(ranks.main_first)
     plan = BatchPlan(data.train.lengths, recipe.seed, layout.global_size, recipe.train.length_grouped)
     journal.enter("model")
-    model = prepare_model(warm.model if warm else task.model(), recipe)
+    model = prepare_model(warm.model if warm else task.model(), task, recipe)
     checkpoint = open_checkpoint(spec, folder, attempt, ranks, data, plan)
     frozen = ranks.from_main(lora.frozen_sha256(model) if ranks.is_main else None)
     if checkpoint:
@@ -124,7 +124,7 @@ def check_cluster(ranks: Ranks) -> None:
         log.warning("%s", warning)
 
 
-def prepare_model(model: torch.nn.Module, recipe: Recipe) -> torch.nn.Module:
+def prepare_model(model: torch.nn.Module, task: Task, recipe: Recipe) -> torch.nn.Module:
     """With adapters, and recomputing activations, where the recipe says so."""
     if recipe.train.gradient_checkpointing:
         enable = getattr(model, "gradient_checkpointing_enable", None)
