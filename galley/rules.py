@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -44,6 +45,7 @@ def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from _lora(recipe)
     yield from _batch(recipe)
     yield from _schedule(recipe)
+    yield from _groups(recipe)
     yield from _strategy(recipe)
     yield from _checkpoint(recipe)
     yield from _eval(recipe)
@@ -99,6 +101,18 @@ def _schedule(recipe: Recipe) -> Iterator[Problem]:
     if recipe.schedule.warmup_steps is not None and recipe.schedule.warmup_ratio is not None:
         what = "warmup_steps and warmup_ratio are both set"
         yield Problem("schedule.warmup_steps", what, "keep one of them: null for the other")
+
+
+def _groups(recipe: Recipe) -> Iterator[Problem]:
+    for index, group in enumerate(recipe.optim.groups):
+        where = f"optim.groups[{index}]"
+        try:
+            re.compile(group.match)
+        except re.error as error:
+            what = f"{group.match!r} is not a regular expression: {error}"
+            yield Problem(f"{where}.match", what, "such as 'classifier' or 'lora_B'")
+        if group.lr is None and group.weight_decay is None:
+            yield Problem(where, "changes nothing", "give it lr, weight_decay or both")
 
 
 def _checkpoint(recipe: Recipe) -> Iterator[Problem]:

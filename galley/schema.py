@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -204,14 +204,41 @@ class Precision:
 
 
 @dataclass(frozen=True)
+class ParamGroup:
+    """Parameters with settings of their own; what is null is that of the other parameters.
+
+    Attributes:
+        match: a regular expression that is searched for in the parameters' names.
+        lr: the peak; the schedule scales it as it scales `optim.lr`.
+        weight_decay: of its matrices.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    match: str
+    lr: Annotated[float, Field(gt=0)] | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+
+
+@dataclass(frozen=True)
 class Optim:
-    """AdamW. Bias and normalisation parameters are never decayed."""
+    """AdamW. Bias and normalisation parameters are never decayed.
+
+    Attributes:
+        groups: `{match, lr, weight_decay}` each; a parameter belongs to the first that it matches. One
+            that no trainable parameter belongs to is an error.
+        layer_decay: the rate of each layer is that of the layer above it times this; embeddings lie
+            below the first layer, the head above the last (Clark et al. 2020, arXiv:2003.10555). A
+            group's own rate stands as it is. Null is one rate for all.
+    """
 
     lr: Annotated[float, Field(gt=0)] = 1e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0)] = 1e-8
     grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
+    groups: list[ParamGroup] = field(default_factory=list)
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
 @dataclass(frozen=True)

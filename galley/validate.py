@@ -100,7 +100,7 @@ def _describe(schema: Mapping[str, Any]) -> str:
 
 
 def _mistake(detail: Mapping[str, Any]) -> Mistake:
-    """A pydantic error as a key of the recipe; positions inside lists and unions are cut off."""
+    """A pydantic error as a key of the recipe; the rest of its place is told in words."""
     location = [str(part) for part in detail["loc"]]
     key = next(
         (".".join(location[:n]) for n in range(len(location), 0, -1) if is_known(".".join(location[:n]))),
@@ -111,6 +111,9 @@ def _mistake(detail: Mapping[str, Any]) -> Mistake:
     hint = " ".join(filter(None, (nearest(str(detail["input"]), choices), expected(key))))
     if key not in leaf_types() and free_mapping(key) is None:
         hint = f"'{key}' is a section: set {key}.NAME"
+    inner = location[len(key.split(".")) :]
+    if inner and inner[0].isdigit():  # an entry of a list of mappings, which `expected` knows nothing of
+        return Mistake(key, f"{'.'.join(inner)}: {value} is not a valid value", detail["msg"].lower())
     return Mistake(key, f"{value} is not a valid value", hint)
 
 

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from trainer.optim import make_optimizer
+from trainer.optim import make_optimizer, set_learning_rate
 from trainer.precision import TORCH_DTYPES
 from trainer.strategies.base import Engine, ReadTensor, Setup
 
@@ -43,8 +43,7 @@ class SingleEngine(Engine):
         if finite:
             if self.setup.recipe.optim.grad_clip is not None:
                 clip_grads_with_norm_(self.parameters.values(), self.setup.recipe.optim.grad_clip, norm)
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
+            set_learning_rate(self.optimizer.param_groups, lr)
             self.optimizer.step()
             self.optimizer_steps += 1
         self.optimizer.zero_grad()

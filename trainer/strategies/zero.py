@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from trainer.optim import make_optimizer, param_groups
+from trainer.optim import make_optimizer, param_groups, set_learning_rate
 from trainer.strategies.base import MOMENTS, Engine, ReadTensor, Setup
 from trainer.strategies.zero_config import deepspeed_config, uses_cpu_adam
 from trainer.strategies.zero_ops import import_deepspeed, load_cpu_adam, refuse_nvme
@@ -52,8 +52,7 @@ class ZeroEngine(Engine):
         self.engine.backward(loss * self.world_size(), scale_wrt_gas=False)
 
     def step(self, lr: float) -> torch.Tensor:
-        for group in self.zero.param_groups:
-            group["lr"] = lr
+        set_learning_rate(self.zero.param_groups, lr)
         self.engine.step()
         skipped = bool(self.zero.overflow)
         self.optimizer_steps += not skipped
@@ -133,7 +132,7 @@ def make_cpu_adam(model: torch.nn.Module, setup: Setup) -> torch.optim.Optimizer
 
     settings = setup.recipe.optim
     optimizer: torch.optim.Optimizer = DeepSpeedCPUAdam(
-        param_groups(model, settings.weight_decay),
+        param_groups(model, settings),
         lr=settings.lr,
         betas=settings.betas,
         eps=settings.eps,

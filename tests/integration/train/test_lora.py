@@ -1,4 +1,4 @@
-"""LoRA under every strategy: the losses of one process, checkpoints that move, adapters that PEFT loads."""
+"""LoRA and learning rates by group under every strategy: the losses of one process, portable adapters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from galley.cli import main
-from galley.schema import Checkpoint, Lora, Model, Recipe
+from galley.schema import Checkpoint, Lora, Model, Optim, ParamGroup, Recipe
 from tests.integration.train import tiny
 from trainer.checkpoints.manifest import list_checkpoints
 
@@ -23,8 +23,12 @@ TRAINED = ADAPTERS + 2 * tiny.WIDTH * tiny.NUM_LABELS + tiny.NUM_LABELS
 ALL = sum(p.numel() for p in tiny.TinyModel(0.1).parameters()) + TRAINED
 
 
+# LoRA+ (arXiv:2402.12354): B learns faster than A.
+OPTIM = Optim(lr=1e-2, groups=[ParamGroup("lora_B", lr=4e-2), ParamGroup("head", weight_decay=0.3)])
+
+
 def recipe(strategy: str, lora: Lora = LORA, **changes: Any) -> Recipe:
-    return tiny.tiny_recipe(strategy, model=Model(lora=lora), **changes)
+    return tiny.tiny_recipe(strategy, model=Model(lora=lora), **{"optim": OPTIM, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +111,27 @@ def test_a_layer_that_the_model_has_not_is_refused_before_training(tmp_path: Pat
     assert error.message == (
         "model.lora.target_modules: the model has no layer 'hiden'\n"
         "    did you mean 'hidden'? valid: embedding, hidden, head"
+    )
+
+
+def test_groups_decide_what_is_learned(single: Any, tmp_path: Path) -> None:
+    plain = tiny.train(tmp_path, tiny.tiny_spec(recipe("single", optim=Optim(lr=1e-2)), 1), **NO_DROPOUT)
+    rates = [[row["lr"] for row in run.read_metrics() if "lr" in row] for run in (plain, single)]
+    assert rates[0] == rates[1]
+    name = "base_model.model.hidden.lora_B.default.weight"
+    faster, slower = tiny.weights(single)[name].norm(), tiny.weights(plain)[name].norm()
+    assert faster > 2 * slower
+
+
+def test_a_group_without_parameters_ends_the_run_at_its_start(tmp_path: Path) -> None:
+    groups = [ParamGroup(name, lr=1e-3) for name in ("hidden", "lora_C", "lora_A")]
+    assert tiny.run_ranks(tmp_path, tiny.tiny_spec(recipe("single", optim=Optim(groups=groups)), 1)) == [2]
+    (error,) = tiny.RunFolder(tmp_path).read_rank_errors(1)
+    assert error.message == (
+        "optim.groups[1].match=lora_C: matches no trained parameter\n"
+        "    did you mean 'lora_B' or 'lora_A'?\n"
+        "optim.groups[2].match=lora_A: matches nothing that the groups before it left\n"
+        "    put it before the group that has its parameters"
     )
 
 

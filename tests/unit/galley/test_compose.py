@@ -199,3 +199,24 @@ def test_explain_lists_file_lines_and_overrides_in_order() -> None:
         "optim.lr=5e-5",
     ]
     assert all(source.where.split(":")[1].isdigit() for source in sources[:-1])
+
+
+def test_groups_of_parameters_are_checked_like_any_other_key() -> None:
+    words = ["optim.groups=[{match: 'head|pooler', lr: 1e-3}, {match: '(', lr: 1e-3}, {match: x}]"]
+    with pytest.raises(ConfigError) as caught:
+        compose_recipe(words)
+    told = str(caught.value)
+    assert "optim.groups[1].match: '(' is not a regular expression" in told
+    assert "optim.groups[2]: changes nothing" in told
+    assert "optim.groups[0]" not in told
+    (group,) = compose_recipe(["optim.groups=[{match: head, lr: 1e-3}]"]).optim.groups
+    assert (group.match, group.lr, group.weight_decay) == ("head", 1e-3, None)
+    wrong = "optim.groups=[{match: head, lrr: 1e-3}]"
+    what = f"{wrong}: 0.lrr: 0.001 is not a valid value\n    unexpected keyword argument"
+    assert problems(wrong) == [what]
+
+
+def test_settings_of_adapters_need_adapters() -> None:
+    with pytest.raises(ConfigError, match=r"model.lora.alpha.*model.lora.r is null"):
+        compose_recipe(["model.lora.alpha=8"])
+    assert compose_recipe(["model.lora.r=4", "model.lora.target_modules=[query]"]).model.lora.r == 4

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from galley.schema import Optim, Precision, Schedule
-from trainer.optim import make_optimizer, param_groups
+from galley.errors import ConfigError
+from galley.schema import Optim, ParamGroup, Precision, Schedule
+from trainer.optim import make_optimizer, param_groups, set_learning_rate
 from trainer.precision import LossScale, autocast_forward
 from trainer.schedule import learning_rate, warmup_steps
 
@@ -42,10 +43,45 @@ def test_warmup_longer_than_the_run_never_passes_the_peak() -> None:
 def test_bias_and_norm_are_not_decayed() -> None:
     model = torch.nn.Sequential(torch.nn.Embedding(4, 8), torch.nn.Linear(8, 8), torch.nn.LayerNorm(8))
     model[1].weight.requires_grad_(False)
-    decayed, rest = param_groups(model, 0.1)
+    decayed, rest = param_groups(model, Optim(weight_decay=0.1))
     assert [p is q for p, q in zip(decayed["params"], [model[0].weight], strict=True)] == [True]
     assert len(rest["params"]) == 3
     assert (decayed["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
+
+
+class Layered(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embeddings = torch.nn.Embedding(4, 2)
+        self.layer = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(2))
+        self.head = torch.nn.Linear(2, 2)
+
+
+def test_groups_and_layers_have_rates_of_their_own() -> None:
+    model = Layered()
+    groups = [
+        ParamGroup(r"layer\.1\..*weight", lr=3.0, weight_decay=0.5),
+        ParamGroup("head", weight_decay=0.2),
+    ]
+    settings = Optim(lr=2.0, weight_decay=0.1, groups=groups, layer_decay=0.5)
+    names = {id(p): name for name, p in model.named_parameters()}
+    made = make_optimizer(model, settings).param_groups
+    set_learning_rate(made, 1.0)
+    found = {names[id(p)]: (g["lr"], g["weight_decay"]) for g in made for p in g["params"]}
+    assert found == {
+        "embeddings.weight": (0.125, 0.1),
+        "layer.0.weight": (0.25, 0.1),
+        "layer.0.bias": (0.25, 0.0),
+        "layer.1.weight": (1.5, 0.5),
+        "layer.1.bias": (0.5, 0.0),
+        "head.weight": (1.0, 0.2),
+        "head.bias": (1.0, 0.0),
+    }
+
+
+def test_layer_decay_needs_layers() -> None:
+    with pytest.raises(ConfigError, match=r"optim.layer_decay=0.5: no parameter .* numbered layer"):
+        param_groups(torch.nn.Linear(2, 2), Optim(layer_decay=0.5))
 
 
 def test_the_optimizer_takes_all_settings() -> None:
