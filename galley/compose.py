@@ -18,7 +18,7 @@ from galley.hydra_bridge import (
 )
 from galley.interop import Absorbed, absorb, names_outside_file
 from galley.keys import leaf_types
-from galley.overrides import DEFAULT_RECIPE, PUBLISHED_PROFILE, Request, read_request
+from galley.overrides import DEFAULT_RECIPE, PUBLISHED_PROFILE, Request, add_sweeps, read_request
 from galley.provenance import Source, display_path, last_source
 from galley.rules import recipe_problems
 from galley.schema import Recipe
@@ -101,6 +101,7 @@ def _compose(texts: Sequence[str], loader: Loader, check: Check) -> Composition:
         container = loader.merged(overrides)
     except COMPOSITION_ERRORS as error:
         raise ConfigError([*problems, composition_problem(error)]) from error
+    problems += add_sweeps(container, request)
     container["recipe"] = request.recipe or DEFAULT_RECIPE
     container["profile"] = request.profile or PUBLISHED_PROFILE
     absorbed = _absorb_files(container, overrides, request, loader)

@@ -72,11 +72,16 @@ def _product(shape: list[int]) -> int:
     return result
 
 
+def memory_of_rank(layout: Layout, facts: ClusterFacts) -> float:
+    """GiB that a rank can have; 0 where it is not known."""
+    return facts.gpu_memory_gib if layout.device == "cuda" else facts.memory_gib / layout.procs_per_node
+
+
 def memory_warnings(estimate: Estimate | None, layout: Layout, facts: ClusterFacts) -> list[str]:
     """Says when the ranks of this machine cannot fit."""
     if estimate is None:
         return ["the model's size is not known (set model.num_parameters): no memory estimate"]
-    have = facts.gpu_memory_gib if layout.device == "cuda" else facts.memory_gib / layout.procs_per_node
+    have = memory_of_rank(layout, facts)
     if estimate.total_gib <= have or not have:  # 0 is unknown
         return []
     return [

@@ -12,6 +12,8 @@ from galley.keys import is_known, suggest
 if TYPE_CHECKING:
     from galley.hydra_bridge import Loader
 
+# What was an option elsewhere, and why it is none here.
+GONE = {("hpo", "sigopt"): "SigOpt's service has ended: there is nothing left to connect to"}
 DEFAULT_RECIPE = "quickstart"
 PUBLISHED_PROFILE = "full"
 
@@ -24,6 +26,7 @@ class Request:
         groups: config group -> option.
         values: (key, override in Hydra's grammar), in the order of the command line.
         typed: key -> the override as the user wrote it.
+        sweeps: key or config group -> an override with several values, for `hpo.space`.
     """
 
     recipe: str | None = None
@@ -31,6 +34,7 @@ class Request:
     groups: dict[str, str] = field(default_factory=dict)
     values: list[tuple[str, str]] = field(default_factory=list)
     typed: dict[str, str] = field(default_factory=dict)
+    sweeps: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -64,11 +68,10 @@ def _read(text: str, request: Request, groups: Sequence[str]) -> Problem | None:
     if override.package is not None:
         return Problem(text, "packages (KEY@PACKAGE) are not used", f"write {key}=…")
     if override.is_sweep_override():
-        return Problem(
-            text,
-            "several values where one is expected",
-            f"for text with a comma write {key}='\"a,b\"', for a list {key}=[a,b]",
-        )
+        if key not in groups and not is_known(key):
+            return Problem(text, f"'{key}' is not a key", suggest(key))
+        request.sweeps[key] = text
+        return None
     request.typed[key] = text
     if key in ("recipe", "profile") or key in groups:
         return _read_choice(text, key, override.value(), request)
@@ -76,6 +79,24 @@ def _read(text: str, request: Request, groups: Sequence[str]) -> Problem | None:
         return Problem(text, f"'{key}' is not a key", suggest(key))
     request.values.append((key, "++" + text.lstrip("+")))
     return None
+
+
+def add_sweeps(container: dict[str, Any], request: Request) -> list[Problem]:
+    """Overrides with several values become dimensions of the sweep; without one they are mistakes."""
+    hpo = container.get("hpo")
+    if isinstance(hpo, dict) and hpo.get("kind") not in (None, "none"):
+        ranges = {key: text.partition("=")[2] for key, text in request.sweeps.items()}
+        if ranges:
+            hpo["space"] = {**(hpo.get("space") or {}), **ranges}
+        return []
+    return [
+        Problem(
+            text,
+            "several values where one is expected",
+            f"for text with a comma write {key}='\"a,b\"', for a list {key}=[a,b]; to search them add hpo=optuna",
+        )
+        for key, text in request.sweeps.items()
+    ]
 
 
 def _read_choice(text: str, key: str, value: Any, request: Request) -> Problem | None:
@@ -113,6 +134,8 @@ def _check_options(request: Request, loader: Loader) -> None:
 
 def _no_such(typed: str, option: str, group: str, options: Sequence[str]) -> Problem:
     hint = valid_values(option, options)
+    if (group, option) in GONE:
+        return Problem(typed, GONE[group, option], f"valid: {', '.join(options)}")
     if group in ("model", "data"):
         hint += f"; for another one set {group}.name=…" + (" or data.path=DIR" if group == "data" else "")
     return Problem(typed, f"'{option}' is not a {group}", hint)

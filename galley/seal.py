@@ -12,7 +12,7 @@ from pathlib import Path
 from galley.git import git_state
 from galley.paths import ROOT
 from galley.rundir import RunFolder, write_atomic
-from galley.schema import Recipe
+from galley.schema import Hpo, Recipe
 from galley.spec import CodeSnapshot, Layout, RunSpec
 
 # All that a worker may execute or read: the program, not its tests and documents.
@@ -33,13 +33,25 @@ def seal(recipe: Recipe, layout: Layout) -> RunSpec:
     Where the run is kept, what it waits for and whether the command waits for it do not decide its
     result, so they are not part of it.
     """
+    return seal_with(recipe, layout, snapshot(recipe), package_versions())
+
+
+def snapshot(recipe: Recipe) -> CodeSnapshot:
+    """The name of the code as it is now."""
     commit, dirty = git_state(ROOT, PROGRAM)
-    code = CodeSnapshot(sha256=code_sha256(code_files(recipe)), commit=commit, dirty=dirty)
+    return CodeSnapshot(sha256=code_sha256(code_files(recipe)), commit=commit, dirty=dirty)
+
+
+def seal_with(recipe: Recipe, layout: Layout, code: CodeSnapshot, packages: dict[str, str]) -> RunSpec:
+    """`seal` with the code and packages of a sweep, which are the same for all its runs.
+
+    The sweep around a run does not decide its result either.
+    """
     return RunSpec(
-        recipe=replace(recipe, run_dir=None, detach=False, after=None),
+        recipe=replace(recipe, run_dir=None, detach=False, after=None, hpo=Hpo()),
         layout=layout,
         code=code,
-        packages=package_versions(),
+        packages=packages,
         python=platform.python_version(),
     )
 

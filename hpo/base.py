@@ -47,10 +47,11 @@ class HpoBackend(ABC):
     def __init__(self, search: Search, trials: Sequence[Trial]) -> None: ...
 
     @abstractmethod
-    def ask(self, number: int) -> Params | None:
+    def ask(self, number: int, fixed: Params | None = None) -> Params | None:
         """The point of trial `number`, which is the count of the trials so far; null: there are no more.
 
-        Asked again after a crash, before the journal had the trial, it may answer otherwise.
+        `fixed` is the point where it is given, as for a repeat: the backend takes note of it. Asked again
+        after a crash, before the journal had the trial, it may answer otherwise.
         """
 
     @abstractmethod

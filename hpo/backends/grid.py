@@ -1,0 +1,44 @@
+"""`hpo=grid`: every point of a finite space once, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from galley.errors import ConfigError, Problem
+from hpo.backends.random import TellingBackend
+from hpo.base import Search
+from hpo.points import enumerate_points, values_of
+from hpo.values import Params, SpaceDim, Trial
+
+
+class GridBackend(TellingBackend):
+    """The last dimension changes fastest. A dimension that does not exist at a point is left out of it."""
+
+    name = "grid"
+
+    def __init__(self, search: Search, trials: Sequence[Trial]) -> None:
+        """Raises `ConfigError` where a dimension has infinitely many values."""
+        check_finite(search.space)
+        super().__init__(search, trials)
+        self._points = list(enumerate_points(search.space))
+        self._asked = sum(trial.repeat_of is None for trial in trials)
+
+    def ask(self, number: int, fixed: Params | None = None) -> Params | None:
+        if fixed is not None:
+            return fixed
+        if self._asked == len(self._points):
+            return None
+        self._asked += 1
+        return self._points[self._asked - 1]
+
+
+def check_finite(space: Sequence[SpaceDim]) -> None:
+    """Raises `ConfigError` for every dimension that a grid cannot enumerate."""
+    hint = "give it a step, or choices; or choose hpo=random or hpo=optuna"
+    problems = [
+        Problem(f"hpo.space.{dim.key}", "is continuous: a grid cannot have all its values", hint)
+        for dim in space
+        if values_of(dim) is None
+    ]
+    if problems:
+        raise ConfigError(problems)
