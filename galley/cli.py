@@ -15,6 +15,7 @@ from galley.verbs import Options, parse_arguments
 # verb -> (module:function, what it does). Modules are imported when their verb is used.
 VERBS: dict[str, tuple[str, str]] = {
     "run": ("galley.verbs.run:run", "compose, seal, plan, submit and follow a run (the default)"),
+    "sweep": ("galley.verbs.sweep:sweep", "runs over a search space: `run` with hpo=optuna, random or grid"),
     "plan": ("galley.verbs.plan:plan", "everything but submit: prints exactly what `run` would start"),
     "resume": (
         "galley.verbs.run:resume",
@@ -25,6 +26,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "logs": ("galley.verbs.runs:logs", "the output of RUN (-f to follow, --rank N)"),
     "cancel": ("galley.verbs.runs:cancel", "end RUN"),
     "list": ("galley.verbs.runs:list_runs", "all runs"),
+    "pareto": (
+        "galley.verbs.sweep:pareto",
+        "front, knee and winner of STUDY; --promote NAME: as a recipe",
+    ),
     "recipes": ("galley.verbs.recipes:recipes", "ls | show NAME | cp NAME FILE | validate [NAME]"),
     "explain": (
         "galley.verbs.explain:explain",
@@ -101,6 +106,7 @@ python train.py [VERB] [OPTION …] [KEY=VALUE …]
   --json             one JSON object on the last line of standard output
   --config-dir DIR   a folder with your own recipes/ and config groups (may be given again)
   --format NAME      of `strategy export`: deepspeed | accelerate | fsdp
+  --promote NAME     `pareto` writes the winner as recipes/NAME.yaml
   --optimizer        `checkpoint convert` writes the optimizer's moments too
   --help, --version
 

@@ -24,6 +24,7 @@ class Search:
         folder: of the study: a backend may keep files of its own in it.
         seed: of the draws; equal seeds and equal histories draw equal parameters.
         settings: the recipe's `hpo`.
+        dry: only to see whether the backend can express the search: it writes nothing.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Search:
     objectives: tuple[Objective, ...]
     seed: int
     settings: Hpo
+    dry: bool = False
 
 
 class HpoBackend(ABC):

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO
 
 from galley.errors import ConfigError, Problem, SubmissionError, valid_values
+from galley.verbs import JOURNAL
 
-JOURNAL = "journal.jsonl"
 _ASKED_S = 0.5
 
 
@@ -90,11 +90,6 @@ def _lock(stream: IO[str]) -> None:
 def studies(root: Path) -> list[Path]:
     """Folders of all studies below `root`, by name."""
     return sorted(path.parent for path in root.glob(f"*/{JOURNAL}"))
-
-
-def is_study(word: str, root: Path) -> bool:
-    """Whether `word` means a study rather than a run."""
-    return bool(word) and ((Path(word).expanduser() / JOURNAL).is_file() or (root / word / JOURNAL).is_file())
 
 
 def find_study(word: str, root: Path) -> Path:

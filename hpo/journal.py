@@ -53,12 +53,19 @@ class Asked:
 
 @dataclass(frozen=True)
 class Retried:
-    """An attempt of a trial failed, and another one is made."""
+    """An attempt of a trial failed, and another one is made.
+
+    Attributes:
+        attempt: the one that failed.
+        counted: it counts against `hpo.retries`.
+    """
 
     number: int
+    attempt: int
     failure_class: str
     message: str
     time: float
+    counted: bool = True
     event: Literal["retried"] = "retried"
 
 

@@ -22,7 +22,8 @@ class Study:
 
     Attributes:
         trials: in order of their numbers; a trial that has not ended is `running`.
-        retries: trial -> how often it was started again after a failure.
+        retries: trial -> how often it was started again after a failure of its own.
+        given_up: trial -> its last attempt that failed and was to be made again.
         cancelled: somebody ended it, and nobody resumed it.
     """
 
@@ -30,6 +31,7 @@ class Study:
     begun: Begun
     trials: list[Trial] = field(default_factory=list)
     retries: dict[int, int] = field(default_factory=dict)
+    given_up: dict[int, int] = field(default_factory=dict)
     cancelled: bool = False
 
     @property
@@ -56,6 +58,11 @@ class Study:
     def constraints(self) -> tuple[Constraint, ...]:
         return self._sought[1]
 
+    @property
+    def target(self) -> int | None:
+        """How many trials there are to be; null: as many as the backend has."""
+        return self.hpo.trials
+
     def running(self) -> list[Trial]:
         """The trials that have not ended."""
         return [trial for trial in self.trials if trial.state not in ENDED]
@@ -70,7 +77,8 @@ class Study:
             if self.trials[event.number].state in ENDED:
                 return f"speaks of trial {event.number}, which had ended before"
             if isinstance(event, Retried):
-                self.retries[event.number] = self.retries.get(event.number, 0) + 1
+                self.retries[event.number] = self.retries.get(event.number, 0) + event.counted
+                self.given_up[event.number] = event.attempt
             else:
                 self._end(event)
             return ""

@@ -139,7 +139,7 @@ def await_processes(
     try:
         while not interrupts.requested() and launcher.poll(handle, folder) in ("queued", "running"):
             display.update()
-            if failed_at is None and _has_failed(launcher, handle, folder):
+            if failed_at is None and has_failed(launcher, handle, folder):
                 failed_at = time.monotonic()
             if failed_at is not None and time.monotonic() - failed_at > CANCEL_AFTER_S:
                 break
@@ -150,7 +150,7 @@ def await_processes(
         launcher.cancel(handle, folder, grace_s if failed_at is None else 0.5, interrupts.insisted)
 
 
-def _has_failed(launcher: Launcher, handle: RunHandle, folder: RunFolder) -> bool:
+def has_failed(launcher: Launcher, handle: RunHandle, folder: RunFolder) -> bool:
     return bool(folder.read_rank_errors(handle.attempt)) or launcher.failing(handle, folder)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from galley.errors import ConfigError, Problem, valid_values
 
 DEFAULT_VERB = "run"
+JOURNAL = "journal.jsonl"  # of a study's folder
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Options:
         root: where runs are kept and looked for, `runs/` of the current folder.
         rank: whose log `logs` prints; null is the main rank's.
         format: what `strategy export` writes.
+        promote: the recipe as which `pareto` writes the winner.
         optimizer: `checkpoint convert` writes the moments too.
     """
 
@@ -30,6 +32,7 @@ class Options:
     optimizer: bool = False
     rank: int | None = None
     format: str | None = None
+    promote: str | None = None
     config_dirs: tuple[Path, ...] = ()
     root: Path = Path("runs")
 
@@ -43,7 +46,7 @@ FLAGS = {
     "--version": "version",
     "--optimizer": "optimizer",
 }
-WITH_VALUE = ("--config-dir", "--rank", "--format")
+WITH_VALUE = ("--config-dir", "--rank", "--format", "--promote")
 
 
 def parse_arguments(words: Sequence[str], verbs: Collection[str]) -> tuple[str, list[str], Options]:
@@ -70,8 +73,13 @@ def parse_arguments(words: Sequence[str], verbs: Collection[str]) -> tuple[str, 
 def _with_value(options: Options, name: str, value: str) -> Options:
     if name == "--config-dir":
         return replace(options, config_dirs=(*options.config_dirs, Path(value)))
-    if name == "--format":
-        return replace(options, format=value)
+    if name in ("--format", "--promote"):
+        return replace(options, **{name.removeprefix("--"): value})  # type: ignore[arg-type]
     if not value.isdigit():
         raise ConfigError(Problem(f"--rank {value}", "is not a rank", "ranks count from 0"))
     return replace(options, rank=int(value))
+
+
+def means_study(word: str, root: Path) -> bool:
+    """Whether `word` means a sweep rather than a run: a folder with a journal, or the name of one."""
+    return bool(word) and any((path / JOURNAL).is_file() for path in (Path(word).expanduser(), root / word))

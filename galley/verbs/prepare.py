@@ -43,7 +43,7 @@ def prepare(words: Sequence[str], options: Options) -> Prepared:
             facts = make_launcher(recipe.launcher.kind).facts(recipe, _predecessor(recipe, options))
         except ConfigError as error:
             return list(error.problems)
-        return layout_problems(recipe, facts)
+        return [*layout_problems(recipe, facts), *_sweep_problems(recipe)]
 
     recipe = compose_recipe(words, options.config_dirs, can_be_laid_out)
     launcher = make_launcher(recipe.launcher.kind)
@@ -61,6 +61,14 @@ def prepare(words: Sequence[str], options: Options) -> Prepared:
         estimate=estimate,
         warnings=[*layout_warnings(recipe, layout, facts), *memory_warnings(estimate, layout, facts)],
     )
+
+
+def _sweep_problems(recipe: Recipe) -> list[Problem]:
+    if recipe.hpo.kind == "none":
+        return []
+    from hpo.check import sweep_problems
+
+    return sweep_problems(recipe)
 
 
 def _predecessor(recipe: Recipe, options: Options) -> RunFolder | None:

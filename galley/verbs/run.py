@@ -10,7 +10,7 @@ from galley.errors import ConfigError, Problem
 from galley.moving import move, with_cluster
 from galley.rundir import RunFolder
 from galley.seal import snapshot_sha256, write_snapshot
-from galley.verbs import Options
+from galley.verbs import Options, means_study
 from galley.verbs.prepare import prepare
 
 
@@ -19,6 +19,10 @@ def run(words: Sequence[str], options: Options) -> int:
     from launchers.run import launch
 
     prepared = prepare(words, options)
+    if prepared.recipe.hpo.kind != "none":
+        from galley.verbs.sweep import start_sweep
+
+        return start_sweep(prepared.recipe, words, options)
     for warning in prepared.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     folder = RunFolder(prepared.run_dir)
@@ -57,6 +61,10 @@ def resume(words: Sequence[str], options: Options) -> int:
     if not words or any("=" not in word for word in words[1:]):
         hint = "resume RUN, its folder or its id (see `list`), and cluster.KEY=VALUE"
         raise ConfigError(Problem("resume", "takes one run", hint))
+    if len(words) == 1 and means_study(words[0], options.root):
+        from galley.verbs.sweep import resume_study
+
+        return resume_study(words[0], options)
     folder = find_run(words[0], options.root)
     spec = folder.read_spec()
     state = run_state(folder)

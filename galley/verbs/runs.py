@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from galley.display import format_s
 from galley.errors import ConfigError, Problem
 from galley.rundir import RunFolder
-from galley.verbs import Options
+from galley.verbs import Options, means_study
 
 if TYPE_CHECKING:
     from launchers.runs import RunStatus
@@ -21,6 +21,10 @@ def status(words: Sequence[str], options: Options) -> int:
     """Print where the run is. Exit code 0 whatever the state."""
     from launchers.runs import run_status
 
+    if len(words) == 1 and means_study(words[0], options.root):
+        from galley.verbs.sweep import study_status
+
+        return study_status(words[0], options)
     found = run_status(_the_run("status", words, options))
     print(json.dumps(asdict(found)) if options.json else _describe(found))
     return 0
@@ -40,6 +44,10 @@ def cancel(words: Sequence[str], options: Options) -> int:
     """End the run. A run that has ended already stays as it is."""
     from launchers.runs import cancel_run
 
+    if len(words) == 1 and means_study(words[0], options.root):
+        from galley.verbs.sweep import cancel_study
+
+        return cancel_study(words[0], options)
     folder = _the_run("cancel", words, options)
     state = cancel_run(folder)
     print(json.dumps({"run_dir": str(folder.root), "state": state}) if options.json else state)
@@ -47,18 +55,21 @@ def cancel(words: Sequence[str], options: Options) -> int:
 
 
 def list_runs(words: Sequence[str], options: Options) -> int:
-    """Print all runs of the `runs/` folder, oldest first."""
+    """Print all runs of the `runs/` folder, oldest first, then all sweeps."""
+    from galley.verbs.sweep import list_studies
     from launchers import runs
 
     if words:
         raise ConfigError(Problem(" ".join(words), "`list` takes no argument"))
-    found = runs.list_runs(options.root)
+    found, sweeps = runs.list_runs(options.root), list_studies(options)
     if options.json:
-        print(json.dumps([asdict(run) for run in found]))
+        print(json.dumps([*(asdict(run) for run in found), *sweeps]))
         return 0
     width = max((len(run.name) for run in found), default=0)
     for run in found:
         print(f"{run.name:<{width}}  {run.state:<10} {_short(run)}".rstrip())
+    for sweep in sweeps:
+        print(f"{sweep['name']:<{width}}  {sweep['state']:<10} {sweep['ended']} trials by {sweep['backend']}")
     return 0
 
 

@@ -1,0 +1,140 @@
+"""`sweep`, and what `run`, `resume`, `cancel`, `status` and `list` do with studies; `pareto`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from galley.compose import compose_recipe
+from galley.errors import ConfigError, Problem
+from galley.schema import Recipe
+from galley.verbs import Options
+
+if TYPE_CHECKING:
+    from hpo.folder import StudyFolder
+    from hpo.study import Study
+
+
+def sweep(words: Sequence[str], options: Options) -> int:
+    """`run` with a sweep around it."""
+    recipe = compose_recipe(words, options.config_dirs)
+    if recipe.hpo.kind == "none":
+        raise ConfigError(Problem("hpo=none", "is one run, not a sweep", "choose hpo=optuna, random or grid"))
+    return start_sweep(recipe, words, options)
+
+
+def start_sweep(recipe: Recipe, words: Sequence[str], options: Options) -> int:
+    """Begin the study and run it to its end, unless `detach=true`."""
+    from hpo.sweep import begin, detach
+
+    folder = begin(recipe, words, options.config_dirs, options.root)
+    if recipe.detach:
+        log = detach(folder)
+        state = {"study_dir": str(folder.root), "state": "running", "log": str(log)}
+        print(json.dumps(state) if options.json else folder.root)
+        return 0
+    return run_study(folder, options)
+
+
+def run_study(folder: StudyFolder, options: Options) -> int:
+    """Run a study that has begun, from wherever it is, and show what it found."""
+    from hpo.sweep import run
+
+    stream = sys.stderr if options.json else sys.stdout
+    print(folder.root, file=stream, flush=True)
+    study = run(folder, stream)
+    return _show(study, options)
+
+
+def _show(study: Study, options: Options) -> int:
+    from hpo.select import pareto_front
+    from hpo.summary import front_json, print_front
+
+    found = pareto_front(study)
+    if options.json:
+        print(json.dumps(front_json(found, study.folder.root)))
+    else:
+        print_front(found, sys.stdout)
+    return 0
+
+
+def pareto(words: Sequence[str], options: Options) -> int:
+    """Print the front, the knee and the winner of a study; `--promote NAME` writes it as a recipe."""
+    from hpo.select import pareto_front
+    from hpo.summary import front_json, print_front
+
+    study = _the_study("pareto", words, options)
+    found = pareto_front(study)
+    promoted = _promote(study, found.chosen, options) if options.promote is not None else None
+    if options.json:
+        extra = {} if promoted is None else {"promoted": str(promoted)}
+        print(json.dumps(front_json(found, study.folder.root) | extra))
+        return 0
+    print_front(found, sys.stdout)
+    if promoted is not None:
+        option = f"--config-dir {options.config_dirs[0]} " if options.config_dirs else ""
+        print(f"{promoted}\nrun it: python train.py {option}recipe={options.promote}")
+    return 0
+
+
+def _promote(study: Study, chosen: int | None, options: Options) -> Path:
+    from hpo.promote import promote
+
+    if chosen is None or options.promote is None:
+        what = "has no winner: no trial of its front is chosen"
+        raise ConfigError(Problem(str(study.folder.root), what, "see its trials with `status`"))
+    return promote(study, study.trials[chosen], options.promote, options.config_dirs)
+
+
+def study_status(word: str, options: Options) -> int:
+    """Every trial, and how many there are in each state."""
+    from hpo.summary import print_status, status_json
+
+    study = _the_study("status", [word], options)
+    if options.json:
+        print(json.dumps(status_json(study)))
+    else:
+        print_status(study, sys.stdout)
+    return 0
+
+
+def cancel_study(word: str, options: Options) -> int:
+    """End the study and everything of it that runs."""
+    from hpo.folder import StudyFolder, find_study
+    from hpo.sweep import cancel
+
+    folder = StudyFolder(find_study(word, options.root))
+    state = cancel(folder)
+    print(json.dumps({"study_dir": str(folder.root), "state": state}) if options.json else state)
+    return 0
+
+
+def resume_study(word: str, options: Options) -> int:
+    """Continue a study to exactly as many trials as it was begun with."""
+    from hpo.folder import StudyFolder, find_study
+
+    return run_study(StudyFolder(find_study(word, options.root)), options)
+
+
+def list_studies(options: Options) -> list[dict[str, object]]:
+    """One row a study of the `runs/` folder."""
+    from hpo.folder import studies
+    from hpo.study import read_study
+    from hpo.summary import study_row
+
+    return [asdict(study_row(read_study(path))) for path in studies(options.root)]
+
+
+def _the_study(verb: str, words: Sequence[str], options: Options) -> Study:
+    from hpo.folder import find_study
+    from hpo.study import read_study
+
+    if len(words) != 1:
+        raise ConfigError(
+            Problem(verb, "takes one study", f"{verb} STUDY, its folder or its name (see `list`)")
+        )
+    return read_study(find_study(words[0], options.root))

@@ -1,0 +1,150 @@
+"""What is wrong with a sweep, found before anything is written or started."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from math import prod
+from typing import Any
+
+from galley.errors import ConfigError, Problem, valid_values
+from galley.schema import Recipe
+from hpo.backends import BACKENDS
+from hpo.objectives import RUN_METRICS, read_objectives
+from hpo.points import draw, enumerate_points, values_of
+from hpo.space import read_space
+from hpo.values import Objective, Params, SpaceDim
+
+_TRIES = 24  # random points that may show that a value works beside others
+# What a run tells while it lives; a trial is judged by nothing else.
+VISIBLE = ("samples_per_s", "tokens_per_s", "wall_s", "cost", "train/loss")
+
+
+def sweep_problems(recipe: Recipe) -> list[Problem]:
+    """Everything that can be seen in the recipe itself."""
+    problems: list[Problem] = []
+    space: tuple[SpaceDim, ...] = ()
+    objectives: tuple[Objective, ...] = ()
+    try:
+        space = read_space(recipe.hpo.space)
+    except ConfigError as error:
+        problems += error.problems
+    else:
+        problems += _size_problems(recipe, space)
+    try:
+        objectives, _ = read_objectives(recipe)
+    except ConfigError as error:
+        problems += error.problems
+    return [*problems, *_backend_problems(recipe), *_pruning_problems(recipe, objectives)]
+
+
+def _backend_problems(recipe: Recipe) -> Iterator[Problem]:
+    hpo = recipe.hpo
+    if hpo.kind not in BACKENDS:
+        yield Problem("hpo", f"'{hpo.kind}' is not a backend", valid_values(hpo.kind, BACKENDS))
+    for name in ("sampler", "storage"):
+        if getattr(hpo, name) is not None and hpo.kind != "optuna":
+            yield Problem(f"hpo.{name}", f"means nothing to hpo={hpo.kind}", "choose hpo=optuna, or drop it")
+    if hpo.repeats > 1 and (hpo.trials or 0) % hpo.repeats:
+        what = f"{hpo.trials} trials are no whole number of points with {hpo.repeats} repeats each"
+        yield Problem("hpo.trials", what, "a multiple of hpo.repeats: repeats are trials")
+    if hpo.max_memory_gib is not None and not _has_size(recipe):
+        what = "cannot be kept: the model's size is not known"
+        yield Problem("hpo.max_memory_gib", what, "set model.num_parameters=N")
+
+
+def _has_size(recipe: Recipe) -> bool:
+    from galley.estimate import num_parameters
+
+    return num_parameters(recipe) is not None
+
+
+def _size_problems(recipe: Recipe, space: Sequence[SpaceDim]) -> Iterator[Problem]:
+    hpo = recipe.hpo
+    if not space:
+        hint = "hpo.space, or KEY='interval(LOW, HIGH)' and KEY=A,B on the command line"
+        yield Problem("hpo.space", "is empty: there is nothing to search", hint)
+    if hpo.repeats > 1 and any(dim.key == "seed" for dim in space):
+        yield Problem("hpo.repeats", "and the dimension 'seed' both choose seeds", "keep one of them")
+    continuous = [dim.key for dim in space if values_of(dim) is None]
+    if hpo.kind != "grid":
+        if hpo.trials is None:
+            yield Problem("hpo.trials", f"null is for hpo=grid, not for hpo={hpo.kind}", "a number of trials")
+        return
+    if not continuous and space:
+        largest = prod(len(values_of(dim) or ()) for dim in space)
+        size = sum(1 for _ in enumerate_points(space)) if largest <= 100_000 else largest
+        if hpo.trials is not None and hpo.trials > size * hpo.repeats:
+            what = f"{hpo.trials} trials, but the grid has {size} points"
+            yield Problem("hpo.trials", what, f"at most {size * hpo.repeats}, or hpo.trials=null for all")
+
+
+def _pruning_problems(recipe: Recipe, objectives: Sequence[Objective]) -> Iterator[Problem]:
+    kind = recipe.hpo.pruning.kind
+    if kind == "none":
+        return
+    where = f"hpo.pruning.kind={kind}"
+    if kind != "pareto" and len(objectives) > 1:
+        yield Problem(where, f"judges one objective, but there are {len(objectives)}", "valid: pareto, none")
+    hidden = [o.metric for o in objectives if o.metric in RUN_METRICS and o.metric not in VISIBLE]
+    if hidden:
+        what = f"cannot see '{hidden[0]}' while a trial runs"
+        yield Problem(where, what, f"valid: eval/…, {', '.join(VISIBLE)}; or hpo.pruning.kind=none")
+    if recipe.eval.every_steps is None and any(o.metric.startswith("eval/") for o in objectives):
+        yield Problem(where, "needs evaluations during the run", "set eval.every_steps=N")
+
+
+def check_points(space: Sequence[SpaceDim], compose: Callable[[Params], Any], seed: int) -> None:
+    """Compose every choice, and both ends of every range, on top of the recipe.
+
+    A value that breaks a rule between keys passes where some point of the space holds it and composes.
+    Raises `ConfigError` with the problems of all that never do.
+    """
+    problems: list[Problem] = []
+    for dim in space:
+        values = dim.choices if dim.kind == "categorical" else tuple(dict.fromkeys(dim.bounds))
+        for value in values:
+            found = _problems_of(dim, value, space, compose, seed)
+            problems += [_named(dim, problem) for problem in found]
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+
+
+def _problems_of(
+    dim: SpaceDim, value: Any, space: Sequence[SpaceDim], compose: Callable[[Params], Any], seed: int
+) -> Sequence[Problem]:
+    """Why no point with this value composes; empty where one does."""
+    generator = random.Random(f"{seed}-{dim.key}-{value}")
+    by_key = {other.key: other for other in space}
+    alone = _with_parents(dim, by_key)
+    candidates = [{**alone, dim.key: value}]
+    candidates += [{**draw(space, generator), **alone, dim.key: value} for _ in range(_TRIES)]
+    first: Sequence[Problem] = ()
+    for params in candidates:
+        try:
+            compose({key: v for key, v in params.items() if by_key[key].is_active(params)})
+        except ConfigError as error:
+            first = first or error.problems
+            if _is_of_key(dim, error.problems):
+                return error.problems
+        else:
+            return ()
+    return first
+
+
+def _with_parents(dim: SpaceDim, by_key: dict[str, SpaceDim]) -> Params:
+    """Values of the dimensions on which this one depends, under which it exists."""
+    params: Params = {}
+    for key, values in dim.when.items():
+        params |= {**_with_parents(by_key[key], by_key), key: values[0]}
+    return params
+
+
+def _is_of_key(dim: SpaceDim, problems: Sequence[Problem]) -> bool:
+    """Whether the key or the value itself is wrong, whatever stands beside it."""
+    words = ("is not a key", "is not a valid value", f"is not a {dim.key}", "is a section", "cannot be read")
+    return any(word in f"{problem.what} {problem.hint}" for problem in problems for word in words)
+
+
+def _named(dim: SpaceDim, problem: Problem) -> Problem:
+    return Problem(f"hpo.space.{dim.key}", f"{problem.where}: {problem.what}", problem.hint)

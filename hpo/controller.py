@@ -1,0 +1,253 @@
+"""The loop of a sweep: slots that are refilled as their trials end, without a barrier.
+
+All that it knows is in the journal. It may be killed at any instant: the next controller folds the
+journal, ends or adopts what the last one left running, and goes on to exactly as many trials.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from galley.errors import INTERRUPTED_EXIT_CODE, ConfigError, GalleyError, RunCancelledError, SubmissionError
+from galley.rundir import RunFolder
+from galley.spec import FailureClass, RunResult
+from hpo.base import HpoBackend
+from hpo.journal import Asked, Cancelled, Ended, Event, Journal, Retried
+from hpo.objectives import judge, measure
+from hpo.pruning import Pruner
+from hpo.runs import Slot, TrialRuns
+from hpo.study import Study
+from hpo.values import Params, Trial, TrialState
+from launchers.follow import Interrupts
+from launchers.watch import Watch
+
+POLL_S = 0.05
+# A failure that another attempt may not have -> whether it counts against `hpo.retries`.
+RETRIED: dict[FailureClass, bool] = {"node": True, "hang": True, "preempted": False}
+# Memory that runs out belongs to the point, not to the attempt.
+INFEASIBLE: frozenset[FailureClass] = frozenset({"oom"})
+_BACKOFF_S = 2.0  # after the second failure of a trial, then twice as long each time
+
+
+class InterruptedSweepError(GalleyError):
+    """The command was asked to end; the sweep can be resumed."""
+
+    exit_code = INTERRUPTED_EXIT_CODE
+
+
+@dataclass
+class Active:
+    """A trial in a slot. `pruned` says why its end was asked for."""
+
+    number: int
+    slot: Slot
+    watch: Watch
+
+
+class Controller:
+    """Runs a study to its end. The caller holds the study's lock."""
+
+    def __init__(
+        self,
+        study: Study,
+        journal: Journal,
+        backend: HpoBackend,
+        pruner: Pruner,
+        interrupts: Interrupts,
+        show: Callable[[Study, list[int]], None] = lambda study, running: None,
+    ) -> None:
+        self._study = study
+        self._journal = journal
+        self._backend = backend
+        self._pruner = pruner
+        self._interrupts = interrupts
+        self._show = show
+        self._runs = TrialRuns(study)
+        self._grace_s = study.begun.recipe.launcher.grace_s
+        of = study.hpo.parallel
+        self._free = deque(Slot(number, of) for number in range(of))
+        self._active: list[Active] = []
+        self._waiting: list[tuple[float, int]] = []  # (not before, trial) to be started again
+        self._exhausted = False
+
+    def run(self) -> None:
+        """Until every trial has ended.
+
+        Raises:
+            RunCancelledError: somebody cancelled the study.
+            InterruptedSweepError: this process was asked to end.
+        """
+        try:
+            self._recover()
+            more = True
+            while more:
+                more = self._go_on()
+                self._show(self._study, [active.number for active in self._active])
+                time.sleep(POLL_S if more else 0.0)
+        finally:
+            self._take_down()
+
+    def _go_on(self) -> bool:
+        """One look at everything; whether there is anything left to do."""
+        if self._interrupts.requested():
+            raise self._interrupted()
+        if self._study.folder.cancel_request.exists():
+            self._write(Cancelled(time.time()))
+            self._study.folder.cancel_request.unlink()
+            raise RunCancelledError(f"cancelled; go on with `resume {self._study.folder.root}`")
+        for active in list(self._active):
+            result = active.watch.step()
+            if result is not None:
+                self._leave_slot(active)
+                self._conclude(active.number, result)
+        self._prune()
+        self._fill()
+        return bool(self._active or self._waiting or self._more_to_ask())
+
+    def _recover(self) -> None:
+        """Take up the trials that another controller left."""
+        for trial in self._study.running():
+            left = self._runs.recover(trial)
+            if isinstance(left, Watch) and self._free:
+                self._active.append(Active(trial.number, self._free.popleft(), left))
+            elif isinstance(left, RunResult) and left.attempts > self._study.given_up.get(trial.number, 0):
+                self._conclude(trial.number, left)
+            else:
+                self._waiting.append((0.0, trial.number))
+
+    def _more_to_ask(self) -> bool:
+        target = self._study.target
+        return not self._exhausted and (target is None or len(self._study.trials) < target)
+
+    def _fill(self) -> None:
+        while self._free:
+            number = self._next()
+            if number is None:
+                return
+            self._start(self._study.trials[number])
+
+    def _next(self) -> int | None:
+        """A trial to start again, else a new one; None where there is none now."""
+        due = [entry for entry in self._waiting if entry[0] <= time.monotonic()]
+        if due:
+            self._waiting.remove(due[0])
+            return due[0][1]
+        return self._ask() if self._more_to_ask() else None
+
+    def _ask(self) -> int | None:
+        number, repeats = len(self._study.trials), self._study.hpo.repeats
+        root = number - number % repeats
+        fixed = self._study.trials[root].params if root != number else None
+        params = self._backend.ask(number, fixed)
+        if params is None:
+            self._exhausted = True
+            return None
+        self._write(Asked(number, params, time.time(), None if fixed is None else root))
+        return number
+
+    def _start(self, trial: Trial) -> None:
+        try:
+            watch = self._runs.start(trial, self._free[0])
+        except ConfigError as error:
+            self._end(trial.number, "infeasible", f"not started: {error}")
+        except SubmissionError as error:
+            refused = RunResult("failed", 3, str(error), failure_class="node", attempts=_attempts(trial) + 1)
+            self._conclude(trial.number, refused)
+        else:
+            self._active.append(Active(trial.number, self._free.popleft(), watch))
+
+    def _conclude(self, number: int, result: RunResult) -> None:
+        """A run has ended: the trial is over, or tried again."""
+        failure = result.failure_class
+        if result.state == "succeeded":
+            self._judge(number, result)
+        elif failure in INFEASIBLE:
+            self._end(number, "infeasible", f"memory ran out: {result.message}")
+        elif failure in RETRIED and result.state in ("failed", "preempted"):
+            self._retry(number, result, failure)
+        else:
+            self._end(number, "failed", f"{failure or result.state}: {result.message}")
+
+    def _judge(self, number: int, result: RunResult) -> None:
+        study, folder = self._study, RunFolder(Path(self._study.trials[number].run))
+        nodes = folder.read_spec().layout.nodes
+        metrics = measure(result, folder.read_metrics(), study.hpo, nodes)
+        verdict = judge(metrics, study.objectives, study.constraints)
+        self._end(number, verdict.state, verdict.message, verdict.values, metrics, verdict.feasible)
+
+    def _retry(self, number: int, result: RunResult, failure: FailureClass) -> None:
+        counted = RETRIED[failure]
+        done = self._study.retries.get(number, 0)
+        if counted and done >= self._study.hpo.retries:
+            self._end(number, "failed", f"{failure}, {done + 1} times: {result.message}")
+            return
+        self._write(Retried(number, result.attempts, failure, result.message, time.time(), counted))
+        wait_s = _BACKOFF_S * 2 ** (done - 1) if done else 0.0
+        self._waiting.append((time.monotonic() + wait_s, number))
+
+    def _prune(self) -> None:
+        for active in list(self._active):
+            reason = self._pruner.judge(self._study.trials[active.number])
+            if reason:
+                result = active.watch.end(self._grace_s)
+                self._leave_slot(active)
+                if result.state == "succeeded":
+                    self._judge(active.number, result)
+                else:
+                    self._end(active.number, "pruned", reason)
+
+    def _leave_slot(self, active: Active) -> None:
+        self._active.remove(active)
+        self._free.append(active.slot)
+
+    def _end(
+        self,
+        number: int,
+        state: TrialState,
+        message: str,
+        values: Params | None = None,
+        metrics: Params | None = None,
+        feasible: bool = False,
+    ) -> None:
+        attempts = _attempts(self._study.trials[number])
+        self._write(
+            Ended(number, state, time.time(), values or {}, metrics or {}, feasible, message, attempts)
+        )
+        self._pruner.ended(self._study.trials[number])
+        self._backend.tell(self._study.trials[number])
+
+    def _write(self, event: Event) -> None:
+        """On the disk first, then in memory."""
+        self._journal.append(event)
+        reason = self._study.apply(event)
+        if reason:
+            raise AssertionError(f"the journal {reason}")
+
+    def _take_down(self) -> None:
+        """End what runs. A job in a scheduler's hands goes on where this process was merely told to leave."""
+        told = [number for number in self._interrupts.received if number != signal.SIGINT]
+        for active in self._active:
+            if not (told and active.watch.remote):
+                active.watch.end(self._grace_s)
+        self._active.clear()
+        self._backend.close()
+
+    def _interrupted(self) -> GalleyError:
+        ended = len(self._study.trials) - len(self._study.running())
+        message = (
+            f"interrupted after {ended} of {self._study.target or '?'} trials; "
+            f"go on with `resume {self._study.folder.root}`"
+        )
+        by_key = self._interrupts.received[0] == signal.SIGINT
+        return InterruptedSweepError(message) if by_key else RunCancelledError(message)
+
+
+def _attempts(trial: Trial) -> int:
+    """How often the trial's run was started."""
+    handles = RunFolder(Path(trial.run)).read_handles()
+    return handles[-1].attempt if handles else 0

@@ -1,0 +1,121 @@
+"""What a person sees while a sweep lives: a live table in a terminal, else a line for each trial."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from galley.display import format_s
+from galley.rundir import RunFolder
+from hpo.study import Study
+from hpo.values import ENDED, Objective, Trial
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Show = Callable[[Study, list[int]], None]
+_ROWS = 16  # of a live table: the newest trials
+_PERIOD_S = 0.25
+
+
+@contextmanager
+def make_show(stream: IO[str]) -> Iterator[Show]:
+    """What the controller calls at every look."""
+    if not stream.isatty():
+        yield PlainShow(stream)
+        return
+    from rich.console import Console
+    from rich.live import Live
+
+    with Live(console=Console(file=stream), refresh_per_second=4, transient=True) as live:
+        yield LiveShow(live.update)
+
+
+class PlainShow:
+    """A line for each trial that has ended."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._said: set[int] | None = None
+
+    def __call__(self, study: Study, running: list[int]) -> None:
+        ended = {trial.number for trial in study.trials if trial.state in ENDED}
+        if self._said is None:
+            self._said = set()
+            if ended:
+                print(f"{len(ended)} trials had ended before", file=self._stream, flush=True)
+                self._said = ended
+        for number in sorted(ended - self._said):
+            line = describe(study.trials[number], study.objectives)
+            print(f"{line}", file=self._stream, flush=True)
+        self._said |= ended
+
+
+class LiveShow:
+    """A table, drawn again when enough time has passed."""
+
+    def __init__(self, update: Callable[[Table], None]) -> None:
+        self._update = update
+        self._drawn = 0.0
+
+    def __call__(self, study: Study, running: list[int]) -> None:
+        if time.monotonic() - self._drawn < _PERIOD_S:
+            return
+        self._drawn = time.monotonic()
+        self._update(table(study.trials[-_ROWS:], study.objectives, title(study, running)))
+
+
+def title(study: Study, running: Sequence[int]) -> str:
+    """`12 of 20 trials, 2 running · 1 failed`."""
+    states = [trial.state for trial in study.trials]
+    ended = sum(state in ENDED for state in states)
+    others = [f"{states.count(s)} {s}" for s in ("pruned", "infeasible", "failed") if s in states]
+    of = f" of {study.target}" if study.target is not None else ""
+    return " · ".join([f"{study.name}: {ended}{of} trials, {len(running)} running", *others])
+
+
+def table(trials: Sequence[Trial], objectives: Sequence[Objective], heading: str) -> Table:
+    """One row a trial: state, objectives, parameters."""
+    from rich.table import Table
+
+    made = Table(title=heading, title_justify="left", box=None, header_style="bold")
+    keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
+    for name in ("trial", "state", *(objective.metric for objective in objectives), *keys):
+        made.add_column(name, justify="left" if name == "state" else "right")
+    for trial in trials:
+        values = [format_value(trial.values.get(objective.metric)) for objective in objectives]
+        params = [format_value(trial.params[key]) if key in trial.params else "" for key in keys]
+        made.add_row(str(trial.number), progress_of(trial), *values, *params)
+    return made
+
+
+def progress_of(trial: Trial) -> str:
+    """The state; of a running trial its phase and step."""
+    if trial.state != "running":
+        return trial.state if trial.feasible or trial.state != "succeeded" else "out of bounds"
+    progress = RunFolder(Path(trial.run)).read_progress()
+    if progress is None:
+        return "starting"
+    return f"{progress.phase} {progress.step}/{progress.max_steps}" if progress.max_steps else progress.phase
+
+
+def describe(trial: Trial, objectives: Sequence[Objective]) -> str:
+    """One line: number, state, values or the reason, parameters, time."""
+    values = "  ".join(
+        f"{o.metric} {format_value(trial.values[o.metric])}" for o in objectives if trial.values
+    )
+    params = " ".join(f"{key}={format_value(value)}" for key, value in trial.params.items())
+    lived = format_s((trial.ended_at or 0.0) - (trial.started_at or 0.0)) if trial.ended_at else ""
+    said = trial.message.splitlines()[0] if trial.message else ""
+    return "  ".join(
+        filter(None, [f"trial {trial.number:>3}", f"{trial.state:<10}", values, params, lived, said])
+    )
+
+
+def format_value(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,188 @@
+"""Trials as runs: composed, sealed into a folder of their own, and started through the launcher seam."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from galley import proc
+from galley.compose import compose_recipe
+from galley.errors import ConfigError, Problem
+from galley.estimate import estimate_memory, memory_of_rank
+from galley.hydra_bridge import open_loader
+from galley.layout import layout_problems, resolve_layout
+from galley.rundir import RunFolder
+from galley.schema import Hpo, Recipe
+from galley.seal import package_versions, seal_with, snapshot_files
+from galley.spec import ClusterFacts, Layout, RunResult, RunSpec
+from hpo.points import override
+from hpo.study import Study
+from hpo.values import Params, Trial
+from launchers import make_launcher
+from launchers.base import Launcher
+from launchers.command import worker_arguments
+from launchers.follow import result_of
+from launchers.run import submit, write_plan
+from launchers.runs import last_handle
+from launchers.watch import Watch
+
+_STRAYS_GRACE_S = 0.5
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One of the `hpo.parallel` places in which a trial runs, with its share of this machine."""
+
+    number: int
+    of: int
+
+    def facts(self, facts: ClusterFacts) -> ClusterFacts:
+        """What one slot has. Raises `ConfigError` where there are GPUs, but not one for each."""
+        if facts.gpus and facts.gpus < self.of:
+            what = f"{self.of} trials at a time, but {facts.hostname} has {facts.gpus} GPUs"
+            raise ConfigError(Problem("hpo.parallel", what, f"at most {facts.gpus}, or cluster.device=cpu"))
+        return replace(
+            facts,
+            gpus=facts.gpus // self.of,
+            physical_cores=max(1, facts.physical_cores // self.of),
+            memory_gib=round(facts.memory_gib / self.of, 2),
+        )
+
+    def environment(self, layout: Layout, facts: ClusterFacts) -> dict[str, str]:
+        """The variable by which a trial sees the GPUs of its slot only."""
+        if layout.device != "cuda" or self.of == 1:
+            return {}
+        named = os.environ.get("CUDA_VISIBLE_DEVICES")
+        devices = named.split(",") if named else [str(index) for index in range(facts.gpus * self.of)]
+        mine = devices[self.number * facts.gpus : (self.number + 1) * facts.gpus]
+        return {"CUDA_VISIBLE_DEVICES": ",".join(mine)}
+
+
+class TrialRuns:
+    """Starts the runs of one study."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+        self._packages = package_versions()
+        self._launchers: dict[str, Launcher] = {}
+        self._groups = config_groups(study.begun.config_dirs)
+
+    def start(self, trial: Trial, slot: Slot) -> Watch:
+        """A new attempt of the trial, from its last checkpoint where it has one.
+
+        Raises `ConfigError` where no run can be made of its parameters, or none that fits into memory;
+        `SubmissionError` where the launcher refuses.
+        """
+        folder = RunFolder(Path(trial.run))
+        spec = folder.read_spec() if folder.spec_file.exists() else self._seal(trial, slot, folder)
+        launcher = self._launcher(spec)
+        facts = self._facts(launcher, spec.recipe, slot, folder)
+        last = last_handle(folder)
+        plan = launcher.plan(spec, folder.root, facts, 1 if last is None else last.attempt + 1)
+        plan = replace(plan, env={**plan.env, **slot.environment(spec.layout, facts)})
+        write_plan(plan, folder)
+        return Watch(launcher, submit(launcher, plan, folder, spec), folder, spec)
+
+    def recover(self, trial: Trial) -> Watch | RunResult | None:
+        """What another controller left of a trial that has not ended.
+
+        A job that still lives in a scheduler's hands; or how the last attempt ended; or None, where there
+        is none, or it died with that controller: then none of its processes lives any more.
+        """
+        folder = RunFolder(Path(trial.run))
+        handle = last_handle(folder) if folder.spec_file.exists() else None
+        if handle is None:
+            _end_strays(folder)
+            return None
+        spec = folder.read_spec()
+        launcher = self._launcher(spec)
+        if launcher.remote:
+            watch = Watch(launcher, handle, folder, spec)
+            return watch.step() or watch
+        launcher.cancel(handle, folder, _STRAYS_GRACE_S)
+        result = result_of(folder, handle.attempt)
+        return None if result is None or result.state == "cancelled" else result
+
+    def compose(self, params: Params, seed_offset: int = 0) -> Recipe:
+        """The recipe of one point. Raises `ConfigError` with all that is wrong with it."""
+        begun = self._study.begun
+        words = point_words(begun.words, params, self._groups)
+        if seed_offset:
+            words.append(f"seed={begun.recipe.seed + seed_offset}")
+        return compose_recipe(words, [Path(folder) for folder in begun.config_dirs])
+
+    def _seal(self, trial: Trial, slot: Slot, folder: RunFolder) -> RunSpec:
+        """run.json comes last: a folder without it is begun again."""
+        root = trial.number if trial.repeat_of is None else trial.repeat_of
+        recipe = self.compose(trial.params, trial.number - root)
+        launcher = make_launcher(recipe.launcher.kind)
+        facts = self._facts(launcher, recipe, slot)
+        problems = layout_problems(recipe, facts)
+        if problems:
+            raise ConfigError(problems)
+        layout = resolve_layout(recipe, facts)
+        check_memory(recipe, layout, facts, self._study.hpo)
+        spec = seal_with(recipe, layout, self._study.begun.code, self._packages)
+        link_snapshot(self._study.folder.code, folder)
+        folder.write_spec(spec)
+        return spec
+
+    def _launcher(self, spec: RunSpec) -> Launcher:
+        """One a kind: it knows the processes that it started."""
+        kind = spec.recipe.launcher.kind
+        if kind not in self._launchers:
+            self._launchers[kind] = make_launcher(kind)
+        return self._launchers[kind]
+
+    @staticmethod
+    def _facts(
+        launcher: Launcher, recipe: Recipe, slot: Slot, earlier: RunFolder | None = None
+    ) -> ClusterFacts:
+        facts = launcher.facts(recipe, earlier)
+        return facts if launcher.remote else slot.facts(facts)
+
+
+def config_groups(config_dirs: Sequence[str]) -> list[str]:
+    """Names of the config groups: as dimensions they are chosen, not set."""
+    with open_loader([Path(folder) for folder in config_dirs]) as loader:
+        return loader.groups()
+
+
+def point_words(words: Sequence[str], params: Params, groups: Sequence[str]) -> list[str]:
+    """The overrides that compose the recipe of one point: groups before the values that lie in them."""
+    ordered = sorted(params, key=lambda key: key not in groups)
+    return [*words, *(override(key, params[key], groups) for key in ordered)]
+
+
+def check_memory(recipe: Recipe, layout: Layout, facts: ClusterFacts, hpo: Hpo) -> None:
+    """Raises `ConfigError` where a rank's parameters, gradients and moments alone are beyond the bound."""
+    estimate = estimate_memory(recipe, layout)
+    have = memory_of_rank(layout, facts) if hpo.max_memory_gib is None else hpo.max_memory_gib
+    if estimate is not None and have and estimate.total_gib > have:
+        what = f"a rank needs {estimate.total_gib:.2f} GiB before activations, and may have {have:.2f} GiB"
+        raise ConfigError(Problem("memory", what, "shard more, or raise hpo.max_memory_gib"))
+
+
+def link_snapshot(code: Path, folder: RunFolder) -> None:
+    """The study's code as the run's own: by links, where the file system has them, else by copies."""
+    shutil.rmtree(folder.code, ignore_errors=True)
+    made: set[Path] = set()
+    for name, source in snapshot_files(RunFolder(code.parent)).items():
+        target = folder.code / name
+        if target.parent not in made:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            made.add(target.parent)
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copyfile(source, target)
+
+
+def _end_strays(folder: RunFolder) -> None:
+    """Processes of an attempt whose controller was killed before it could write down their handle."""
+    found = proc.find_by_arguments(worker_arguments(folder.root))
+    if found:
+        proc.terminate(lambda: proc.find_by_arguments(worker_arguments(folder.root)), _STRAYS_GRACE_S)

@@ -1,0 +1,97 @@
+"""A study in words: for the terminal, and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from galley.spec import to_json
+from hpo.display import table, title
+from hpo.study import Study
+from hpo.values import ENDED, ParetoFront
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """One line of `list`. `state`: `running`, `done`, `cancelled`, or `interrupted`: nobody runs it."""
+
+    name: str
+    study_dir: str
+    recipe: str
+    backend: str
+    state: str
+    trials: int
+    ended: int
+    target: int | None
+
+
+def study_row(study: Study) -> StudyRow:
+    """What a study is at, in a line."""
+    return StudyRow(
+        name=study.name,
+        study_dir=str(study.folder.root),
+        recipe=study.begun.recipe.recipe,
+        backend=study.hpo.kind,
+        state=study_state(study),
+        trials=len(study.trials),
+        ended=sum(trial.state in ENDED for trial in study.trials),
+        target=study.target,
+    )
+
+
+def study_state(study: Study) -> str:
+    """As in `StudyRow`."""
+    if study.folder.is_locked():
+        return "running"
+    open_trials = study.running()
+    whole = study.target is None or len(study.trials) >= study.target
+    if whole and study.trials and not open_trials:
+        return "done"
+    return "cancelled" if study.cancelled else "interrupted"
+
+
+def status_json(study: Study) -> dict[str, Any]:
+    """`status STUDY --json`."""
+    counts = Counter(trial.state for trial in study.trials)
+    return {**asdict(study_row(study)), "states": dict(counts), "list": [asdict(t) for t in study.trials]}
+
+
+def print_status(study: Study, stream: IO[str]) -> None:
+    """A row for each trial."""
+    from rich.console import Console
+
+    running = [trial.number for trial in study.trials if trial.state == "running"]
+    state = study_state(study)
+    heading = f"{title(study, running if state == 'running' else [])} · {state}"
+    Console(file=stream, width=None if stream.isatty() else 140, highlight=False).print(
+        table(study.trials, study.objectives, heading)
+    )
+    for trial in study.trials:
+        if trial.message:
+            print(f"trial {trial.number}: {trial.message.splitlines()[0]}", file=stream)
+    print(study.folder.root, file=stream)
+
+
+def front_json(found: ParetoFront, study_dir: Path) -> dict[str, Any]:
+    """`pareto --json`: the front as it is, and the folder of the study."""
+    return {**json.loads(to_json(found)), "study_dir": str(study_dir)}
+
+
+def print_front(found: ParetoFront, stream: IO[str]) -> None:
+    """The trials of the front; a star is the winner, `knee` the nearest to the ideal."""
+    from rich.console import Console
+
+    trials = [found.trials[number] for number in found.front]
+    made = table(
+        trials,
+        found.objectives,
+        f"{found.study}: {len(trials)} of {len(found.trials)} trials are on the front",
+    )
+    Console(file=stream, width=None if stream.isatty() else 140, highlight=False).print(made)
+    if found.knee is not None:
+        print(f"knee: trial {found.knee}", file=stream)
+    if found.chosen is not None:
+        print(f"chosen: trial {found.chosen}  {found.trials[found.chosen].run}", file=stream)

@@ -1,0 +1,201 @@
+"""Beginning, continuing and ending a sweep."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import IO
+
+from galley import proc
+from galley.compose import compose_recipe
+from galley.errors import ConfigError, Problem, RunFailedError, SubmissionError
+from galley.paths import ROOT
+from galley.rundir import RunFolder
+from galley.schema import Recipe
+from galley.seal import snapshot, snapshot_sha256, write_snapshot
+from galley.verbs import JOURNAL
+from hpo.backends import make_backend
+from hpo.base import HpoBackend, Search
+from hpo.check import check_points, sweep_problems
+from hpo.controller import Controller
+from hpo.display import make_show
+from hpo.folder import StudyFolder
+from hpo.journal import Begun, Cancelled, Journal, Resumed, read_journal
+from hpo.pruning import make_pruner
+from hpo.runs import TrialRuns
+from hpo.study import Study, fold
+from hpo.values import ENDED
+from launchers.follow import Interrupts, catch_interrupts
+from launchers.runs import cancel_run
+
+_CANCEL_S = 120.0
+_DETACH_S = 60.0
+_LEFT_BY_A_KILL = {".lock", "code", JOURNAL}  # of a sweep that was killed before it began
+
+
+def begin(recipe: Recipe, words: Sequence[str], config_dirs: Sequence[Path], root: Path) -> StudyFolder:
+    """Write the study down: from here on it can be resumed. Nothing is started.
+
+    Raises `ConfigError` with everything that is wrong with the sweep, before anything is written.
+    """
+    problems = sweep_problems(recipe)
+    if problems:
+        raise ConfigError(problems)
+    folder = StudyFolder(_study_dir(recipe, root))
+    begun = Begun(
+        name=folder.root.name,
+        words=list(words),
+        config_dirs=[str(path.resolve()) for path in config_dirs],
+        recipe=recipe,
+        code=snapshot(recipe),
+        time=time.time(),
+    )
+    study = Study(folder, begun)
+    check_points(study.space, TrialRuns(study).compose, _seed(study))
+    make_backend(_search(study, dry=True), []).close()
+    with folder.lock():
+        refuse_existing(folder)
+        write_snapshot(recipe, RunFolder(folder.root))
+        with closing(Journal(folder.journal)) as journal:
+            journal.append(begun)
+    return folder
+
+
+def run(folder: StudyFolder, stream: IO[str]) -> Study:
+    """Run the study to its last trial, from wherever its journal is.
+
+    Raises:
+        SubmissionError: another controller is running it.
+        ConfigError: the code has changed since the study began, or a line of the journal is broken.
+        RunFailedError: it is done, and no trial succeeded.
+        RunCancelledError, InterruptedSweepError: it was ended from outside.
+    """
+    with folder.lock(), catch_interrupts() as interrupts:
+        study = fold(folder, read_journal(folder.journal))
+        _refuse_other_code(study)
+        folder.cancel_request.unlink(missing_ok=True)
+        with closing(Journal(folder.journal)) as journal:
+            if study.cancelled:
+                event = Resumed(time.time())
+                journal.append(event)
+                study.apply(event)
+            _control(study, journal, interrupts, stream)
+    if study.trials and not any(trial.state in ("succeeded", "pruned") for trial in study.trials):
+        reason = next((trial.message for trial in study.trials if trial.message), "")
+        raise RunFailedError(f"{folder.root}: no trial succeeded; the first: {reason}")
+    return study
+
+
+def detach(folder: StudyFolder) -> Path:
+    """Start a process of its own that runs the study; returns its log.
+
+    Raises `SubmissionError` where it ends, or does not take the study, within a minute.
+    """
+    log = folder.root / "sweep.log"
+    argv = (sys.executable, "-P", "-m", "hpo.supervisor", str(folder.root))
+    child = proc.start(argv, env={**os.environ, "PYTHONPATH": str(ROOT)}, log=log, dies_with_parent=False)
+    end = time.monotonic() + _DETACH_S
+    while not folder.is_locked() and child.exit_code() is None:
+        if time.monotonic() > end:
+            raise SubmissionError(f"the sweep did not start within {_DETACH_S:g} s, see {log}")
+        time.sleep(0.02)
+    if child.exit_code():
+        raise SubmissionError(f"the sweep ended at once: {log.read_text(errors='replace').strip()}")
+    return log
+
+
+def _control(study: Study, journal: Journal, interrupts: Interrupts, stream: IO[str]) -> None:
+    backend: HpoBackend = make_backend(_search(study), study.trials)
+    with make_show(stream) as show:
+        pruner = make_pruner(study)
+        Controller(study, journal, backend, pruner, interrupts, show).run()
+
+
+def cancel(folder: StudyFolder) -> str:
+    """End the study, and whatever of it runs. Returns what it is now: `cancelled`, or `done`.
+
+    Raises `SubmissionError` where its controller does not answer.
+    """
+    if is_done(fold(folder, read_journal(folder.journal))):
+        return "done"
+    end = time.monotonic() + _CANCEL_S
+    while folder.is_locked() and time.monotonic() < end:
+        if not folder.cancel_request.exists():
+            folder.cancel_request.touch()
+        time.sleep(0.1)
+    with folder.lock():
+        study = fold(folder, read_journal(folder.journal))
+        folder.cancel_request.unlink(missing_ok=True)
+        if is_done(study):
+            return "done"
+        for trial in study.running():
+            if RunFolder(Path(trial.run)).spec_file.exists():
+                cancel_run(RunFolder(Path(trial.run)))
+        if not study.cancelled:
+            with closing(Journal(folder.journal)) as journal:
+                journal.append(Cancelled(time.time()))
+    return "cancelled"
+
+
+def is_done(study: Study) -> bool:
+    """Whether every trial there is to be has ended."""
+    target = study.target
+    whole = target is not None and len(study.trials) >= target
+    return whole and all(trial.state in ENDED for trial in study.trials)
+
+
+def _study_dir(recipe: Recipe, root: Path) -> Path:
+    asked = recipe.hpo.study_dir or recipe.run_dir
+    if asked is not None:
+        return Path(asked).expanduser().resolve()
+    name = f"{recipe.recipe}-{recipe.hpo.kind}-sweep"
+    folder, number = root.resolve() / name, 1
+    while folder.exists():
+        number += 1
+        folder = root.resolve() / f"{name}-{number}"
+    return folder
+
+
+def refuse_existing(folder: StudyFolder) -> None:
+    """Raises `ConfigError` where the folder holds a study, or anything else that is not ours."""
+    names = {path.name for path in folder.root.iterdir()}
+    begun = folder.journal.exists() and b"\n" in folder.journal.read_bytes()
+    if begun or names - _LEFT_BY_A_KILL:
+        hint = f"go on with `resume {folder.root}`" if begun else "choose another hpo.study_dir"
+        raise ConfigError(Problem(f"hpo.study_dir={folder.root}", "exists and is not empty", hint))
+
+
+def _refuse_other_code(study: Study) -> None:
+    """All trials of a study run the code that it began with, and compose with it."""
+    begun, folder = study.begun, study.folder
+    if snapshot_sha256(RunFolder(folder.root)) != begun.code.sha256:
+        hint = "the study's code is gone; begin a new study instead"
+        raise ConfigError(Problem(str(folder.code), "was changed after the study began", hint))
+    if folder.code != ROOT and snapshot(begun.recipe).sha256 != begun.code.sha256:
+        own = f"{sys.executable} -P {folder.code / 'train.py'} resume {folder.root}"
+        what = "began with other code than this, and its trials must not differ in it"
+        raise ConfigError(Problem(str(folder.root), what, f"go on with its own code: {own}"))
+    if compose_recipe(begun.words, [Path(path) for path in begun.config_dirs]) != begun.recipe:
+        what = "would be another recipe now: a file of your config folders has changed"
+        raise ConfigError(Problem(str(folder.root), what, "restore it, or begin a new study"))
+
+
+def _seed(study: Study) -> int:
+    return study.begun.recipe.seed if study.hpo.seed is None else study.hpo.seed
+
+
+def _search(study: Study, dry: bool = False) -> Search:
+    """What the backend is made for; `dry` only to see whether it can express it: nothing is written."""
+    return Search(
+        name=study.name,
+        folder=study.folder.root,
+        space=study.space,
+        objectives=study.objectives,
+        seed=_seed(study),
+        settings=study.hpo,
+        dry=dry,
+    )
