@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from galley.schema import Hpo
-from hpo.values import Objective, Params, SpaceDim, Trial
+from hpo.values import Constraint, Objective, Params, SpaceDim, Trial
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Search:
     folder: Path
     space: tuple[SpaceDim, ...]
     objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
     seed: int
     settings: Hpo
     dry: bool = False

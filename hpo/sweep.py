@@ -195,6 +195,7 @@ def _search(study: Study, dry: bool = False) -> Search:
         folder=study.folder.root,
         space=study.space,
         objectives=study.objectives,
+        constraints=study.constraints,
         seed=_seed(study),
         settings=study.hpo,
         dry=dry,

@@ -1,0 +1,208 @@
+"""`hpo=optuna`: Optuna draws the points, by ask and tell.
+
+The study's journal is the truth, Optuna's storage follows it: trial N here is trial N there. A trial that
+a killed controller created there, and that the journal does not have, is taken over by the next ask; an
+end that was not told is told at the start; a storage that is gone is filled again from the journal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from galley.errors import ConfigError, Problem
+from galley.rundir import RunFolder
+from hpo.backends.optuna_samplers import check_sampler, make_sampler
+from hpo.backends.optuna_storage import open_storage
+from hpo.base import HpoBackend, Search
+from hpo.objectives import violations
+from hpo.points import enumerate_points, same_point
+from hpo.values import ENDED, Params, SpaceDim, Trial
+
+STATES = {
+    "succeeded": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "infeasible": TrialState.PRUNED,  # with a constraint that it breaks, which the samplers learn from
+    "failed": TrialState.FAIL,
+}
+INFEASIBLE = "not feasible"
+_SECRET = re.compile(r"//[^/@]*:[^/@]+@")
+
+
+class OptunaBackend(HpoBackend):
+    """One Optuna study, which optuna-dashboard shows like any other."""
+
+    name = "optuna"
+
+    def __init__(self, search: Search, trials: Sequence[Trial]) -> None:
+        self.search = search
+        self._dims = {dim.key: dim for dim in search.space}
+        self._distributions = {dim.key: distribution(dim) for dim in search.space}
+        check_sampler(search)
+        self._grid = list(enumerate_points(search.space)) if search.settings.sampler == "grid" else None
+        url = storage_url(search.settings.storage)
+        if search.dry:
+            return
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._study = optuna.create_study(
+            study_name=search.name,
+            storage=open_storage(url, search.folder),
+            directions=[objective.direction for objective in search.objectives],
+            load_if_exists=True,
+        )
+        self._reconcile(trials)
+
+    def ask(self, number: int, fixed: Params | None = None) -> Params | None:
+        """Each draw has a sampler of its own seed: no draw is repeated after a restart."""
+        if fixed is None and self._grid is not None:
+            index = number // self.search.settings.repeats
+            if index == len(self._grid):
+                return None
+            fixed = self._grid[index]
+        self._study.sampler = make_sampler(self.search, random.Random(f"{self.search.seed}-{number}"))
+        trial = self._take(number, fixed)
+        params: Params = {}
+        for key, dim in self._dims.items():
+            if dim.is_active(params):
+                params[key] = decode(dim, trial._suggest(key, self._distributions[key]))
+        return params
+
+    def tell(self, trial: Trial) -> None:
+        stored = self._stored()[trial.number]
+        if stored.state.is_finished() or trial.state not in ENDED:
+            return
+        live = optuna.Trial(self._study, stored._trial_id)
+        for name, value in (("run", trial.run), ("state", trial.state), ("message", trial.message)):
+            live.set_user_attr(name, value)
+        self._report(live, trial)
+        for name, excess in self._violations(trial).items():
+            live.set_constraint(name, excess)
+        values = [trial.values[o.metric] for o in self.search.objectives] if trial.values else None
+        self._study.tell(trial.number, values, STATES[trial.state])
+
+    def best(self) -> tuple[int, ...]:
+        return tuple(sorted(trial.number for trial in self._study.best_trials))
+
+    def _violations(self, trial: Trial) -> dict[str, float]:
+        """Constraint -> excess; every trial that ended with values states all of them."""
+        if trial.state == "infeasible":
+            return {INFEASIBLE: 1.0}
+        if trial.state != "succeeded":
+            return {}
+        return violations(trial.metrics, self.search.objectives, self.search.constraints)
+
+    def _report(self, live: optuna.Trial, trial: Trial) -> None:
+        """The learning curve, for the dashboard; Optuna has none for several objectives."""
+        if len(self.search.objectives) > 1 or not trial.run:
+            return
+        metric = self.search.objectives[0].metric
+        for row in RunFolder(Path(trial.run)).read_metrics():
+            if row.get(metric) is not None:
+                live.report(float(row[metric]), int(row["step"]))
+
+    def _stored(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    def _take(self, number: int, fixed: Params | None) -> optuna.Trial:
+        """Trial `number` of the storage, created, or taken over where a killed controller left it."""
+        stored = self._stored()
+        if len(stored) == number:
+            if fixed is not None:
+                self._study.enqueue_trial({key: encode(self._dims[key], fixed[key]) for key in fixed})
+            return self._study.ask()
+        left = stored[number]
+        return (
+            self._study.ask()
+            if left.state == TrialState.WAITING
+            else optuna.Trial(self._study, left._trial_id)
+        )
+
+    def _reconcile(self, trials: Sequence[Trial]) -> None:
+        """Bring the storage to what the journal says.
+
+        Raises `ConfigError` where it belongs to another study.
+        """
+        stored = self._stored()
+        if len(stored) > len(trials) + 1:
+            raise self._foreign(f"it has {len(stored)} trials, the journal {len(trials)}")
+        for trial in trials:
+            if trial.number >= len(stored):
+                self._study.add_trial(self._frozen(trial))
+            elif not same_point(self._params(stored[trial.number]), trial.params):
+                raise self._foreign(f"its trial {trial.number} has other parameters")
+            self.tell(trial)
+
+    def _foreign(self, what: str) -> ConfigError:
+        where = self.search.settings.storage or str(self.search.folder / "optuna.log")
+        hint = "it belongs to another study; move it away, and it is written again from the journal"
+        return ConfigError(Problem(f"{where}: {self.search.name}", what, hint))
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        return create_trial(
+            state=TrialState.RUNNING,
+            params={key: encode(self._dims[key], value) for key, value in trial.params.items()},
+            distributions={key: self._distributions[key] for key in trial.params},
+        )
+
+    def _params(self, stored: FrozenTrial) -> Params:
+        return {
+            key: decode(self._dims[key], value) for key, value in stored.params.items() if key in self._dims
+        }
+
+
+def distribution(dim: SpaceDim) -> BaseDistribution:
+    """A dimension as Optuna has it; nothing is changed, or the reading of the space has refused it."""
+    low, high = dim.bounds
+    if dim.kind == "categorical":
+        return CategoricalDistribution([encode(dim, choice) for choice in dim.choices])
+    if dim.kind == "int":
+        return IntDistribution(int(low), int(high), log=dim.log, step=int(dim.step or 1))
+    return FloatDistribution(low, high, log=dim.log, step=dim.step)
+
+
+def encode(dim: SpaceDim, value: Any) -> Any:
+    """A choice as Optuna takes it: a list, or 1 beside true, stands as its JSON."""
+    return value if dim.kind != "categorical" or _are_plain(dim.choices) else json.dumps(value)
+
+
+def decode(dim: SpaceDim, value: Any) -> Any:
+    """The inverse of `encode`."""
+    return value if dim.kind != "categorical" or _are_plain(dim.choices) else json.loads(value)
+
+
+def _are_plain(choices: Sequence[Any]) -> bool:
+    """Whether Optuna can tell the choices apart by `==`."""
+    plain = all(choice is None or isinstance(choice, bool | int | float | str) for choice in choices)
+    return plain and len(set(choices)) == len(choices)
+
+
+def storage_url(storage: str | None) -> str | None:
+    """The URL itself, or the one that the variable of `env:NAME` holds.
+
+    Raises `ConfigError` for a password in the recipe, which would be written down with it.
+    """
+    if storage is None:
+        return None
+    if _SECRET.search(storage):
+        hint = "put the URL into a variable, and set hpo.storage=env:NAME"
+        raise ConfigError(Problem("hpo.storage", "carries a password, which would be written down", hint))
+    if not storage.startswith("env:"):
+        return storage
+    name = storage.removeprefix("env:")
+    if not os.environ.get(name):
+        raise ConfigError(Problem(f"hpo.storage={storage}", f"the variable {name} is not set"))
+    return os.environ[name]

@@ -1,0 +1,74 @@
+"""Optuna's samplers, and what each of them can express."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+import optuna
+from optuna.samplers import BaseSampler
+
+from galley.errors import ConfigError, Problem
+from hpo.backends.grid import check_finite
+from hpo.base import Search
+
+PACKAGES = {"gp": ("scipy", "torch"), "cmaes": ("cmaes",)}
+_POPULATION = 50  # of a genetic algorithm, at most; and at most a quarter of the trials
+
+
+def check_sampler(search: Search) -> None:
+    """Raises `ConfigError` for what the sampler would change silently, or draw without looking."""
+    problems = list(_problems(search))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _problems(search: Search) -> Iterator[Problem]:
+    sampler = search.settings.sampler
+    where = f"hpo.sampler={sampler}"
+    missing = [name for name in PACKAGES.get(sampler or "", ()) if find_spec(name) is None]
+    if missing:
+        yield Problem(where, f"needs the package {missing[0]}", "pip install 'galley[optuna]'")
+    if sampler == "cmaes":
+        if len(search.objectives) > 1:
+            yield Problem(
+                where, f"seeks one objective, not {len(search.objectives)}", "valid: tpe, nsga2, gp"
+            )
+        choices = [dim.key for dim in search.space if dim.kind == "categorical"]
+        if choices:
+            yield Problem(where, f"has no choices, such as '{choices[0]}'", "valid: tpe, gp, random")
+    if sampler in ("cmaes", "gp"):
+        conditional = [dim.key for dim in search.space if dim.when]
+        if conditional:
+            what = f"has no conditions, such as that of '{conditional[0]}'"
+            yield Problem(where, what, "valid: tpe, nsga2, random")
+    if sampler == "grid":
+        check_finite(search.space)
+
+
+def make_sampler(search: Search, generator: random.Random) -> BaseSampler:
+    """The sampler that `hpo.sampler` names, seeded for one draw; null is TPE, as Optuna's own default.
+
+    The points of a grid are given, not drawn: Optuna's own sampler for it ends `Study.optimize` only.
+    """
+    seed, sampler = generator.randrange(2**32), search.settings.sampler or "tpe"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if sampler == "tpe":  # points that still run count as bad: parallel draws keep apart
+            return optuna.samplers.TPESampler(seed=seed, constant_liar=search.settings.parallel > 1)
+        if sampler == "nsga2":
+            return optuna.samplers.NSGAIISampler(seed=seed, population_size=population(search))
+        if sampler == "nsga3":
+            return optuna.samplers.NSGAIIISampler(seed=seed, population_size=population(search))
+        if sampler == "gp":
+            return optuna.samplers.GPSampler(seed=seed)
+        if sampler == "cmaes":
+            return optuna.samplers.CmaEsSampler(seed=seed)
+        return optuna.samplers.RandomSampler(seed=seed)
+
+
+def population(search: Search) -> int:
+    """Of which a sweep sees four generations or more."""
+    return max(2, min(_POPULATION, (search.settings.trials or 4 * _POPULATION) // 4))
