@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Literal
 
 from galley.datacheck import ROWS_BEFORE_LAUNCH, check_data
 from galley.datafiles import DataError
 from galley.errors import Problem, valid_values
-from galley.schema import Lora, Recipe
+from galley.schema import Data, Lora, Recipe
+from galley.squad import check_questions, longest_stride, question_limit
 from galley.strategy_rules import strategy_problems
 from galley.tables import ROLES, column_problems, load_tables
+from galley.tags import check_tags
 
-# task.kind -> what its evaluation reports.
-TASK_METRICS = {"sequence_classification": ("eval/accuracy", "eval/f1", "eval/f1_macro", "eval/loss")}
+# task.kind -> what its evaluation reports; the first is what early stopping watches.
+TASK_METRICS = {
+    "sequence_classification": ("eval/f1", "eval/f1_macro", "eval/accuracy", "eval/loss"),
+    "question_answering": (
+        "eval/f1", "eval/exact_match", "eval/has_answer_f1", "eval/no_answer_f1", "eval/loss"
+    ),
+    "token_classification": ("eval/f1", "eval/precision", "eval/recall", "eval/accuracy", "eval/loss"),
+    "contrastive": ("eval/mrr", "eval/accuracy", "eval/loss"),
+}  # fmt: skip
+SMALLER_IS_BETTER = ("loss", "perplexity", "mse")
 RESERVED_ENV = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PYTHONPATH", "PYTHONSAFEPATH"
 )  # fmt: skip
+
+
+# task.kind -> what is wrong with its files, where there is more to it than columns.
+OWN_CHECKS: dict[str, Callable[[Data], list[Problem]]] = {
+    "sequence_classification": check_data,
+    "question_answering": check_questions,
+    "token_classification": check_tags,
+}
 
 
 def recipe_problems(recipe: Recipe) -> list[Problem]:
@@ -29,8 +48,8 @@ def recipe_problems(recipe: Recipe) -> list[Problem]:
 def _data(recipe: Recipe) -> list[Problem]:
     """A task of the user's own may read anything: its rows are checked by the worker alone."""
     kind, data = recipe.task.kind, recipe.data
-    if kind == "sequence_classification":
-        return check_data(data)
+    if kind in OWN_CHECKS:
+        return [] if data.path is None else OWN_CHECKS[kind](data)
     problems = column_problems(data.columns, kind)
     if data.path is not None and kind in ROLES:
         try:
@@ -50,6 +69,7 @@ def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from _checkpoint(recipe)
     yield from _eval(recipe)
     yield from _metric(recipe)
+    yield from _windows(recipe)
     yield from _environment(recipe)
 
 
@@ -142,12 +162,28 @@ def _eval(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
+def watched(recipe: Recipe) -> tuple[str, Literal["max", "min"]]:
+    """The metric that early stopping watches, and whether it is to grow or to fall."""
+    known = TASK_METRICS.get(recipe.task.kind, ("eval/loss",))
+    metric = recipe.eval.metric or known[0]
+    return metric, recipe.eval.mode or ("min" if metric.endswith(SMALLER_IS_BETTER) else "max")
+
+
 def _metric(recipe: Recipe) -> Iterator[Problem]:
     """A task of the user's own may report anything; the run finds out at its first evaluation."""
-    known = TASK_METRICS.get(recipe.task.kind)
-    if recipe.eval.enabled and known and recipe.eval.metric not in known:
-        what = f"task '{recipe.task.kind}' does not report '{recipe.eval.metric}'"
-        yield Problem("eval.metric", what, valid_values(recipe.eval.metric, known))
+    known, metric = TASK_METRICS.get(recipe.task.kind), recipe.eval.metric
+    if recipe.eval.enabled and known and metric is not None and metric not in known:
+        what = f"task '{recipe.task.kind}' does not report '{metric}'"
+        yield Problem("eval.metric", what, valid_values(metric, known))
+
+
+def _windows(recipe: Recipe) -> Iterator[Problem]:
+    """Each window of a context must go beyond the one before it."""
+    length, stride = recipe.data.max_length, recipe.task.qa.doc_stride
+    if recipe.task.kind == "question_answering" and stride > longest_stride(length):
+        room = f"max_length {length} - question {question_limit(length)} - special tokens"
+        what = f"doc_stride {stride} leaves a window of {room} nothing new"
+        yield Problem("task.qa.doc_stride", what, f"valid: at most {longest_stride(length)}")
 
 
 def _environment(recipe: Recipe) -> Iterator[Problem]:

@@ -82,6 +82,7 @@ class Data:
         label_column: null to recognise it (`label`, or GLUE's `Quality`).
         columns: the column of each thing that a task reads, by its name: `{text: content}`; what is
             not named is recognised. Classification has the two keys above.
+        label_names: what the numbers of tags mean, in their order; null where the tags are text.
         max_length: tokens a sample, longer ones are truncated.
         max_samples: at most so many training and evaluation samples each; null for all.
         cache_dir: tokenised data, keyed by content; null is `$XDG_CACHE_HOME/galley`.
@@ -93,9 +94,65 @@ class Data:
     text_columns: list[str] | None = None
     label_column: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
+    label_names: list[str] | None = None
     max_length: Positive = 128
     max_samples: Positive | None = None
     cache_dir: str | None = None
+
+
+@dataclass(frozen=True)
+class Classification:
+    """What only classification of one label knows.
+
+    Attributes:
+        class_weights: factor of the loss of each class, in their order, or `balanced`: samples ÷
+            (classes × samples of the class).
+    """
+
+    class_weights: Literal["balanced"] | list[Annotated[float, Field(gt=0)]] | None = None
+
+
+@dataclass(frozen=True)
+class QuestionAnswering:
+    """What only `question_answering` knows.
+
+    Attributes:
+        doc_stride: tokens of the context that neighboring windows of `data.max_length` share.
+        max_answer_length: tokens of an answer.
+        no_answer_threshold: "no answer" wins where its score is above that of the best span by more
+            than this; only with data that have such questions.
+    """
+
+    doc_stride: Positive = 128
+    max_answer_length: Positive = 30
+    no_answer_threshold: float = 0.0
+
+
+@dataclass(frozen=True)
+class Contrastive:
+    """What only `contrastive` knows.
+
+    Attributes:
+        scale: factor of the cosines, the inverse of the temperature.
+    """
+
+    scale: Annotated[float, Field(gt=0)] = 20.0
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What only `distillation` knows.
+
+    Attributes:
+        teacher: the folder of a classifier that was trained on the same labels (`RUN/model`), or its
+            name on the hub; it has the tokenizer of `model.name`.
+        temperature: both logits are divided by it before they are compared.
+        weight: share of the teacher in the loss; the rest is the labels'.
+    """
+
+    teacher: str | None = None
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    weight: Fraction = 0.5
 
 
 @dataclass(frozen=True)
@@ -105,9 +162,17 @@ class Task:
     Attributes:
         kind: `sequence_classification`, or `MODULE:CLASS`, a class of your own behind the task seam
             (`trainer.tasks.base.Task`), from one of the folders in `plugins`.
+        classification: read by `sequence_classification` and `distillation` only.
+        qa: read by `question_answering` only.
+        contrastive: read by `contrastive` only.
+        distillation: read by `distillation` only.
     """
 
     kind: str = "sequence_classification"
+    classification: Classification = field(default_factory=Classification)
+    qa: QuestionAnswering = field(default_factory=QuestionAnswering)
+    contrastive: Contrastive = field(default_factory=Contrastive)
+    distillation: Distillation = field(default_factory=Distillation)
 
 
 @dataclass(frozen=True)
@@ -298,16 +363,16 @@ class Eval:
     Attributes:
         every_steps: null evaluates once, at the end.
         batch_size: samples a rank holds at once.
-        metric: the metric that early stopping watches.
-        mode: whether a greater or a smaller value of it is better.
+        metric: the metric that early stopping watches; null is the task's own first one.
+        mode: whether a greater or a smaller value of it is better; null follows from the metric.
         patience: evaluations without improvement that end the run; null never does.
     """
 
     enabled: bool = True
     every_steps: Positive | None = None
     batch_size: Positive = 64
-    metric: str = "eval/f1"
-    mode: Literal["max", "min"] = "max"
+    metric: str | None = None
+    mode: Literal["max", "min"] | None = None
     patience: Positive | None = None
 
 

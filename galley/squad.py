@@ -8,18 +8,34 @@ optional. A question whose lists are empty has no answer in its context (SQuAD v
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
+from galley.datacheck import ROWS_BEFORE_LAUNCH
 from galley.datafiles import FILE_STEMS, DataError, Row, SplitName, find_file, read_rows
-from galley.errors import Problem, nearest
+from galley.errors import Problem, nearest, valid_values
 from galley.schema import Data
+from galley.tables import data_folder
 
 MAX_PROBLEMS_PER_FILE = 5
 LEVELS = ("paragraphs", "qas")
+# Tokens of a question; as BERT's own training on SQuAD.
+MAX_QUESTION_TOKENS = 64
+# Tokens around question and context: three in BERT, four in RoBERTa.
+MAX_SPECIAL_TOKENS = 4
+
+
+def question_limit(window: int) -> int:
+    """Tokens of a question in a window of so many tokens; longer questions are cut."""
+    return min(MAX_QUESTION_TOKENS, window // 2)
+
+
+def longest_stride(window: int) -> int:
+    """The most that two neighboring windows may share, so that the next one always goes on."""
+    return window - question_limit(window) - MAX_SPECIAL_TOKENS - 1
 
 
 @dataclass(frozen=True)
@@ -46,10 +62,14 @@ class QuestionSet:
     where: str
     moved: int = 0
 
+    @property
+    def num_unanswerable(self) -> int:
+        return sum(not question.answers for question in self.questions)
+
     def describe(self) -> str:
-        unanswerable = sum(not question.answers for question in self.questions)
+        """For the log."""
         parts = [f"{self.where}: {len(self.questions)} questions"]
-        parts += [f"{unanswerable} without an answer"] if unanswerable else []
+        parts += [f"{self.num_unanswerable} without an answer"] if self.num_unanswerable else []
         parts += [f"{self.moved} answers moved to where their text is"] if self.moved else []
         return ", ".join(parts)
 
@@ -64,22 +84,35 @@ class QuestionColumns:
 
     @classmethod
     def of(cls, data: Data) -> QuestionColumns:
-        """`data.text_columns` is [question, context], `data.label_column` the answers."""
-        question, context = data.text_columns or ("question", "context")
-        return cls(question, context, data.label_column or "answers")
+        """As `data.columns` names them. Raises `DataError` for a name that is not read."""
+        valid = [field.name for field in fields(cls)]
+        problems = [
+            Problem(
+                f"data.columns.{name}", f"question answering reads no '{name}'", valid_values(name, valid)
+            )
+            for name in data.columns
+            if name not in valid
+        ]
+        if problems:
+            raise DataError(problems)
+        return cls(**data.columns)
 
 
-def load_question_sets(
-    data: Data, limit: int | None = None, splits: Iterable[SplitName] = tuple(FILE_STEMS)
-) -> dict[SplitName, QuestionSet]:
+def check_questions(data: Data) -> list[Problem]:
+    """What is wrong with the files of `data.path`, as far as they are read before a launch."""
+    try:
+        load_question_sets(data, limit=ROWS_BEFORE_LAUNCH)
+    except DataError as error:
+        return list(error.problems)
+    return []
+
+
+def load_question_sets(data: Data, limit: int | None = None) -> dict[SplitName, QuestionSet]:
     """The splits of `data.path`, of each the first `limit` rows. Raises `DataError` with all problems."""
-    folder = Path(str(data.path)).expanduser()
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DataError(Problem(f"data.path={data.path}", what, "a folder with train.* and dev.* files"))
+    folder = data_folder(data)
     found: dict[SplitName, QuestionSet] = {}
     problems: list[Problem] = []
-    for name in splits:
+    for name in FILE_STEMS:
         try:
             path = find_file(folder, name)
             found[name] = to_questions(islice(read_rows(path), limit), data, str(path))
@@ -96,13 +129,12 @@ def to_questions(rows: Iterable[Row], data: Data, where: str) -> QuestionSet:
     An answer that is not at its offset is moved to the place nearest to it where its text is.
     Raises `DataError` for answers that are not in their context at all, and for missing columns.
     """
-    _check_named(data)
     columns = QuestionColumns.of(data)
     questions, problems, moved = list[Question](), list[Problem](), 0
     for place, record in _flattened(rows, where):
-        lacking = [name for name in vars(columns).values() if name not in record]
+        lacking = {role: name for role, name in vars(columns).items() if name not in record}
         if lacking:
-            raise DataError([_no_column(place, name, list(record)) for name in lacking])
+            raise DataError([_no_column(place, *named, list(record)) for named in lacking.items()])
         try:
             question, repaired = _question(record, columns, f"{len(questions)}")
             questions.append(question)
@@ -115,18 +147,14 @@ def to_questions(rows: Iterable[Row], data: Data, where: str) -> QuestionSet:
         raise DataError(problems[:MAX_PROBLEMS_PER_FILE] + more)
     if not questions:
         raise DataError(Problem(where, "has no questions"))
+    twice = [key for key, count in Counter(question.id for question in questions).items() if count > 1]
+    if twice:
+        raise DataError(Problem(where, f"{len(twice)} ids stand for several questions: {twice[0]} …"))
     return QuestionSet(questions, where, moved)
 
 
-def _check_named(data: Data) -> None:
-    if data.text_columns is not None and len(data.text_columns) != 2:
-        hint = "two columns: [question, context]"
-        raise DataError(Problem("data.text_columns", f"names {len(data.text_columns)} columns", hint))
-
-
-def _no_column(where: str, name: str, header: Sequence[str]) -> Problem:
-    hint = "data.text_columns=[QUESTION, CONTEXT] data.label_column=ANSWERS"
-    hint = f"{nearest(name, header)} columns: {', '.join(header)}; set {hint}"
+def _no_column(where: str, role: str, name: str, header: Sequence[str]) -> Problem:
+    hint = f"{nearest(name, header)} set data.columns.{role}; columns: {', '.join(header)}"
     return Problem(where, f"has no column '{name}'", hint.strip())
 
 

@@ -39,6 +39,14 @@ class Role:
     accepts: Callable[[Any], bool] = is_text
 
 
+def is_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) and word for word in value)
+
+
+def is_tags(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(tag, str | int) for tag in value)
+
+
 TEXT = Role("text", ("text", "content", "sentence"))
 # task.kind -> what it reads. Classification has rules of its own, in `galley.datacheck`.
 ROLES: dict[str, tuple[Role, ...]] = {
@@ -47,6 +55,14 @@ ROLES: dict[str, tuple[Role, ...]] = {
     "seq2seq": (
         Role("source", ("source", "input", "question", "article", "text")),
         Role("target", ("target", "output", "response", "answer", "summary", "label")),
+    ),
+    "token_classification": (
+        Role("tokens", ("tokens", "words"), "a list of words", is_words),
+        Role("tags", ("tags", "ner_tags", "labels"), "a list of tags", is_tags),
+    ),
+    "contrastive": (
+        Role("text", ("anchor", "query", "question", "sentence1")),
+        Role("partner", ("positive", "answer", "sentence2")),
     ),
 }
 

@@ -107,7 +107,8 @@ def _mistake(detail: Mapping[str, Any]) -> Mistake:
         ".".join(location),
     )
     value = json.dumps(detail["input"])
-    choices = [str(value) for value in json_schema(key).get("enum", [])]
+    schema = json_schema(key)
+    choices = [str(value) for part in schema.get("anyOf", [schema]) for value in part.get("enum", [])]
     hint = " ".join(filter(None, (nearest(str(detail["input"]), choices), expected(key))))
     if key not in leaf_types() and free_mapping(key) is None:
         hint = f"'{key}' is a section: set {key}.NAME"

@@ -72,7 +72,7 @@ class Loop:
         self.step = resumed.step if resumed else 0
         self.meter = Meter()
         self.probe = EngagementProbe(parts.engine)
-        self.stopping = EarlyStopping(recipe.eval)
+        self.stopping = EarlyStopping.of(recipe)
         self.ended_by: Request | None = None
         self._requests = Requests(parts.folder, parts.ranks)
         if resumed:
@@ -215,9 +215,7 @@ class Loop:
         parts.journal.row(self.step, self.epoch, dict(metrics))
         stop = bool(parts.ranks.from_main(self.stopping.update(metrics)))
         if stop:
-            log.info(
-                "early stop at step %d: best %s %s", self.step, parts.recipe.eval.metric, self.stopping.best
-            )
+            log.info("early stop at step %d: best %s %s", self.step, self.stopping.metric, self.stopping.best)
         parts.journal.enter("train", self.step)
         self.meter.resume()
         return stop

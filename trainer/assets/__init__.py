@@ -12,7 +12,10 @@ from galley.errors import ConfigError, Problem, valid_values
 PREFIX = "embedded:"
 MODELS = ("minilm", "deberta_minilm")
 # Each gives the rows of a split as {column: value}, in a fixed order.
-DATA = {"pydoc_pairs": "trainer.assets.pydoc_pairs:rows"}
+DATA = {
+    "pydoc_pairs": "trainer.assets.pydoc_pairs:rows",
+    "pydoc_qa": "trainer.assets.pydoc_qa:questions",
+}
 
 
 def is_embedded(name: str) -> bool:

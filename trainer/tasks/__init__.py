@@ -8,7 +8,12 @@ from galley.errors import ConfigError, Problem
 from galley.schema import Recipe
 from trainer.tasks.base import Task
 
-TASKS = {"sequence_classification": "trainer.tasks.sequence_classification:SequenceClassification"}
+TASKS = {
+    "sequence_classification": "trainer.tasks.sequence_classification:SequenceClassification",
+    "question_answering": "trainer.tasks.question_answering:QuestionAnswering",
+    "token_classification": "trainer.tasks.token_classification:TokenClassification",
+    "contrastive": "trainer.tasks.contrastive:Contrastive",
+}
 
 
 def make_task(recipe: Recipe) -> Task:

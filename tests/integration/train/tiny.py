@@ -62,6 +62,13 @@ STRATEGIES = {
 }
 
 
+# What ranks with a task of a recipe would otherwise import one by one.
+OWN_TASK_MODULES = (
+    "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
+    "transformers.models.bert.modeling_bert", "pyarrow",
+)  # fmt: skip
+
+
 class TinyDataset:
     """Seeded token sequences; the label says whether their mean is high. Lengths 3 to 20."""
 
@@ -224,7 +231,10 @@ def tiny_spec(recipe: Recipe, world_size: int, accumulation: int = 1) -> RunSpec
 
 
 def enter_worker(run_dir: str, sha256: str, environ: dict[str, str]) -> None:
-    """The body of a rank: the worker's own main, with the tiny task behind the task seam."""
+    """The body of a rank: the worker's own main, with the tiny task behind the task seam.
+
+    With OWN_TASK=1 the recipe's own task.
+    """
     import trainer.session
     import trainer.tasks
     from trainer import strategies
@@ -237,7 +247,8 @@ def enter_worker(run_dir: str, sha256: str, environ: dict[str, str]) -> None:
     if "TINY_PLAN" in environ:
         module, _, name = environ["TINY_PLAN"].partition(":")
         trainer.session.BatchPlan = getattr(importlib.import_module(module), name)  # type: ignore[misc]
-    trainer.tasks.make_task = TinyTask  # type: ignore[attr-defined]
+    if "OWN_TASK" not in environ:
+        trainer.tasks.make_task = TinyTask  # type: ignore[attr-defined]
     sys.argv = ["worker", "--run-dir", run_dir, "--sha256", sha256]
     main()
 
@@ -269,7 +280,7 @@ def start_ranks(
     elastic = {} if world_size == spec.layout.world_size else {"GALLEY_ELASTIC": "1"}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["tiny", "torch._dynamo", "deepspeed", "trainer.worker", "trainer.session"]
+        ["tiny", "torch._dynamo", "deepspeed", "trainer.worker", "trainer.session", *OWN_TASK_MODULES]
     )
     if uses_cpu_adam(spec.recipe.strategy):
         build_cpu_adam()

@@ -60,9 +60,10 @@ def test_wrong_shapes_are_refused() -> None:
     assert 'is not {"text"' in refused([flat("Bob", 14, answers={"text": ["a"], "answer_start": [1, 2]})])[0]
     assert "has no column 'context'" in refused([{"question": "Who?", "contexts": "x", "answers": {}}])[0]
     assert "did you mean 'contexts'?" in refused([{"question": "Who?", "contexts": "x", "answers": {}}])[0]
-    assert "names 1 columns" in refused([flat("Bob", 14)], Data(text_columns=["question"]))[0]
+    assert "reads no 'quesion'" in refused([flat("Bob", 14)], Data(columns={"quesion": "q"}))[0]
     assert "'qas' is not a list" in refused([{"paragraphs": [{"context": "x"}]}])[0]
     assert "has no questions" in refused([])[0]
+    assert "1 ids stand for several questions: q" in refused([flat("Bob", 14)] * 2)[0]
 
 
 def test_nested_and_flat_files_hold_the_same(tmp_path: Path) -> None:
@@ -83,7 +84,7 @@ def test_nested_and_flat_files_hold_the_same(tmp_path: Path) -> None:
 
 def test_columns_of_other_names(tmp_path: Path) -> None:
     row = {"q": "Who?", "passage": CONTEXT, "a": {"text": ["Bob"], "answer_start": [14]}}
-    data = Data(text_columns=["q", "passage"], label_column="a")
+    data = Data(columns={"question": "q", "context": "passage", "answers": "a"})
     assert to_questions([(1, row)], data, "x").questions[0].answers == ("Bob",)
 
 

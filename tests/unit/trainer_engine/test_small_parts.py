@@ -13,7 +13,7 @@ import torch
 
 from galley.errors import CheckpointError, ConfigError, Problem
 from galley.rundir import RunFolder
-from galley.schema import Eval
+from galley.schema import Eval, Recipe, Task
 from trainer import meter as meter_module
 from trainer.evaluation import OneForward
 from trainer.failures import DiskFullError, EngagementError, NonFiniteLossError, classify
@@ -52,21 +52,21 @@ def test_every_error_has_its_class(error: Any, phase: Any, expected: Any) -> Non
 
 
 def test_patience_counts_evaluations_without_improvement() -> None:
-    stopping = EarlyStopping(Eval(metric="eval/f1", patience=2))
+    stopping = EarlyStopping("eval/f1", "max", patience=2)
     values = [0.5, 0.6, 0.6, float("nan")]
     assert [stopping.update({"eval/f1": value}) for value in values] == [False, False, False, True]
     assert (stopping.best, stopping.misses) == (0.6, 2)
 
 
 def test_smaller_may_be_better_and_no_patience_never_stops() -> None:
-    stopping = EarlyStopping(Eval(metric="eval/loss", mode="min"))
+    stopping = EarlyStopping.of(Recipe(task=Task("causal_lm"), eval=Eval(metric="eval/loss")))
     assert [stopping.update({"eval/loss": v}) for v in (1.0, 0.5, 0.7, 0.8, 0.9)] == [False] * 5
     assert stopping.best == 0.5
 
 
 def test_an_unknown_metric_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"eval/f2(.|\n)*did you mean 'eval/f1'"):
-        EarlyStopping(Eval(metric="eval/f2")).update({"eval/f1": 0.5, "eval/accuracy": 0.5})
+        EarlyStopping("eval/f2", "max", None).update({"eval/f1": 0.5, "eval/accuracy": 0.5})
 
 
 def test_pauses_and_first_steps_do_not_count(monkeypatch: Any) -> None:

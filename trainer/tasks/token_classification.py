@@ -1,0 +1,78 @@
+"""A tag for every word: named entities, parts of speech."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import cross_entropy
+
+from galley.datafiles import SplitName
+from galley.schema import Recipe
+from galley.tables import Table
+from galley.tags import OUTSIDE, tag_names
+from trainer.cache import cache_root
+from trainer.data.tagged import IGNORED, read_tag_tables, tagged
+from trainer.metrics.entities import entity_metrics
+from trainer.models import load_model
+from trainer.tasks.base import Batch, Datasets, MainFirst, Sample, TokenizedDataset
+from trainer.tasks.text import TextTask, padded
+
+
+class TokenClassification(TextTask):
+    """Cross-entropy over the tags, summed over words; a word is judged by its first piece."""
+
+    prediction_fill = IGNORED
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        self.names: list[str] = []
+        self._tables: dict[SplitName, Table] = {}
+
+    def datasets(self, main_first: MainFirst) -> Datasets:
+        data, cache = self.recipe.data, cache_root(self.recipe.data)
+        with main_first():
+            self._tables = read_tag_tables(data)
+            self.names = tag_names(self._tables["train"])
+            train = tagged(self._tables["train"], self.names, self.tokenizer, data.max_length, cache)
+            held_out = None
+            if self.recipe.eval.enabled:
+                held_out = tagged(self._tables["eval"], self.names, self.tokenizer, data.max_length, cache)
+        return Datasets(train, held_out)
+
+    def model(self) -> torch.nn.Module:
+        size, names = len(self.names), dict(enumerate(self.names))
+        options: dict[str, Any] = {"num_labels": size, "id2label": names}
+        options["label2id"] = {name: number for number, name in names.items()}
+        return load_model(self.recipe, "AutoModelForTokenClassification", f"{size} tags", **options)
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """`encoded`, and `labels` [samples, longest], `IGNORED` where no word begins."""
+        return {**self.encoded(samples), "labels": padded([sample["labels"] for sample in samples], IGNORED)}
+
+    def loss(self, model: torch.nn.Module, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
+        logits = model(**self.inputs(batch)).logits.float()
+        losses = cross_entropy(logits.mT, batch["labels"], ignore_index=IGNORED, reduction="none")
+        return (losses.sum(1) * weights).sum()
+
+    def weight(self, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
+        """Words that have a piece."""
+        return ((batch["labels"] != IGNORED).sum(1) * weights).sum()
+
+    def predict(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """The tag's number where a word begins, else `IGNORED`: int64 [samples, longest]."""
+        found: torch.Tensor = model(**self.inputs(batch)).logits.detach().argmax(-1)
+        return found.masked_fill(batch["labels"] == IGNORED, IGNORED)
+
+    def metrics(self, predictions: NDArray[Any], dataset: TokenizedDataset) -> dict[str, float]:
+        """See `entity_metrics`. A word without a piece is predicted to be outside."""
+        references = self._tables["eval"].columns["tags"]
+        return entity_metrics(
+            [self._tags(*pair) for pair in zip(predictions, references, strict=True)], references
+        )
+
+    def _tags(self, row: NDArray[Any], reference: Sequence[str]) -> list[str]:
+        found = [self.names[int(number)] for number in row if number != IGNORED]
+        return found + [OUTSIDE] * (len(reference) - len(found))
