@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from galley.rundir import RunFolder
 from galley.schema import Data
 from galley.squad import to_questions
 from tests.integration.tasks import runs
@@ -117,7 +118,7 @@ def test_metrics_are_the_same_on_one_two_and_three_ranks(tmp_path: Path) -> None
         "task=question_answering", f"data.path={data}", f"model.name={model}", "data.max_length=64",
         "task.qa.doc_stride=16", "batch.global_size=12", "train.max_steps=3", "optim.lr=1e-2",
         "train.log_every_steps=1", "eval.every_steps=null", "eval.batch_size=7",
-        "checkpoint.every_steps=null", "model.dropout=0",
+        "checkpoint.every_steps=null", "model.dropout=0", "task.qa.no_answer_threshold=100",
     ]  # fmt: skip
     found = {}
     for world_size in (1, 2, 3):
@@ -127,6 +128,7 @@ def test_metrics_are_the_same_on_one_two_and_three_ranks(tmp_path: Path) -> None
     assert {"eval/exact_match", "eval/f1", "eval/has_answer_f1", "eval/no_answer_f1"} < set(found[1])
     assert found[2] == pytest.approx(found[1], rel=1e-5)
     assert found[3] == pytest.approx(found[1], rel=1e-5)
-    log = runs.log_of(folder)
+    assert found[1]["eval/has_answer_f1"] > 0
+    log = runs.log_of(RunFolder(tmp_path / "1"))
     assert "24 questions, 6 without an answer" in log
     assert "windows of at most 64 tokens" in log
