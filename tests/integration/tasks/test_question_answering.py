@@ -103,9 +103,12 @@ def test_the_best_span_is_that_of_a_search_over_all_spans() -> None:
 
 
 def squad_dir(folder: Path) -> Path:
-    """SQuAD v2.0 in small: every fourth question has no answer."""
+    """SQuAD v2.0 in small: every fourth question has no answer, the others half of their context, which
+    even a model that knows nothing hits in part."""
     for split, name in (("train", "train"), ("eval", "dev")):
         rows = pydoc_qa.questions(split)[:24]
+        for row in rows:
+            row["answers"] = {"text": [row["context"][: len(row["context"]) // 2]], "answer_start": [0]}
         for row in rows[::4]:
             row["answers"] = {"text": [], "answer_start": []}
         runs.write_rows(folder / f"{name}.jsonl", rows)

@@ -55,5 +55,6 @@ def test_an_unknown_embedded_set_gets_the_valid_names() -> None:
     with pytest.raises(ConfigError) as caught:
         read_splits(Data(name="embedded:pydoc_pair"))
     assert str(caught.value) == (
-        "data.name=embedded:pydoc_pair: is not embedded\n    did you mean 'pydoc_pairs'? valid: pydoc_pairs, pydoc_qa"
+        "data.name=embedded:pydoc_pair: is not embedded\n"
+        "    did you mean 'pydoc_pairs'? valid: pydoc_pairs, pydoc_qa"
     )
