@@ -12,6 +12,7 @@ from galley.hydra_bridge import (
     COMPOSITION_ERRORS,
     RECIPE_CHOICE,
     RECIPE_GROUP,
+    Composed,
     Loader,
     composition_problem,
     open_loader,
@@ -45,14 +46,18 @@ Check = Callable[[Recipe], list[Problem]]
 
 
 def compose_recipe(
-    texts: Sequence[str], user_dirs: Sequence[Path] = (), check: Check = lambda recipe: []
+    texts: Sequence[str],
+    user_dirs: Sequence[Path] = (),
+    check: Check = lambda recipe: [],
+    composed: Composed | None = None,
 ) -> Recipe:
     """The checked recipe for the overrides of one command.
 
     Raises `ConfigError` with all problems: of the overrides, of the YAML files, of the values,
-    between values, and what `check` finds (whether the machine can carry it). Writes nothing.
+    between values, and what `check` finds (whether the machine can carry it). Writes nothing. With
+    `composed` the files are read once for all calls that share it and choose the same options.
     """
-    with open_loader(_checked(user_dirs)) as loader:
+    with open_loader(_checked(user_dirs), composed) as loader:
         return _compose(texts, loader, check).recipe
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from galley.errors import Problem
@@ -26,15 +27,23 @@ from galley.provenance import Source, display_path, file_sources
 # `recipe=NAME` of the command line is a file of recipes/, which lies beside conf/, not inside it.
 RECIPE_GROUP = "recipes"
 RECIPE_CHOICE = f"{RECIPE_GROUP}@_global_"
+SET = "++"  # in front of an override: the key need not be there
+Composed = dict[tuple[str, ...], DictConfig]
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
 class Loader:
-    """Hydra's view of the shipped folders and of the user's (`--config-dir`)."""
+    """Hydra's view of the shipped folders and of the user's (`--config-dir`).
+
+    Attributes:
+        composed: configurations by the choices that made them, for a caller who composes many recipes
+            from the same files; Hydra takes most of the time.
+    """
 
     inner: ConfigLoader
     user_dirs: tuple[Path, ...]
+    composed: Composed = field(default_factory=dict)
 
     @property
     def search_override(self) -> str:
@@ -56,7 +65,14 @@ class Loader:
 
     def merged(self, overrides: Sequence[str]) -> dict[str, Any]:
         """The composed mapping with interpolations resolved; raises Hydra's and OmegaConf's errors."""
-        config = compose("config", [self.search_override, *overrides])
+        choices = tuple(text for text in overrides if not text.startswith(SET))
+        if choices not in self.composed:
+            self.composed[choices] = compose("config", [self.search_override, *choices])
+        config = copy.deepcopy(self.composed[choices])
+        for text in overrides:
+            if text.startswith(SET):  # what Hydra itself does with such an override
+                override = parse_override(text)
+                OmegaConf.update(config, override.key_or_group, override.value(), merge=True, force_add=True)
         return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
 
     def files(self, overrides: Sequence[str]) -> list[tuple[Path, str]]:
@@ -87,10 +103,11 @@ class Loader:
 
 
 @contextmanager
-def open_loader(user_dirs: Sequence[Path] = ()) -> Iterator[Loader]:
+def open_loader(user_dirs: Sequence[Path] = (), composed: Composed | None = None) -> Iterator[Loader]:
     """A loader over the shipped folders and the user's, closed again at the end."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield Loader(GlobalHydra.instance().config_loader(), tuple(user_dirs))
+        loader = GlobalHydra.instance().config_loader()
+        yield Loader(loader, tuple(user_dirs), {} if composed is None else composed)
 
 
 def parse_override(text: str) -> Override:

@@ -155,12 +155,25 @@ def find_by_arguments(part: Sequence[str]) -> list[psutil.Process]:
     import psutil
 
     found = []
-    for process in psutil.process_iter(["uids", "cmdline", "status"]):
-        uids, cmdline = process.info["uids"], process.info["cmdline"] or []
-        mine = uids is not None and uids.real == os.getuid() and process.pid != os.getpid()
-        if mine and process.info["status"] != psutil.STATUS_ZOMBIE and _contains(cmdline, part):
-            found.append(process)
+    for pid in psutil.pids():
+        if pid == os.getpid() or not _may_contain(pid, part):
+            continue
+        try:
+            process = psutil.Process(pid)
+            mine = process.uids().real == os.getuid()
+            if mine and _contains(process.cmdline(), part) and _lives(process):
+                found.append(process)
+        except psutil.Error:  # it has ended meanwhile
+            continue
     return found
+
+
+def _may_contain(pid: int, part: Sequence[str]) -> bool:
+    """A look that costs a thirtieth of psutil's; true where there is no /proc."""
+    try:
+        return b"\0".join(os.fsencode(word) for word in part) in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return not Path("/proc/self").exists()
 
 
 def _contains(arguments: Sequence[str], part: Sequence[str]) -> bool:

@@ -12,7 +12,7 @@ from galley import proc
 from galley.compose import compose_recipe
 from galley.errors import ConfigError, Problem
 from galley.estimate import estimate_memory, memory_of_rank
-from galley.hydra_bridge import open_loader
+from galley.hydra_bridge import Composed, open_loader
 from galley.layout import layout_problems, resolve_layout
 from galley.rundir import RunFolder
 from galley.schema import Hpo, Recipe
@@ -62,10 +62,11 @@ class Slot:
 
 
 class TrialRuns:
-    """Starts the runs of one study."""
+    """Starts the runs of one study. `composed` is what was read of the files before."""
 
-    def __init__(self, study: Study) -> None:
+    def __init__(self, study: Study, composed: Composed | None = None) -> None:
         self._study = study
+        self._composed: Composed = {} if composed is None else composed
         self._packages = package_versions()
         self._launchers: dict[str, Launcher] = {}
         self._groups = config_groups(study.begun.config_dirs)
@@ -112,7 +113,8 @@ class TrialRuns:
         words = point_words(begun.words, params, self._groups)
         if seed_offset:
             words.append(f"seed={begun.recipe.seed + seed_offset}")
-        return compose_recipe(words, [Path(folder) for folder in begun.config_dirs])
+        folders = [Path(folder) for folder in begun.config_dirs]
+        return compose_recipe(words, folders, composed=self._composed)
 
     def _seal(self, trial: Trial, slot: Slot, folder: RunFolder) -> RunSpec:
         """run.json comes last: a folder without it is begun again."""

@@ -1,0 +1,133 @@
+"""Studies whose trainer is the stand-in; everything else is real: composing, sealing, journal, controller,
+Optuna's storage, the local launcher and its processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from galley.compose import compose_recipe
+from galley.hydra_bridge import Composed
+from galley.spec import CodeSnapshot
+from hpo import controller, sweep
+from hpo.folder import StudyFolder
+from hpo.journal import Begun, Journal
+from hpo.runs import TrialRuns
+from hpo.study import Study, read_study
+
+COMPOSED: Composed = {}  # the files are read once for all studies
+WORDS = [
+    "strategy=single",
+    "train.max_steps=6",
+    "checkpoint.every_steps=2",
+    "eval.every_steps=1",
+    "optim.lr=tag(log,interval(1e-5,1e-3))",
+    "hpo.objectives=[eval/f1,samples_per_s]",
+    "launcher.grace_s=0.5",
+]
+
+
+def make_study(root: Path, *words: str) -> StudyFolder:
+    """A study that has begun, with the stand-in for its code."""
+    folder = StudyFolder(root)
+    package = folder.code / "trainer"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    shutil.copy(Path(__file__).with_name("standin_trainer.py"), package / "worker.py")
+    asked = [*WORDS, *words]
+    code = CodeSnapshot("0" * 64, None, False)
+    journal = Journal(folder.journal)
+    journal.append(Begun(root.name, asked, [], compose_recipe(asked, composed=COMPOSED), code, time.time()))
+    journal.close()
+    return folder
+
+
+def run(folder: StudyFolder) -> Study:
+    """`hpo.sweep.run`, without its look at the code: here that is a stand-in by design."""
+    sweep._refuse_other_code = lambda study: None
+    controller.TrialRuns = partial(TrialRuns, composed=COMPOSED)  # type: ignore[misc,assignment]
+    with Path(os.devnull).open("w") as stream:
+        return sweep.run(folder, stream)
+
+
+def trace(folder: StudyFolder, number: int) -> list[dict[str, Any]]:
+    path = folder.trial(number) / "trace.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def living(folder: StudyFolder) -> list[psutil.Process]:
+    """Processes with a path of the study on their command line."""
+    root = str(folder.root)
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        words: list[str] = process.info["cmdline"] or []
+        mine = process.pid != os.getpid() and process.info["status"] != psutil.STATUS_ZOMBIE
+        if mine and any(word.startswith(f"{root}/") for word in words):
+            found.append(process)
+    return found
+
+
+def faults(folder: StudyFolder, count: int) -> list[str]:
+    """What is not as it must be in a study that was killed and resumed: empty where all is."""
+    study = read_study(folder.root)
+    found = []
+    if [trial.number for trial in study.trials] != list(range(count)):
+        found.append(f"trials {[trial.number for trial in study.trials]}")
+    found += [f"trial {t.number} is {t.state}: {t.message}" for t in study.trials if t.state != "succeeded"]
+    for trial in study.trials:
+        found += trace_faults(trial.number, trial.params, trace(folder, trial.number))
+    found += [f"lives: {process}" for process in living(folder)]
+    if study.hpo.kind == "optuna":
+        found += optuna_faults(study)
+    folders = sorted(path.name for path in folder.trials.iterdir())
+    if folders != [f"{number:04d}" for number in range(count)]:
+        found.append(f"folders {folders}")
+    return found
+
+
+def trace_faults(number: int, params: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Every attempt has the trial's parameters, and begins at the last checkpoint that was complete."""
+    found, saved, finished = [], 0, 0
+    for row in rows:
+        if "began" in row:
+            if row["lr"] != params["optim.lr"]:
+                found.append(f"trial {number}: {row['lr']} is not {params['optim.lr']}")
+            if row["began"] < saved:
+                found.append(f"trial {number} began at {row['began']} after {saved} was saved")
+        saved = max(saved, row.get("saved", 0))
+        finished += "done" in row
+    if finished != 1:
+        found.append(f"trial {number} finished {finished} times")
+    return found
+
+
+def optuna_faults(study: Study) -> list[str]:
+    import optuna
+    from optuna.trial import TrialState
+
+    from hpo.backends.optuna_storage import open_storage
+
+    stored = optuna.load_study(study_name=study.name, storage=open_storage(None, study.folder.root)).trials
+    found = [f"optuna: trial {t.number} is {t.state.name}" for t in stored if t.state != TrialState.COMPLETE]
+    if [t.params for t in stored] != [t.params for t in study.trials]:
+        found.append("optuna has other trials")
+    return found
+
+
+def main() -> None:
+    """`python -m tests.integration.hpo.lab STUDY`: the controller of a study, as a process."""
+    run(StudyFolder(Path(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()
