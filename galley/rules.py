@@ -16,6 +16,7 @@ from galley.squad import check_questions, longest_stride, question_limit
 from galley.strategy_rules import strategy_problems
 from galley.tables import ROLES, column_problems, load_tables
 from galley.tags import check_tags
+from galley.trackers import tracker_problems
 
 # task.kind -> what its evaluation reports; the first is what early stopping watches.
 TASK_METRICS = {
@@ -71,6 +72,7 @@ def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from _metric(recipe)
     yield from _windows(recipe)
     yield from _environment(recipe)
+    yield from tracker_problems(recipe)
 
 
 def _task(recipe: Recipe) -> Iterator[Problem]:

@@ -46,6 +46,7 @@ class RunFolder:
         self.progress_file = root / "progress.json"
         self.checkpoints = root / "checkpoints"
         self.model = root / "model"
+        self.tracker = root / "tracker"
         self.result_file = root / "result.json"
         self.picture = root / "result.png"
 

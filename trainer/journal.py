@@ -8,6 +8,7 @@ import time
 
 from galley.rundir import RunFolder, write_atomic
 from galley.spec import Progress
+from galley.trackers import Tracking
 
 log = logging.getLogger("galley")
 
@@ -22,6 +23,7 @@ class Journal:
     Attributes:
         phase: as in `galley.spec.Progress`.
         last: the newest value of every metric that was ever written to the folder.
+        tracking: told every row too.
     """
 
     def __init__(self, folder: RunFolder, attempt: int, is_main: bool) -> None:
@@ -35,6 +37,7 @@ class Journal:
         self._started_at = time.monotonic()
         self.phase = "starting"
         self.last: Row = {}
+        self.tracking = Tracking(None)
 
     def enter(self, phase: str, step: int = 0, max_steps: int | None = None) -> None:
         """A new phase, told at once."""
@@ -56,6 +59,7 @@ class Journal:
         self.last |= row
         if self._is_main:
             self._folder.append_metrics(row)
+            self.tracking.log(step, row)
 
     def rewind(self, step: int) -> None:
         """Forget the rows after `step`, which are about to be written again."""

@@ -16,6 +16,7 @@ from galley.errors import CheckpointError, ConfigError, Problem
 from galley.rundir import RunFolder
 from galley.schema import Batch, Recipe
 from galley.spec import RunResult, RunSpec, State
+from galley.trackers import summary_of, track_run
 from trainer import lora, peers, strategies
 from trainer.backends.prepare import prepare_backend
 from trainer.batches import BatchPlan
@@ -86,6 +87,7 @@ def run(
     if checkpoint:
         checkpoint.load_engine(engine)
     journal.rewind(checkpoint.state.step if checkpoint else 0)
+    journal.tracking = track_run(spec, folder, ranks.is_main)
     loop = Loop(
         Parts(recipe, folder, ranks, task, data, engine, plan, journal),
         checkpoint.state if checkpoint else None,
@@ -97,6 +99,7 @@ def run(
     result = make_result(loop, attempt, ranks, _resumed_from(folder, checkpoint))
     if ranks.is_main:
         folder.write_result(result)
+    journal.tracking.finish(summary_of(result), result.state == "succeeded")
     journal.enter("done", loop.step)
 
 

@@ -26,6 +26,7 @@ from typing import NoReturn  # noqa: E402
 from galley.errors import ConfigError, GalleyError, RunFailedError  # noqa: E402
 from galley.rundir import RunFolder  # noqa: E402
 from galley.spec import FailureClass, RankError, RunSpec  # noqa: E402
+from galley.trackers import Tracking  # noqa: E402
 from trainer.placing import as_started  # noqa: E402
 from trainer.ranks import RankFacts, read_rank_facts  # noqa: E402
 
@@ -48,11 +49,20 @@ class Reporter:
         self._rank = rank
         self._lock = threading.Lock()
 
-    def fail(self, failure_class: FailureClass, message: str, trace: str, exit_code: int) -> NoReturn:
+    def fail(
+        self,
+        failure_class: FailureClass,
+        message: str,
+        trace: str,
+        exit_code: int,
+        tracking: Tracking | None = None,
+    ) -> NoReturn:
         with self._lock:  # never released: a signal during the report must not replace it
             try:
                 error = RankError(self._rank, time.time(), failure_class, message, trace)
                 self._folder.write_rank_error(self._attempt, error)
+                if tracking is not None:
+                    tracking.finish({"state": "failed", "failure_class": failure_class}, succeeded=False)
             finally:  # also on a full disk
                 leave(exit_code)
 
@@ -118,10 +128,12 @@ def train(spec: RunSpec, folder: RunFolder, facts: RankFacts, attempt: int, repo
         started_at = float(os.environ.get("GALLEY_STARTED_AT", STARTED_AT))
         session.run(spec, folder, facts, session.Attempt(attempt, resume, started_at), journal, make_task)
     except BaseException as error:  # noqa: BLE001
-        report(error, journal.phase, reporter)
+        report(error, journal.phase, reporter, journal.tracking)
 
 
-def report(error: BaseException, phase: str, reporter: Reporter) -> NoReturn:
+def report(
+    error: BaseException, phase: str, reporter: Reporter, tracking: Tracking | None = None
+) -> NoReturn:
     from trainer.failures import classify
 
     trace = "" if isinstance(error, GalleyError) else traceback.format_exc()
@@ -134,7 +146,7 @@ def report(error: BaseException, phase: str, reporter: Reporter) -> NoReturn:
         gone = silent_hosts()
         message = f"no answer from {', '.join(gone)}: {message}" if gone else message
     exit_code = 2 if isinstance(error, ConfigError) else RunFailedError.exit_code
-    reporter.fail(failure_class, message, trace, exit_code)
+    reporter.fail(failure_class, message, trace, exit_code, tracking)
 
 
 def main() -> NoReturn:

@@ -32,6 +32,7 @@ os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
 import torch
 
 from galley.rundir import RunFolder
+from galley.trackers import LIBRARIES
 from trainer import strategies, worker
 from trainer.warm import held, leader
 
@@ -81,6 +82,8 @@ def prepare(run_dir: Path) -> None:
             from trainer.strategies.zero_ops import import_deepspeed
 
             import_deepspeed(spec.layout.device)
+        if spec.recipe.tracker.kind != "none":
+            importlib.import_module(LIBRARIES[spec.recipe.tracker.kind])
         held.hold(spec.recipe)
     except Exception as error:  # noqa: BLE001
         print(f"{run_dir}: not held: {type(error).__name__}: {error}", file=sys.stderr, flush=True)

@@ -1,0 +1,139 @@
+"""Trackers by name, and the guard that keeps their failures from the run.
+
+Each library is imported in one module of this package, when a recipe asks for it, by the main rank.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from galley.errors import Problem
+from galley.rundir import RunFolder, write_atomic
+from galley.schema import Recipe
+from galley.spec import RunResult, RunSpec
+from galley.trackers.base import About, Tracker
+
+log = logging.getLogger("galley")
+
+TRACKERS = {
+    "wandb": "galley.trackers.wandb:WandbTracker",
+    "tensorboard": "galley.trackers.tensorboard:TensorboardTracker",
+    "mlflow": "galley.trackers.mlflow:MlflowTracker",
+    "trackio": "galley.trackers.trackio:TrackioTracker",
+}
+LIBRARIES = {"wandb": "wandb", "tensorboard": "tensorboardX", "mlflow": "mlflow", "trackio": "trackio"}
+
+
+class Tracking:
+    """A tracker that cannot hurt the run: its first failure is logged, and ends the tracking."""
+
+    def __init__(self, make: Callable[[], Tracker] | None) -> None:
+        self._tracker: Tracker | None = None
+        if make is not None:
+            self._guard("open", lambda: setattr(self, "_tracker", make()))
+
+    def log(self, step: int, row: Mapping[str, float | int | None]) -> None:
+        """The numbers of one row of metrics.jsonl."""
+        values = {name: float(v) for name, v in row.items() if v is not None and name != "step"}
+        self._call("log", lambda tracker: tracker.log(step, values))
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        self._call("table", lambda tracker: tracker.table(name, columns, rows))
+
+    def finish(self, summary: Mapping[str, float | int | str], succeeded: bool) -> None:
+        """Once; later calls do nothing."""
+        self._call("finish", lambda tracker: tracker.finish(summary, succeeded))
+        self._tracker = None
+
+    def _call(self, what: str, action: Callable[[Tracker], None]) -> None:
+        tracker = self._tracker
+        if tracker is not None:
+            self._guard(what, lambda: action(tracker))
+
+    def _guard(self, what: str, action: Callable[[], None]) -> None:
+        """The process boundary between training and what somebody else's library may raise."""
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001
+            self._tracker = None
+            log.warning("tracker: cannot %s, goes on without it: %s: %s", what, type(error).__name__, error)
+
+
+def track_run(spec: RunSpec, folder: RunFolder, is_main: bool) -> Tracking:
+    """The tracking of one attempt; silent on every rank but the main one, and under `tracker=none`."""
+    settings = spec.recipe.tracker
+    if settings.kind == "none" or not is_main:
+        return Tracking(None)
+    return Tracking(lambda: _make(about_run(spec, folder)))
+
+
+def track_study(recipe: Recipe, name: str, folder: Path) -> Tracking:
+    """The run that sums a sweep up; its trials are in the group of the same name."""
+    settings = recipe.tracker
+    if settings.kind == "none":
+        return Tracking(None)
+
+    def make() -> Tracker:
+        config = _without_values(asdict(recipe))
+        id_, resumed = _run_id(folder / "tracker")
+        return _make(About(id_, name, name, "study", folder / "tracker", config, settings, resumed))
+
+    return Tracking(make)
+
+
+def about_run(spec: RunSpec, folder: RunFolder) -> About:
+    """Reads, or draws and keeps, the id of the run."""
+    settings = spec.recipe.tracker
+    config = _without_values(asdict(spec.recipe))
+    config |= {"layout": asdict(spec.layout), "sha256": spec.sha256, "code": asdict(spec.code)}
+    id_, resumed = _run_id(folder.tracker)
+    name = settings.name or folder.root.name
+    return About(id_, name, settings.group, "train", folder.tracker, config, settings, resumed)
+
+
+def summary_of(result: RunResult) -> dict[str, float | int | str]:
+    """The plain values of a result; metrics under their own names."""
+    plain = {name: value for name, value in asdict(result).items() if isinstance(value, str | int | float)}
+    return {**plain, **result.metrics}
+
+
+def tracker_problems(recipe: Recipe) -> Iterator[Problem]:
+    """A library that is missing where the ranks will run, as far as that can be seen from here."""
+    kind = recipe.tracker.kind
+    if kind == "none" or recipe.launcher.kind not in ("local", "mpi"):
+        return
+    library = LIBRARIES[kind]
+    if find_spec(library) is None:
+        hint = f"install it into Galley's environment: pip install {library}; or choose tracker=none"
+        yield Problem(f"tracker={kind}", f"{library} is not installed", hint)
+
+
+def _make(about: About) -> Tracker:
+    about.folder.mkdir(parents=True, exist_ok=True)
+    module, name = TRACKERS[about.settings.kind].split(":")
+    tracker: Tracker = getattr(import_module(module), name)(about)
+    return tracker
+
+
+def _run_id(folder: Path) -> tuple[str, bool]:
+    """The id that this folder keeps, and whether it was there before."""
+    file = folder / "id"
+    if file.exists():
+        return file.read_text().strip(), True
+    new = hashlib.sha256(uuid.uuid4().bytes).hexdigest()[:12]
+    write_atomic(file, new + "\n")
+    return new, False
+
+
+def _without_values(config: dict[str, Any]) -> dict[str, Any]:
+    """Variables of the environment may be secrets: their names are told, their values are not."""
+    config["launcher"]["env"] = sorted(config["launcher"]["env"])
+    return config

@@ -1,0 +1,46 @@
+"""What `pareto` writes: the report of a study as a page, a picture, a table and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from galley.rundir import write_atomic
+from galley.spec import to_json
+from hpo.report.page import render
+from hpo.report.picture import draw
+from hpo.values import ParetoFront
+
+PAGE, PICTURE, TABLE, DATA = "report.html", "front.png", "trials.csv", "front.json"
+
+
+def write_report(front: ParetoFront, params: Sequence[str], folder: Path) -> list[Path]:
+    """The report's files in `folder`, the page first. `params`: the keys of the space, in its order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / PAGE, render(front, params, folder))
+    write_atomic(folder / TABLE, _table(front, params))
+    write_atomic(folder / DATA, to_json(front))
+    draw(front, folder / PICTURE)
+    return [folder / name for name in (PAGE, PICTURE, TABLE, DATA)]
+
+
+def _table(front: ParetoFront, params: Sequence[str]) -> str:
+    """One row a trial; an absent value is an empty cell."""
+    metrics = sorted({name for trial in front.trials for name in trial.metrics})
+    names = [objective.metric for objective in front.objectives]
+    metrics = [*names, *(name for name in metrics if name not in names)]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    head = ["number", "state", "feasible", "on_front", "knee", "chosen"]
+    writer.writerow([*head, *params, *metrics, "attempts", "seconds", "run", "message"])
+    for trial in front.trials:
+        place = (trial.number in front.front, trial.number == front.knee, trial.number == front.chosen)
+        told = {**trial.metrics, **trial.values}
+        timed = trial.started_at is not None and trial.ended_at is not None
+        seconds = round((trial.ended_at or 0) - (trial.started_at or 0), 3) if timed else ""
+        row = [trial.number, trial.state, trial.feasible, *place]
+        row += [trial.params.get(name, "") for name in params] + [told.get(name, "") for name in metrics]
+        writer.writerow([*row, trial.attempts, seconds, trial.run, trial.message])
+    return out.getvalue()

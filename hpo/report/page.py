@@ -1,0 +1,67 @@
+"""The report as one HTML page that needs nothing besides itself."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hpo.report.importance import importances
+from hpo.values import ParetoFront, Trial
+
+_HERE = Path(__file__).parent
+
+
+def render(front: ParetoFront, params: Sequence[str], folder: Path) -> str:
+    """The page, whose links to the runs are relative to `folder`, where it will lie."""
+    parts = {
+        "__TITLE__": html.escape(front.study),
+        "__STYLE__": (_HERE / "page.css").read_text(),
+        "__SCRIPT__": (_HERE / "page.js").read_text(),
+        "__DATA__": _embed(page_data(front, params, folder)),
+    }
+    page = (_HERE / "page.html").read_text()
+    for name, text in parts.items():  # data last: what a user wrote is not looked at again
+        page = page.replace(name, text)
+    return page
+
+
+def page_data(front: ParetoFront, params: Sequence[str], folder: Path) -> dict[str, Any]:
+    """What the page shows. Numbers that JSON lacks (NaN, infinity) are left out."""
+    metrics = sorted({name for trial in front.trials for name in trial.metrics})
+    told = [trial for trial in front.trials if trial.state == "succeeded"]
+    return {
+        "study": front.study,
+        "objectives": [asdict(objective) for objective in front.objectives],
+        "params": list(params),
+        "metrics": metrics,
+        "trials": [_trial(trial, folder) for trial in front.trials],
+        "front": list(front.front),
+        "knee": front.knee,
+        "chosen": front.chosen,
+        "importances": {o.metric: importances(told, params, o.metric) for o in front.objectives},
+    }
+
+
+def _trial(trial: Trial, folder: Path) -> dict[str, Any]:
+    metrics = {
+        name: value for name, value in {**trial.metrics, **trial.values}.items() if math.isfinite(value)
+    }
+    href = os.path.relpath(trial.run, folder) if trial.run else ""
+    return {
+        **asdict(trial),
+        "metrics": metrics,
+        "values": None,
+        "href": Path(href).as_posix() if href else "",
+    }
+
+
+def _embed(data: dict[str, Any]) -> str:
+    """JSON that may stand in a <script> element: it can neither close it nor open a comment."""
+    text = json.dumps(data, sort_keys=True, allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
