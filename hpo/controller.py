@@ -235,6 +235,7 @@ class Controller:
             if not (told and active.watch.remote):
                 active.watch.end(self._grace_s)
         self._active.clear()
+        self._runs.close()
         self._backend.close()
 
     def _interrupted(self) -> GalleyError:

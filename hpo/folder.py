@@ -31,6 +31,7 @@ class StudyFolder:
         self.trials = root / "trials"
         self.cancel_request = root / "CANCEL"
         self.optuna = root / "optuna.log"
+        self.report = root / "report"
 
     def trial(self, number: int) -> Path:
         """The run folder of a trial."""

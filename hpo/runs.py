@@ -107,6 +107,11 @@ class TrialRuns:
         result = result_of(folder, handle.attempt)
         return None if result is None or result.state == "cancelled" else result
 
+    def close(self) -> None:
+        """Let go of what the launchers hold for further trials."""
+        for launcher in self._launchers.values():
+            launcher.close()
+
     def compose(self, params: Params, seed_offset: int = 0) -> Recipe:
         """The recipe of one point. Raises `ConfigError` with all that is wrong with it."""
         begun = self._study.begun
@@ -119,7 +124,7 @@ class TrialRuns:
     def _seal(self, trial: Trial, slot: Slot, folder: RunFolder) -> RunSpec:
         """run.json comes last: a folder without it is begun again."""
         root = trial.number if trial.repeat_of is None else trial.repeat_of
-        recipe = self.compose(trial.params, trial.number - root)
+        recipe = self._tracked(self.compose(trial.params, trial.number - root), trial)
         launcher = make_launcher(recipe.launcher.kind)
         facts = self._facts(launcher, recipe, slot)
         problems = layout_problems(recipe, facts)
@@ -132,9 +137,19 @@ class TrialRuns:
         folder.write_spec(spec)
         return spec
 
+    def _tracked(self, recipe: Recipe, trial: Trial) -> Recipe:
+        """At a tracker the trials of a study stand together, under its name."""
+        if recipe.tracker.kind == "none":
+            return recipe
+        name = f"{self._study.name}-{trial.number:04d}"
+        group = recipe.tracker.group or self._study.name
+        return replace(recipe, tracker=replace(recipe.tracker, name=name, group=group))
+
     def _launcher(self, spec: RunSpec) -> Launcher:
         """One a kind: it knows the processes that it started."""
-        kind = spec.recipe.launcher.kind
+        kind: str = spec.recipe.launcher.kind
+        if kind == "local" and spec.layout.nodes == 1 and self._study.hpo.warm:
+            kind = "warm"
         if kind not in self._launchers:
             self._launchers[kind] = make_launcher(kind)
         return self._launchers[kind]

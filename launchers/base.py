@@ -122,6 +122,10 @@ class Launcher(ABC):
         Does nothing to a run that has ended. `hurry` turning true cuts the grace short.
         """
 
+    def close(self) -> None:
+        """Let go of what is kept for further runs."""
+        return
+
 
 def _rank_of(log: Path) -> int:
     return int(log.stem.removeprefix("rank-"))

@@ -47,7 +47,17 @@ def run_study(folder: StudyFolder, options: Options) -> int:
     stream = sys.stderr if options.json else sys.stdout
     print(folder.root, file=stream, flush=True)
     study = run(folder, stream)
+    _track(study)
     return _show(study, options)
+
+
+def _track(study: Study) -> None:
+    """What was found, at the tracker of the trials."""
+    from hpo.report.tracked import track
+    from hpo.select import pareto_front
+
+    if study.begun.recipe.tracker.kind != "none":
+        track(study, pareto_front(study))
 
 
 def _show(study: Study, options: Options) -> int:
@@ -63,18 +73,22 @@ def _show(study: Study, options: Options) -> int:
 
 
 def pareto(words: Sequence[str], options: Options) -> int:
-    """Print the front, the knee and the winner of a study; `--promote NAME` writes it as a recipe."""
+    """Print the front, the knee and the winner of a study, and write its report; `--promote NAME` writes
+    the winner as a recipe."""
+    from hpo.report import write_report
     from hpo.select import pareto_front
     from hpo.summary import front_json, print_front
 
     study = _the_study("pareto", words, options)
     found = pareto_front(study)
+    report = write_report(found, [dim.key for dim in study.space], study.folder.report)
     promoted = _promote(study, found.chosen, options) if options.promote is not None else None
     if options.json:
-        extra = {} if promoted is None else {"promoted": str(promoted)}
+        extra = {"report": str(report[0])} | ({} if promoted is None else {"promoted": str(promoted)})
         print(json.dumps(front_json(found, study.folder.root) | extra))
         return 0
     print_front(found, sys.stdout)
+    print(report[0])
     if promoted is not None:
         option = f"--config-dir {options.config_dirs[0]} " if options.config_dirs else ""
         print(f"{promoted}\nrun it: python train.py {option}recipe={options.promote}")

@@ -193,7 +193,8 @@ function draw3() {
     const write = (p, down, label, kind) => svg(root, "text", { x: p.x + (left ? -8 : 8), y: p.y + down, "text-anchor": left ? "end" : "start", class: kind }, label);
     const shown = scales[i].ticks.length > 1 ? [scales[i].ticks[0], scales[i].ticks.at(-1)] : scales[i].ticks;
     for (const [u, label] of shown) write(edge(u), i === 2 ? 4 : 14, label, "");
-    write(middle, i === 2 ? 4 : 24, arrow(name), "axis");
+    if (i === 2) svg(root, "text", { x: edge(1).x, y: edge(1).y - 12, "text-anchor": "middle", class: "axis" }, arrow(name));
+    else write(middle, 24, arrow(name), "axis");
   });
   const points = having(...names).map((t) => ({ t, at: names.map((n, i) => scales[i].at(valueOf(t, n))) }));
   points.map((p) => ({ ...p, on: project(...p.at), foot: project(p.at[0], p.at[1], 0) })).sort((a, b) => b.on.depth - a.on.depth)

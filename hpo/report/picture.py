@@ -45,7 +45,8 @@ def _panel(axes: Any, front: ParetoFront, x: str, y: str) -> None:
             )
     axes.set(xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8)
 
 
 def _value(trial: Trial, name: str) -> float | None:
