@@ -113,7 +113,7 @@ class PlainDisplay(Display):
         for row in rows:
             if is_evaluation(row):
                 self._line(f"step {row.get('step', '?')}  {format_metrics(row)}")
-            else:
+            elif "loss" in row:
                 self._row = row
         if self._row is not None and time.monotonic() - self._written >= PLAIN_INTERVAL_S:
             self._line(self._describe(self._row, progress))
@@ -163,7 +163,7 @@ class LiveDisplay(Display):
         for row in rows:
             if is_evaluation(row):
                 self._bar.console.print(f"[dim]step {row.get('step', '?'):>6}[/dim]  {format_metrics(row)}")
-            else:
+            elif "loss" in row:
                 self._row = row
         step = max(progress.step, int(self._row.get("step", 0)))
         self._bar.update(

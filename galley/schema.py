@@ -386,11 +386,14 @@ class Checkpoint:
         resume_from: a checkpoint's folder, or that of a run with checkpoints, from which a new run
             continues under any strategy and number of ranks; it is read, never changed. Data, seed
             and global batch must be the same. The run's own checkpoints come first once it has any.
+        asynchronous: training waits for a copy in host memory only, 12 bytes a parameter shared by
+            the ranks, and goes on while it is written. The files are the same either way.
     """
 
     every_steps: Positive | None = None
     keep: Positive = 2
     resume_from: str | None = None
+    asynchronous: bool = True
 
 
 @dataclass(frozen=True)

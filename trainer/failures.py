@@ -74,6 +74,5 @@ def _classify_torch(error: BaseException) -> FailureClass:
             return "node"
         if any(part in text for part in SILENT_PEER):
             return "hang"
-        if "no space left on device" in text:
-            return "disk_full"
-    return "user"
+    # safetensors has an error of its own.
+    return "disk_full" if "no space left on device" in text else "user"

@@ -18,8 +18,8 @@ from galley.moving import halved
 from galley.rundir import RunFolder
 from galley.schema import Recipe
 from trainer.batches import BatchPlan, GlobalBatch, MicroBatch, split
-from trainer.checkpoints import store
 from trainer.checkpoints.manifest import TrainState
+from trainer.checkpoints.writer import Writer
 from trainer.evaluation import evaluate
 from trainer.failures import NonFiniteLossError, is_out_of_memory
 from trainer.journal import Journal
@@ -63,6 +63,7 @@ class Loop:
 
     Attributes:
         ended_by: the request that ended the training before its end; null while there is none.
+        writer: of the checkpoints; nothing is left to write when `run` returns.
     """
 
     def __init__(self, parts: Parts, resumed: TrainState | None) -> None:
@@ -74,6 +75,7 @@ class Loop:
         self.probe = EngagementProbe(parts.engine)
         self.stopping = EarlyStopping.of(recipe)
         self.ended_by: Request | None = None
+        self.writer = Writer(parts.folder.checkpoints, recipe.checkpoint)
         self._requests = Requests(parts.folder, parts.ranks)
         if resumed:
             self.stopping.best, self.stopping.misses = resumed.best, resumed.misses
@@ -102,6 +104,7 @@ class Loop:
             self._log_row()
         if self.ended_by is None and self.parts.data.eval and self._evaluated_at != self.step:
             self._evaluate(self.parts.data.eval)
+        self.writer.wait()
 
     def _train_step(self, global_batch: GlobalBatch) -> None:
         engine, samples = self.parts.engine, global_batch.samples
@@ -167,6 +170,7 @@ class Loop:
         if logs:
             self._log_row()
         self.parts.journal.at_step(self.step)
+        self.writer.check()
         if self.parts.data.eval and _due(self.step, recipe.eval.every_steps):
             stopped = self._evaluate(self.parts.data.eval)
         request = self._requests.read() if logs and self.step < self.total_steps else None
@@ -179,6 +183,7 @@ class Loop:
         if request is None:
             return False
         log.info("%s was requested at step %d", request.name, self.step)
+        self.writer.wait()  # whoever asked sees a checkpoint where the file is gone
         self._requests.done(request)
         self.ended_by = request if request.ends_as else None
         return self.ended_by is not None
@@ -223,10 +228,8 @@ class Loop:
     def _save(self) -> None:
         self.meter.pause()
         self.parts.journal.enter("save", self.step)
-        folder = store.save(
-            self.parts.folder.checkpoints, self.parts.engine, self.state(), self.parts.recipe.checkpoint.keep
-        )
-        log.info("saved %s", folder.name)
+        stall_s = self.writer.save(self.parts.engine, self.state())
+        self.parts.journal.row(self.step, self.epoch, {"checkpoint/stall_s": round(stall_s, 4)})
         self.parts.journal.enter("train", self.step)
         self.meter.resume()
 

@@ -179,21 +179,25 @@ class Ranks:
         """The JSON value that the main rank passed; what the others pass is ignored."""
         return self.gather_json(value if self.is_main else None)[0]
 
-    def gather_json(self, value: Any) -> list[Any]:
-        """The JSON value of every rank, indexed by rank, on every rank."""
+    def gather_json(self, value: Any, apart: bool = False) -> list[Any]:
+        """The JSON value of every rank, indexed by rank, on every rank.
+
+        `apart` from the collectives of training, in a thread of its own.
+        """
         import torch
         import torch.distributed as dist
 
         if not self._grouped:
             return [value]
+        group = self._patient if apart else None
         text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
-        dist.all_gather(sizes, torch.tensor([text.numel()]))
+        dist.all_gather(sizes, torch.tensor([text.numel()]), group=group)
         longest = max(int(size) for size in sizes)
         padded = torch.zeros(longest, dtype=torch.uint8)
         padded[: text.numel()] = text
         parts = [torch.zeros_like(padded) for _ in range(self.world_size)]
-        dist.all_gather(parts, padded)
+        dist.all_gather(parts, padded, group=group)
         return [
             json.loads(bytes(part[: int(size)].tolist())) for part, size in zip(parts, sizes, strict=True)
         ]
@@ -216,7 +220,7 @@ class Ranks:
             dist.all_reduce(torch.zeros(1), group=self._patient)
 
     def open_patient_group(self) -> None:
-        """The group that `main_first` waits on, whose timeout is not that of training."""
+        """The group of `main_first`, and of what goes on beside training, whose timeout is not its."""
         import torch.distributed as dist
 
         self._patient = dist.new_group(backend="gloo", timeout=MAIN_FIRST_TIMEOUT)

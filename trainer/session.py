@@ -105,6 +105,7 @@ def run(
 
 def train(loop: Loop, restart: Restart) -> None:
     """Run the loop; where memory runs out in a step, this process may begin again and not return."""
+    restart.ready = loop.writer.finish
     restart.watch()
     try:
         loop.run()

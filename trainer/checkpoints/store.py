@@ -1,15 +1,18 @@
-"""Saving and loading the state of an engine. Both are collectives: every rank takes part."""
+"""Saving and loading the state of an engine. Both are collectives: every rank takes part.
+
+Saving has two halves: `take_snapshot` stops training for a copy, `write` does not need it any more.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from galley.errors import CheckpointError
@@ -30,7 +33,7 @@ from trainer.checkpoints.manifest import (
     to_state_json,
     write_manifest,
 )
-from trainer.failures import DiskFullError
+from trainer.failures import DiskFullError, classify
 from trainer.ranks import Ranks
 from trainer.strategies.base import MOMENTS, Engine
 
@@ -56,34 +59,56 @@ def checkpoint_bytes(engine: Engine) -> int:
     return FP32_BYTES * trained * (1 + len(MOMENTS)) + buffers + RESERVE_BYTES
 
 
-def save(root: Path, engine: Engine, state: TrainState, keep: int) -> Path:
-    """Write the checkpoint of `state.step` and drop the oldest beyond `keep`.
+@dataclass(frozen=True)
+class Snapshot:
+    """What one rank writes of a checkpoint, in host memory of its own: training may go on.
 
-    Raises `DiskFullError` before anything is written where it would not fit. Earlier checkpoints
-    stay as they are until the new one is complete.
+    Attributes:
+        tensors: those that this rank owns, by their names in the file.
+        manifest: without the files.
     """
+
+    state: TrainState
+    tensors: dict[str, torch.Tensor]
+    manifest: Manifest
+
+
+def take_snapshot(engine: Engine, state: TrainState) -> Snapshot:
+    """A collective: every rank takes part in gathering all tensors, and keeps a copy of its own."""
     ranks = engine.setup.ranks
-    folder = root / checkpoint_name(state.step)
-    partial = root / f".{folder.name}"
+    owners = share_out({name: engine.full_numel(p) for name, p in engine.trainable.items()}, ranks.world_size)
+    tensors: dict[str, torch.Tensor] = {}
+    for name in engine.trainable:
+        parts = {"param": engine.parameter(name)}
+        parts |= {moment: engine.moment(moment, name) for moment in MOMENTS}
+        if owners[name] == ranks.rank:
+            tensors |= {f"{kind}/{name}": _copied(t) for kind, t in parts.items()}
     if ranks.is_main:
+        buffers = persistent_buffers(engine.model)
+        tensors |= {f"buffer/{name}": _copied(t) for name, t in buffers.items()}
+    shapes = {name: engine.full_shape(p) for name, p in engine.parameters.items()}
+    frozen = engine.setup.frozen_sha256
+    manifest = Manifest(fingerprint(shapes), ranks.world_size, {}, frozen_sha256=frozen)
+    return Snapshot(state, tensors, manifest)
+
+
+def _copied(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
+def make_room(root: Path, state: TrainState, engine: Engine) -> Path:
+    """The empty folder that a checkpoint is written into before it has its name. A collective.
+
+    Raises `DiskFullError` on the main rank, before anything is written, where it would not fit.
+    """
+    partial = root / f".{checkpoint_name(state.step)}"
+    if engine.setup.ranks.is_main:
         root.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(partial, ignore_errors=True)
         _check_space(root, checkpoint_bytes(engine))
         partial.mkdir()
-    ranks.barrier()
-    own = _write_share(partial, engine, ranks)
-    records = records_from_json(ranks.gather_json({name: asdict(value) for name, value in own.items()}))
-    if ranks.is_main:
-        write_atomic(partial / STATE_NAME, to_state_json(state))
-        records[STATE_NAME] = record(partial / STATE_NAME)
-        shapes = {name: engine.full_shape(p) for name, p in engine.parameters.items()}
-        frozen = engine.setup.frozen_sha256
-        manifest = Manifest(fingerprint(shapes), ranks.world_size, records, frozen_sha256=frozen)
-        write_manifest(partial, manifest)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.replace(folder)
-        retain(root, keep)
-    return folder
+    engine.setup.ranks.barrier()
+    return partial
 
 
 def _check_space(root: Path, needed: int) -> None:
@@ -95,19 +120,57 @@ def _check_space(root: Path, needed: int) -> None:
         )
 
 
-def _write_share(partial: Path, engine: Engine, ranks: Ranks) -> dict[str, FileRecord]:
-    """This rank's file: the tensors it owns. Every rank takes part in gathering all of them."""
-    owners = share_out({name: engine.full_numel(p) for name, p in engine.trainable.items()}, ranks.world_size)
-    tensors: dict[str, torch.Tensor] = {}
-    for name in engine.trainable:
-        parts = {"param": engine.parameter(name)}
-        parts |= {moment: engine.moment(moment, name) for moment in MOMENTS}
-        if owners[name] == ranks.rank:
-            tensors |= {f"{kind}/{name}": t.contiguous() for kind, t in parts.items()}
+def write(partial: Path, snapshot: Snapshot, ranks: Ranks, keep: int) -> None:
+    """Write the checkpoint and drop the oldest beyond `keep`. A collective, apart from those of training.
+
+    Earlier checkpoints stay as they are until the new one is complete. Raises on every rank where
+    one could not write.
+    """
+    files: dict[str, FileRecord] = {}
+    failure: Exception | None = None
+    try:
+        files = _write_share(partial, snapshot.tensors, ranks)
+    except (OSError, SafetensorError) as error:
+        failure = error
+        _share(partial, ranks).unlink(missing_ok=True)  # room for the report of it
+    said = {name: asdict(value) for name, value in files.items()}
+    reports = ranks.gather_json({"files": said, "failure": _describe(failure)}, apart=True)
+    if failure is not None:
+        raise failure
+    _refuse_failures(partial, [report["failure"] for report in reports])
     if ranks.is_main:
-        buffers = persistent_buffers(engine.model)
-        tensors |= {f"buffer/{name}": t.detach().cpu().clone() for name, t in buffers.items()}
-    path = partial / f"tensors-{ranks.rank:05d}-of-{ranks.world_size:05d}.safetensors"
+        _complete(partial, snapshot, records_from_json([report["files"] for report in reports]), keep)
+
+
+def _describe(failure: Exception | None) -> list[str] | None:
+    return None if failure is None else [classify(failure, "save"), str(failure)]
+
+
+def _refuse_failures(partial: Path, failures: list[list[str] | None]) -> None:
+    for rank, failure in enumerate(failures):
+        if failure is not None:
+            message = f"rank {rank} could not write into {partial.parent}: {failure[1]}"
+            raise DiskFullError(message) if failure[0] == "disk_full" else CheckpointError(message)
+
+
+def _complete(partial: Path, snapshot: Snapshot, records: dict[str, FileRecord], keep: int) -> None:
+    """The manifest last, then the name."""
+    folder = partial.with_name(checkpoint_name(snapshot.state.step))
+    write_atomic(partial / STATE_NAME, to_state_json(snapshot.state))
+    records[STATE_NAME] = record(partial / STATE_NAME)
+    write_manifest(partial, replace(snapshot.manifest, files=records))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.replace(folder)
+    retain(folder.parent, keep)
+
+
+def _share(partial: Path, ranks: Ranks) -> Path:
+    return partial / f"tensors-{ranks.rank:05d}-of-{ranks.world_size:05d}.safetensors"
+
+
+def _write_share(partial: Path, tensors: dict[str, torch.Tensor], ranks: Ranks) -> dict[str, FileRecord]:
+    """This rank's file, on the disk when this returns."""
+    path = _share(partial, ranks)
     save_file(tensors, path)
     with path.open("rb") as stream:
         os.fsync(stream.fileno())

@@ -10,11 +10,13 @@ import importlib
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from multiprocessing.process import BaseProcess
@@ -125,6 +127,28 @@ class Hungry(torch.autograd.Function):
         return grads[0] + torch.empty(2**58)
 
 
+def await_writer() -> None:
+    """Until no checkpoint is being written, so that the one before a kill is complete."""
+    root = Path(sys.argv[sys.argv.index("--run-dir") + 1])
+    deadline = time.monotonic() + 20
+    while "TINY_WRITE" not in os.environ and list(root.glob("checkpoints/.step-*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def save_in_trouble(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """TINY_WRITE=STEP:AWAIT:FILE waits for a file, STEP:FILL:FILE leaves too little space."""
+    step, trouble, name = os.environ["TINY_WRITE"].split(":")
+    if path.parent.name.endswith(step):
+        deadline = time.monotonic() + 60
+        while trouble == "AWAIT" and not Path(name).exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        with Path(name).open("ab", buffering=0) as ballast, suppress(OSError):
+            while trouble == "FILL" and shutil.disk_usage(path.parent).free > 2**14:
+                ballast.write(bytes(2**12))
+    save_file(tensors, path)
+
+
 class TinyTask(Task):
     """Reads its own knobs from the environment: DROPOUT, and what goes wrong at which step."""
 
@@ -167,7 +191,10 @@ class TinyTask(Task):
 
     def _misbehave(self) -> None:
         self.num_losses += 1
+        if self.num_losses == self._at("TOUCH"):
+            Path(os.environ["TINY_TOUCHED"]).touch()
         if self.num_losses == self._at("KILL"):
+            await_writer()
             os.kill(os.getpid(), signal.SIGKILL)
         if self.num_losses == self._at("HANG"):
             signal.pause()
@@ -249,6 +276,8 @@ def enter_worker(run_dir: str, sha256: str, environ: dict[str, str]) -> None:
         trainer.session.BatchPlan = getattr(importlib.import_module(module), name)  # type: ignore[misc]
     if "OWN_TASK" not in environ:
         trainer.tasks.make_task = TinyTask  # type: ignore[attr-defined]
+    if "TINY_WRITE" in environ:
+        trainer.checkpoints.store.save_file = save_in_trouble  # type: ignore[attr-defined]
     sys.argv = ["worker", "--run-dir", run_dir, "--sha256", sha256]
     main()
 
