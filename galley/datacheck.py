@@ -3,8 +3,10 @@ functions by which the worker loads the same data."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,7 +20,6 @@ from galley.schema import Data
 GLUE_MRPC = (("#1 String", "#2 String"), "Quality")
 TEXT_NAMES = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"))
 SINGLE_TEXT_NAMES = ("sentence", "text")
-LABEL_NAMES = ("label", "labels")
 
 # Before a launch no more is read than takes about a second; the worker reads and checks all.
 ROWS_BEFORE_LAUNCH = 100_000
@@ -44,23 +45,48 @@ class Split:
     """
 
     texts: tuple[list[str], ...]
-    labels: list[int]
+    labels: list[Any]
     where: str
     complete: bool = True
 
 
-def check_data(data: Data) -> list[Problem]:
+@dataclass(frozen=True)
+class Labels:
+    """How a task reads its label column.
+
+    Attributes:
+        names: usual names of the column, the likeliest first.
+        read: a value as the file has it -> the label; raises `ValueError` that says what is wrong.
+        check: the rules between the labels of both splits.
+    """
+
+    names: tuple[str, ...]
+    read: Callable[[Any], Any]
+    check: Callable[[Mapping[SplitName, Split]], list[Problem]]
+
+
+def check_numbers(data: Data) -> list[Problem]:
+    """As `check_data`, for labels that are numbers."""
+    return check_data(data, NUMBERS)
+
+
+def check_class_sets(data: Data) -> list[Problem]:
+    """As `check_data`, for labels that are sets of classes."""
+    return check_data(data, CLASS_SETS)
+
+
+def check_data(data: Data, labels: Labels | None = None) -> list[Problem]:
     """What is wrong with the files of `data.path`; empty where the data is not local."""
     if data.path is None:
         return []
     try:
-        load_splits(data, limit=ROWS_BEFORE_LAUNCH)
+        load_splits(data, limit=ROWS_BEFORE_LAUNCH, labels=labels or CLASSES)
     except DataError as error:
         return list(error.problems)
     return []
 
 
-def load_splits(data: Data, limit: int | None = None) -> dict[SplitName, Split]:
+def load_splits(data: Data, limit: int | None = None, labels: Labels | None = None) -> dict[SplitName, Split]:
     """Both splits of `data.path`, the first `limit` rows of each.
 
     Raises `DataError` with the problems of both.
@@ -69,29 +95,30 @@ def load_splits(data: Data, limit: int | None = None) -> dict[SplitName, Split]:
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise DataError(Problem(f"data.path={data.path}", what, "a folder with train.* and dev.* files"))
+    labels = labels or CLASSES
     found: dict[SplitName, Split] = {}
     problems: list[Problem] = []
     for name in FILE_STEMS:
         try:
-            found[name] = _load_split(find_file(folder, name), data, limit)
+            found[name] = _load_split(find_file(folder, name), data, limit, labels)
         except DataError as error:
             problems += error.problems
     if not problems:
-        problems += check_labels(found)
+        problems += labels.check(found)
     if problems:
         raise DataError(problems)
     return found
 
 
-def _load_split(path: Path, data: Data, limit: int | None) -> Split:
+def _load_split(path: Path, data: Data, limit: int | None, labels: Labels) -> Split:
     rows = list(islice(read_rows(path), limit))
     if not rows:
         raise DataError(Problem(str(path), "has no samples"))
-    columns = find_columns(list(rows[0][1]), data, str(path))
-    return to_split(rows, columns, str(path), complete=limit is None or len(rows) < limit)
+    columns = find_columns(list(rows[0][1]), data, str(path), labels)
+    return to_split(rows, columns, str(path), limit is None or len(rows) < limit, labels)
 
 
-def find_columns(header: Sequence[str], data: Data, where: str) -> Columns:
+def find_columns(header: Sequence[str], data: Data, where: str, labels: Labels | None = None) -> Columns:
     """The columns that the recipe names; where it names none, or the hub's names for MRPC, those
     of GLUE's MRPC files; else the usual names.
 
@@ -101,7 +128,7 @@ def find_columns(header: Sequence[str], data: Data, where: str) -> Columns:
         return Columns(*GLUE_MRPC)
     problems = []
     texts = tuple(data.text_columns) if data.text_columns else _usual_texts(header)
-    label = data.label_column or next((name for name in LABEL_NAMES if name in header), None)
+    label = data.label_column or next((name for name in (labels or CLASSES).names if name in header), None)
     if not texts:
         problems.append(_no_column(where, "data.text_columns", "text", header, named=False))
     problems += [_no_column(where, "data.text_columns", name, header) for name in texts if name not in header]
@@ -115,7 +142,7 @@ def find_columns(header: Sequence[str], data: Data, where: str) -> Columns:
 
 
 def _may_be_mrpc(data: Data) -> bool:
-    return data.text_columns in (None, [*TEXT_NAMES[0]]) and data.label_column in (None, LABEL_NAMES[0])
+    return data.text_columns in (None, [*TEXT_NAMES[0]]) and data.label_column in (None, "label")
 
 
 def _usual_texts(header: Sequence[str]) -> tuple[str, ...]:
@@ -131,13 +158,16 @@ def _no_column(where: str, key: str, name: str, header: Sequence[str], named: bo
     return Problem(where, what, hint.strip())
 
 
-def to_split(rows: Sequence[Row], columns: Columns, where: str, complete: bool = True) -> Split:
+def to_split(
+    rows: Sequence[Row], columns: Columns, where: str, complete: bool = True, kind: Labels | None = None
+) -> Split:
     """Texts and labels of the rows. Raises `DataError` that names the first lines that are wrong."""
     problems: list[Problem] = []
-    labels: list[int] = []
+    labels: list[Any] = []
+    read = (kind or CLASSES).read
     for line, row in rows:
         try:
-            labels.append(_label(row.get(columns.label)))
+            labels.append(read(row.get(columns.label)))
         except ValueError as error:
             problems.append(Problem(f"{where}:{line}", f"column '{columns.label}': {error}"))
         for name in columns.texts:
@@ -159,7 +189,42 @@ def _label(value: Any) -> int:
             return number
     except ValueError:
         pass
-    raise ValueError(f"{value!r} is not a class number (0, 1, …)")
+    raise ValueError(f"{value!r} is not a class number (0, 1, …){_task_for(value)}")
+
+
+def _task_for(value: Any) -> str:
+    """The task whose labels look like this."""
+    if isinstance(value, list):
+        return "; task=multi_label_classification learns lists of them"
+    try:
+        return "" if _number(value).is_integer() else "; task=sequence_regression learns numbers"
+    except ValueError:
+        return ""
+
+
+def _number(value: Any) -> float:
+    """A finite number, also as text. Raises `ValueError` on anything else."""
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    raise ValueError(f"{value!r} is not a number")
+
+
+def _class_set(value: Any) -> list[int]:
+    """A list of class numbers, in csv and tsv as json; it may be empty. Raises `ValueError`."""
+    found = value
+    if isinstance(value, str):
+        try:
+            found = json.loads(value)
+        except json.JSONDecodeError:
+            found = None
+    if not isinstance(found, list):
+        raise ValueError(f"{value!r} is not a list of class numbers ([0, 2])")
+    return sorted({_label(entry) for entry in found})
 
 
 def check_labels(splits: Mapping[SplitName, Split]) -> list[Problem]:
@@ -186,9 +251,28 @@ def check_labels(splits: Mapping[SplitName, Split]) -> list[Problem]:
     return problems
 
 
+def _check_sets(splits: Mapping[SplitName, Split]) -> list[Problem]:
+    """Evaluation has no class that training lacks, and training has one at least."""
+    train, held_out = splits["train"], splits["eval"]
+    if not train.complete:
+        return []
+    classes = {label for row in train.labels for label in row}
+    if not classes:
+        return [Problem(train.where, "no sample has a class", "training needs one class at least")]
+    unseen = sorted({label for row in held_out.labels for label in row} - classes)
+    if unseen:
+        what = f"has labels that {train.where} does not have: {_listing(unseen)}"
+        return [Problem(held_out.where, what, f"labels of training: {_listing(sorted(classes))}")]
+    return []
+
+
 def describe(split: Split) -> str:
     """The samples of a split, by class, for the log."""
-    counts = sorted(Counter(split.labels).items())
+    if isinstance(split.labels[0], float):
+        bounds = f"{min(split.labels):g} to {max(split.labels):g}"
+        return f"{split.where}: {_count(len(split.labels), 'sample')} (labels {bounds})"
+    sets = [label if isinstance(label, list) else [label] for label in split.labels]
+    counts = sorted(Counter(label for row in sets for label in row).items())
     classes = ", ".join(f"{number} of class {label}" for label, number in counts)
     return f"{split.where}: {_count(len(split.labels), 'sample')} ({classes})"
 
@@ -200,3 +284,8 @@ def _count(number: int, noun: str) -> str:
 def _listing(numbers: Sequence[int]) -> str:
     shown = ", ".join(map(str, numbers[:8]))
     return f"{shown}, …" if len(numbers) > 8 else shown
+
+
+CLASSES = Labels(("label", "labels"), _label, check_labels)
+NUMBERS = Labels(("label", "labels", "score"), _number, lambda splits: [])
+CLASS_SETS = Labels(("labels", "label"), _class_set, _check_sets)

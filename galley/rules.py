@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
-from galley.datacheck import ROWS_BEFORE_LAUNCH, check_data
+from galley.datacheck import ROWS_BEFORE_LAUNCH, check_class_sets, check_data, check_numbers
 from galley.datafiles import DataError
 from galley.errors import Problem, valid_values
 from galley.schema import Data, Lora, Recipe
@@ -21,6 +21,9 @@ from galley.trackers import tracker_problems
 # task.kind -> what its evaluation reports; the first is what early stopping watches.
 TASK_METRICS = {
     "sequence_classification": ("eval/f1", "eval/f1_macro", "eval/accuracy", "eval/loss"),
+    "sequence_regression": ("eval/spearman", "eval/pearson", "eval/mse", "eval/loss"),
+    "multi_label_classification": ("eval/f1", "eval/f1_macro", "eval/accuracy", "eval/loss"),
+    "distillation": ("eval/f1", "eval/f1_macro", "eval/accuracy", "eval/loss"),
     "question_answering": (
         "eval/f1", "eval/exact_match", "eval/has_answer_f1", "eval/no_answer_f1", "eval/loss"
     ),
@@ -36,6 +39,9 @@ RESERVED_ENV = (
 # task.kind -> what is wrong with its files, where there is more to it than columns.
 OWN_CHECKS: dict[str, Callable[[Data], list[Problem]]] = {
     "sequence_classification": check_data,
+    "sequence_regression": check_numbers,
+    "multi_label_classification": check_class_sets,
+    "distillation": check_data,
     "question_answering": check_questions,
     "token_classification": check_tags,
 }
@@ -71,6 +77,7 @@ def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from _eval(recipe)
     yield from _metric(recipe)
     yield from _windows(recipe)
+    yield from _teacher(recipe)
     yield from _environment(recipe)
     yield from tracker_problems(recipe)
 
@@ -177,6 +184,12 @@ def _metric(recipe: Recipe) -> Iterator[Problem]:
     if recipe.eval.enabled and known and metric is not None and metric not in known:
         what = f"task '{recipe.task.kind}' does not report '{metric}'"
         yield Problem("eval.metric", what, valid_values(metric, known))
+
+
+def _teacher(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.task.kind == "distillation" and recipe.task.distillation.teacher is None:
+        hint = "the folder of a trained classifier, such as RUN/model"
+        yield Problem("task.distillation.teacher", "is not set", hint)
 
 
 def _windows(recipe: Recipe) -> Iterator[Problem]:

@@ -106,7 +106,7 @@ class Classification:
 
     Attributes:
         class_weights: factor of the loss of each class, in their order, or `balanced`: samples ÷
-            (classes × samples of the class).
+            (classes × samples of the class), counted in the training split.
     """
 
     class_weights: Literal["balanced"] | list[Annotated[float, Field(gt=0)]] | None = None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from galley.datacheck import Split, check_labels, describe, find_columns, load_splits, to_split
+from galley.datacheck import CLASSES, Labels, Split, describe, find_columns, load_splits, to_split
 from galley.datafiles import DataError, SplitName
 from galley.schema import Data
 from trainer.assets import data_rows, is_embedded
@@ -28,15 +29,15 @@ class Splits:
     num_labels: int
 
 
-def read_splits(data: Data) -> Splits:
+def read_splits(data: Data, labels: Labels = CLASSES) -> Splits:
     """Both splits, at most `data.max_samples` each. Raises `ConfigError` that names what is wrong."""
     if data.path is not None:
-        found = load_splits(data)
+        found = load_splits(data, labels=labels)
     elif is_embedded(data.name):
-        found = _embedded(data)
+        found = _embedded(data, labels)
     else:
-        found = _hub(data)
-    num_labels = max(found["train"].labels) + 1
+        found = _hub(data, labels)
+    num_labels = count_labels(found["train"].labels)
     chosen = {name: _at_most(split, data.max_samples) for name, split in found.items()}
     for split in chosen.values():
         log.info("%s", describe(split))
@@ -51,22 +52,31 @@ def _at_most(split: Split, count: int | None) -> Split:
     return Split(texts, [split.labels[index] for index in kept], split.where)
 
 
-def _embedded(data: Data) -> dict[SplitName, Split]:
+def count_labels(labels: Sequence[Any]) -> int:
+    """Outputs that a model of these labels has: one for numbers, else one a class."""
+    if isinstance(labels[0], float):
+        return 1
+    return 1 + max(max(label, default=0) if isinstance(label, list) else label for label in labels)
+
+
+def _embedded(data: Data, labels: Labels) -> dict[SplitName, Split]:
     found: dict[SplitName, Split] = {}
     for split in HUB_SPLITS:
         rows, where = data_rows(data.name, split), f"{data.name} ({split})"
-        found[split] = to_split(list(enumerate(rows, 1)), find_columns(list(rows[0]), data, where), where)
+        found[split] = to_split(
+            list(enumerate(rows, 1)), find_columns(list(rows[0]), data, where, labels), where, kind=labels
+        )
     return found
 
 
-def _hub(data: Data) -> dict[SplitName, Split]:
+def _hub(data: Data, labels: Labels) -> dict[SplitName, Split]:
     where = f"data.name={data.name}"
     found: dict[SplitName, Split] = {}
     for name, (stored, rows) in hub_splits(data).items():
         source = f"{where} ({stored})"
-        columns = find_columns(rows.column_names, data, source)
-        found[name] = to_split(list(zip(itertools.count(1), rows, strict=False)), columns, source)
-    problems = check_labels(found)
+        columns = find_columns(rows.column_names, data, source, labels)
+        found[name] = to_split(list(enumerate(rows, 1)), columns, source, kind=labels)
+    problems = labels.check(found)
     if problems:
         raise DataError(problems)
     return found

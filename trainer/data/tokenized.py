@@ -14,9 +14,8 @@ from trainer.data.store import ArrowDataset, digest, stored, tokenizer_settings
 log = logging.getLogger("galley")
 
 FORMAT = 3
-SCHEMA = pa.schema(
-    [("input_ids", pa.list_(pa.uint32())), ("token_type_ids", pa.list_(pa.uint8())), ("label", pa.int32())]
-)
+TOKENS = [("input_ids", pa.list_(pa.uint32())), ("token_type_ids", pa.list_(pa.uint8()))]
+LABEL_TYPES = {int: pa.int32(), float: pa.float32(), list: pa.list_(pa.int32())}
 
 
 def content_key(split: Split, tokenizer: Any, max_length: int) -> str:
@@ -37,4 +36,5 @@ def _encode(split: Split, tokenizer: Any, max_length: int) -> pa.Table:
     if full:
         log.info("%s: %d samples reach data.max_length=%d tokens", split.where, full, max_length)
     columns = [encoded["input_ids"], encoded["token_type_ids"], split.labels]
-    return pa.table(columns, schema=SCHEMA)
+    label = ("label", LABEL_TYPES[type(split.labels[0])])
+    return pa.table(columns, schema=pa.schema([*TOKENS, label]))

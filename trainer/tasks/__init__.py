@@ -10,6 +10,9 @@ from trainer.tasks.base import Task
 
 TASKS = {
     "sequence_classification": "trainer.tasks.sequence_classification:SequenceClassification",
+    "sequence_regression": "trainer.tasks.sequence_regression:SequenceRegression",
+    "multi_label_classification": "trainer.tasks.multi_label:MultiLabelClassification",
+    "distillation": "trainer.tasks.distillation:Distillation",
     "question_answering": "trainer.tasks.question_answering:QuestionAnswering",
     "token_classification": "trainer.tasks.token_classification:TokenClassification",
     "contrastive": "trainer.tasks.contrastive:Contrastive",

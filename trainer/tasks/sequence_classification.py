@@ -8,92 +8,65 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import cross_entropy
 
+from galley.datacheck import CLASSES
+from galley.errors import ConfigError, Problem
 from galley.schema import Recipe
-from trainer.cache import cache_root
-from trainer.data.sources import read_splits
+from trainer.data.sources import Splits
 from trainer.data.store import ArrowDataset
-from trainer.data.tokenized import tokenized
-from trainer.hub import quiet_transformers
-from trainer.models import load_classifier, load_tokenizer
-from trainer.tasks.base import Batch, Datasets, MainFirst, Sample, Task, TokenizedDataset
+from trainer.tasks.base import Batch, Sample, TokenizedDataset
+from trainer.tasks.sequence import SequenceTask
 
 
-class SequenceClassification(Task):
-    """Cross-entropy over the classes of the training split."""
+class SequenceClassification(SequenceTask):
+    """Cross-entropy over the classes of the training split, weighted by class where the recipe says so."""
+
+    labels = CLASSES
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
-        self.num_labels = 0
-        self._tokenizer: Any = None
+        self.class_weights: torch.Tensor | None = None
 
-    @property
-    def tokenizer(self) -> Any:
-        if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.recipe)
-        return self._tokenizer
-
-    def datasets(self, main_first: MainFirst) -> Datasets:
-        data, cache = self.recipe.data, cache_root(self.recipe.data)
-        with main_first():
-            splits = read_splits(data)
-            self.num_labels = splits.num_labels
-            train = tokenized(splits.train, self.tokenizer, data.max_length, cache)
-            held_out = None
-            if self.recipe.eval.enabled:
-                held_out = tokenized(splits.eval, self.tokenizer, data.max_length, cache)
-        return Datasets(train, held_out)
-
-    def model(self) -> torch.nn.Module:
-        assert self.num_labels, "datasets() comes first: it counts the classes"  # noqa: S101
-        return load_classifier(self.recipe, self.num_labels)
+    def learn_labels(self, splits: Splits) -> None:
+        super().learn_labels(splits)
+        wanted = self.recipe.task.classification.class_weights
+        if wanted is not None:
+            weights = (
+                balanced_weights(splits.train.labels, self.num_labels) if wanted == "balanced" else wanted
+            )
+            if len(weights) != self.num_labels:
+                what = f"has {len(weights)} weights, the data {self.num_labels} classes"
+                raise ConfigError(Problem("task.classification.class_weights", what))
+            self.class_weights = torch.tensor(weights, dtype=torch.float32)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """`input_ids`, `token_type_ids`, `attention_mask` [samples, longest], `labels` [samples]."""
-        shape = (len(samples), max(len(sample["input_ids"]) for sample in samples))
-        ids = np.full(shape, self.tokenizer.pad_token_id, dtype=np.int64)
-        types, mask = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-        for row, sample in enumerate(samples):
-            length = len(sample["input_ids"])
-            ids[row, :length] = sample["input_ids"]
-            types[row, :length] = sample["token_type_ids"]
-            mask[row, :length] = 1
-        labels = np.fromiter((sample["label"] for sample in samples), np.int64, len(samples))
-        arrays = {"input_ids": ids, "token_type_ids": types, "attention_mask": mask, "labels": labels}
-        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        """`encoded`, and `labels` [samples]."""
+        labels = torch.tensor([sample["label"] for sample in samples], dtype=torch.int64)
+        return {**self.encoded(samples), "labels": labels}
 
     def loss(self, model: torch.nn.Module, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
-        losses = torch.nn.functional.cross_entropy(
-            self._logits(model, batch), batch["labels"], reduction="none"
-        )
-        return (losses * weights).sum()
+        losses = cross_entropy(self.logits(model, batch), batch["labels"], reduction="none")
+        return (losses * self._factors(batch, weights)).sum()
 
     def weight(self, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
-        return weights.sum()
+        return self._factors(batch, weights).sum()
 
-    def predict(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """Logits [samples, classes] in fp32."""
-        return self._logits(model, batch).detach()
-
-    def _logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        inputs = {name: batch[name] for name in self._input_names() if name in batch}
-        logits: torch.Tensor = model(**inputs).logits
-        return logits.float()
-
-    def _input_names(self) -> tuple[str, ...]:
-        """Models without segments (RoBERTa, DistilBERT) do not take `token_type_ids`."""
-        names = ("input_ids", "attention_mask")
-        return (*names, "token_type_ids") if "token_type_ids" in self.tokenizer.model_input_names else names
+    def _factors(self, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
+        """Of each sample's loss; the mean divides by their sum, as torch's weighted cross-entropy does."""
+        if self.class_weights is None:
+            return weights
+        return weights * self.class_weights.to(weights.device)[batch["labels"]]
 
     def metrics(self, predictions: NDArray[Any], dataset: TokenizedDataset) -> dict[str, float]:
         """See `classification_metrics`."""
-        labels = _labels(dataset)
-        return classification_metrics(predictions, labels, self.num_labels)
+        return classification_metrics(predictions, _labels(dataset), self.num_labels)
 
-    def save_pretrained(self, model: torch.nn.Module, state: Batch, folder: str) -> None:
-        with quiet_transformers():
-            model.save_pretrained(folder, state_dict=state)  # type: ignore[operator]  # a Transformers model
-            self.tokenizer.save_pretrained(folder)
+
+def balanced_weights(labels: Sequence[int], num_labels: int) -> list[float]:
+    """Samples ÷ (classes × samples of the class); 0 for a class without samples."""
+    counts = np.bincount(np.asarray(labels), minlength=num_labels)
+    return [len(labels) / (num_labels * count) if count else 0.0 for count in counts.tolist()]
 
 
 def _labels(dataset: TokenizedDataset) -> NDArray[np.int64]:

@@ -108,7 +108,8 @@ BAD_FILES = {
         [
             "train.csv:3: column 'label': 'yes' is not a class number (0, 1, …)",
             "dev.csv:2: column 'label': '-1' is not a class number (0, 1, …)",
-            "dev.csv:3: column 'label': '1.5' is not a class number (0, 1, …)",
+            "dev.csv:3: column 'label': '1.5' is not a class number (0, 1, …)"
+            "; task=sequence_regression learns numbers",
         ],
     ),
     "labels of two kinds": (

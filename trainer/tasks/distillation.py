@@ -1,0 +1,69 @@
+"""A small classifier learns from a large one: from its probabilities, and from the labels."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import torch
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
+
+from galley.errors import ConfigError, Problem
+from galley.schema import Recipe
+from trainer.models import load_tokenizer, new_modules
+from trainer.precision import autocast_forward
+from trainer.tasks.base import Batch
+from trainer.tasks.sequence import load_sequence_model
+from trainer.tasks.sequence_classification import SequenceClassification
+
+log = logging.getLogger("galley")
+
+
+class Distillation(SequenceClassification):
+    """(1 - w) · cross-entropy + w · T² · KL(teacher ‖ student) of the classes at temperature T
+    (Hinton et al., arXiv:1503.02531, section 2); evaluation measures the labels alone.
+
+    The teacher is no part of the model: it is in no optimizer, no checkpoint, and not partitioned.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        self.teacher: torch.nn.Module | None = None
+
+    def model(self) -> torch.nn.Module:
+        self.teacher = load_teacher(self.recipe, self.num_labels, self.tokenizer.get_vocab())
+        device = torch.device("cpu") if self.ranks is None else self.ranks.device
+        autocast_forward(self.teacher.to(device), self.recipe.precision.compute, device.type)
+        return super().model()
+
+    def loss(self, model: torch.nn.Module, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
+        if self.step is None or self.teacher is None:
+            return super().loss(model, batch, weights)
+        settings, logits = self.recipe.task.distillation, self.logits(model, batch)
+        labels = cross_entropy(logits, batch["labels"], reduction="none")
+        with torch.no_grad():
+            taught = self.logits(self.teacher, batch)
+        student, target = (log_softmax(x / settings.temperature, dim=-1) for x in (logits, taught))
+        soft = kl_div(student, target, reduction="none", log_target=True).sum(1) * settings.temperature**2
+        mixed = (1 - settings.weight) * labels + settings.weight * soft
+        return (mixed * self._factors(batch, weights)).sum()
+
+
+def load_teacher(recipe: Recipe, num_labels: int, vocabulary: dict[str, int]) -> torch.nn.Module:
+    """The teacher, frozen and in evaluation mode.
+
+    Raises `ConfigError` for one without a trained head of `num_labels`, or with another vocabulary.
+    """
+    name = str(recipe.task.distillation.teacher)
+    own = replace(recipe, model=replace(recipe.model, name=name, ignore_mismatched_head=False, dropout=None))
+    where = f"task.distillation.teacher={name}"
+    if load_tokenizer(own).get_vocab() != vocabulary:
+        raise ConfigError(
+            Problem(where, "has another vocabulary than the student", "choose one of its family")
+        )
+    teacher = load_sequence_model(own, num_labels, "single_label_classification")
+    if new_modules(teacher):
+        what = f"has no trained head ({', '.join(new_modules(teacher))} would be random)"
+        raise ConfigError(Problem(where, what, "train it first: the teacher is RUN/model"))
+    log.info("teacher %s: %d parameters, frozen", name, sum(p.numel() for p in teacher.parameters()))
+    return teacher.requires_grad_(False).eval()

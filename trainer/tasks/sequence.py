@@ -1,0 +1,74 @@
+"""What tasks with one label a sentence, or a pair of sentences, have in common."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+
+from galley.datacheck import Labels
+from galley.schema import Recipe
+from trainer.cache import cache_root
+from trainer.data.sources import Splits, read_splits
+from trainer.data.tokenized import tokenized
+from trainer.models import load_model
+from trainer.tasks.base import Batch, Datasets, MainFirst
+from trainer.tasks.text import TextTask
+
+
+class SequenceTask(TextTask):
+    """A head over the whole sequence, with `num_labels` outputs.
+
+    Attributes:
+        labels: how the label column is read.
+        problem_type: what Transformers calls the task, kept in the saved configuration.
+    """
+
+    labels: ClassVar[Labels]
+    problem_type: ClassVar[str] = "single_label_classification"
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        self.num_labels = 0
+
+    def datasets(self, main_first: MainFirst) -> Datasets:
+        data, cache = self.recipe.data, cache_root(self.recipe.data)
+        with main_first():
+            splits = read_splits(data, self.labels)
+            self.learn_labels(splits)
+            train = tokenized(splits.train, self.tokenizer, data.max_length, cache)
+            held_out = None
+            if self.recipe.eval.enabled:
+                held_out = tokenized(splits.eval, self.tokenizer, data.max_length, cache)
+        return Datasets(train, held_out)
+
+    def learn_labels(self, splits: Splits) -> None:
+        """Take from the data what the model and the loss need to know."""
+        self.num_labels = splits.num_labels
+
+    def model(self) -> torch.nn.Module:
+        assert self.num_labels, "datasets() comes first: it counts the classes"  # noqa: S101
+        return load_sequence_model(self.recipe, self.num_labels, self.problem_type)
+
+    def logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """[samples, num_labels] in fp32."""
+        logits: torch.Tensor = model(**self.inputs(batch)).logits
+        return logits.float()
+
+    def weight(self, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
+        return weights.sum()
+
+    def predict(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """`logits`."""
+        return self.logits(model, batch).detach()
+
+
+def load_sequence_model(recipe: Recipe, num_labels: int, problem_type: str) -> torch.nn.Module:
+    """A model with a head of `num_labels` outputs; see `load_model`."""
+    return load_model(
+        recipe,
+        "AutoModelForSequenceClassification",
+        f"{num_labels} labels",
+        num_labels=num_labels,
+        problem_type=problem_type,
+    )
