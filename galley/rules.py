@@ -160,6 +160,9 @@ def _strategy(recipe: Recipe) -> Iterator[Problem]:
             "choose strategy=ddp, or leave cluster.procs_per_node out",
         )
     yield from strategy_problems(recipe.strategy)
+    if recipe.train.compile and recipe.strategy.engine == "deepspeed" and recipe.strategy.shard == "params":
+        what = "ZeRO-3 gathers parameters by hooks inside the forward, which tear the graph apart"
+        yield Problem("train.compile", what, "choose strategy=fsdp, or train.compile=false")
 
 
 def _eval(recipe: Recipe) -> Iterator[Problem]:

@@ -347,6 +347,7 @@ class Train:
         log_every_steps: optimizer steps between rows of metrics.jsonl.
         length_grouped: batches of samples of like length (a seeded shuffle of buckets).
         gradient_checkpointing: recompute activations in the backward pass.
+        compile: `torch.compile` for batches of any length; under fsdp layer by layer.
     """
 
     epochs: Annotated[float, Field(gt=0)] = 3.0
@@ -354,6 +355,7 @@ class Train:
     log_every_steps: Positive = 10
     length_grouped: bool = True
     gradient_checkpointing: bool = False
+    compile: bool = False
 
 
 @dataclass(frozen=True)

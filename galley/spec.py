@@ -226,6 +226,9 @@ class Engaged:
         engine: class that wrapped the model.
         backend_reason: who provides the backend, and why others were passed over; empty where the
             device leaves no choice.
+        precision, reduce_dtype, master_dtype: formats of the work, of the sum of gradients over the
+            ranks, and of the weights that the optimizer updates.
+        compiled_graphs: of `train.compile`, on the main rank.
         elements_per_rank: for `params`, `grads` and `optimizer`, elements each rank holds,
             indexed by rank.
     """
@@ -236,6 +239,9 @@ class Engaged:
     precision: str
     elements_per_rank: dict[str, list[int]]
     backend_reason: str = ""
+    reduce_dtype: str = ""
+    master_dtype: str = ""
+    compiled_graphs: int = 0
 
 
 @dataclass(frozen=True)

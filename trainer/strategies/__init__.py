@@ -8,6 +8,7 @@ import torch
 
 from galley.errors import ConfigError, Problem, valid_values
 from galley.schema import Strategy
+from trainer.compiling import compile_forwards
 from trainer.precision import autocast_forward
 from trainer.strategies.base import Engine, Setup
 
@@ -38,5 +39,7 @@ def wrap(model: torch.nn.Module, setup: Setup) -> Engine:
     """The model on its device under the recipe's strategy, in training mode. A collective."""
     model.to(setup.ranks.device)
     model.train()
+    if setup.recipe.train.compile:
+        compile_forwards(model, setup.recipe.strategy, setup.ranks.device.type)
     autocast_forward(model, setup.recipe.precision.compute, setup.ranks.device.type)
     return engine_class(setup.recipe.strategy)(model, setup)

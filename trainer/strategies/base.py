@@ -99,6 +99,10 @@ class Engine(ABC):
         """Ranks that share the gradients, read off the live objects."""
 
     @abstractmethod
+    def reduce_dtype(self) -> torch.dtype | None:
+        """Format in which gradients are summed over the ranks, read off the live objects; None alone."""
+
+    @abstractmethod
     def held_grads(self) -> int:
         """Gradient elements on this rank; only between the last backward and the step."""
 

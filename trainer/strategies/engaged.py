@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from galley.schema import Strategy
 from galley.spec import Engaged
+from trainer.compiling import num_graphs
 from trainer.failures import EngagementError
+from trainer.precision import TORCH_DTYPES
 from trainer.strategies.base import Engine, Setup
 
 ADAM_MOMENTS = 2
@@ -83,6 +87,9 @@ class EngagementProbe:
             backend=engine.setup.ranks.backend(),
             backend_reason=engine.setup.ranks.backend_reason,
             precision=engine.setup.recipe.precision.compute,
+            reduce_dtype=_names({engine.reduce_dtype()}),
+            master_dtype=_names({p.dtype for p in engine.trainable.values()}),
+            compiled_graphs=num_graphs() if engine.setup.recipe.train.compile else 0,
             elements_per_rank={kind: [rank[kind] for rank in held] for kind in count},
         )
 
@@ -113,7 +120,17 @@ def _wrapper_problems(engaged: Engaged, engine: Engine) -> list[str]:
         problems.append(f"the model is carried by {engaged.engine}, not by {wanted}")
     if engine.world_size() != world_size:
         problems.append(f"{engine.world_size()} ranks share the gradients, not {world_size}")
+    if engine.setup.recipe.train.compile and not engaged.compiled_graphs:
+        problems.append("train.compile compiled nothing")
+    if engaged.master_dtype != "fp32":
+        problems.append(f"the optimizer updates weights in {engaged.master_dtype}, not in fp32")
     return problems
+
+
+def _names(dtypes: set[torch.dtype | None]) -> str:
+    """Galley's names of the formats, torch's for others; `none` for None."""
+    ours: dict[torch.dtype | None, str] = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+    return ", ".join(sorted(ours.get(dtype, str(dtype).lower()) for dtype in dtypes))
 
 
 def _element_problems(engaged: Engaged, engine: Engine) -> list[str]:

@@ -69,6 +69,10 @@ class FsdpEngine(SingleEngine):
     def world_size(self) -> int:
         return self.mesh.size()
 
+    def reduce_dtype(self) -> torch.dtype | None:
+        dtype: torch.dtype | None = self.sharded._get_fsdp_state()._mp_policy.reduce_dtype
+        return dtype
+
     def held_params(self) -> int:
         return sum(_local(p).numel() for p in self.parameters.values())
 

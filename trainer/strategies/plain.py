@@ -59,6 +59,9 @@ class SingleEngine(Engine):
     def world_size(self) -> int:
         return 1
 
+    def reduce_dtype(self) -> torch.dtype | None:
+        return None
+
     def held_grads(self) -> int:
         return sum(p.grad.numel() for p in self.parameters.values() if p.grad is not None)
 
@@ -97,10 +100,10 @@ class DdpEngine(SingleEngine):
             forward_sync_buffers=any(isinstance(m, _BatchNorm) for m in model.modules()),
             gradient_as_bucket_view=True,
         )
+        self._reduce_dtype = next(p.dtype for p in self.trainable.values())
         if setup.recipe.precision.reduce != "fp32":
-            self.ddp.register_comm_hook(
-                self.ddp.process_group, _average_in(TORCH_DTYPES[setup.recipe.precision.reduce])
-            )
+            self._reduce_dtype = TORCH_DTYPES[setup.recipe.precision.reduce]
+            self.ddp.register_comm_hook(self.ddp.process_group, _average_in(self._reduce_dtype))
 
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
@@ -116,6 +119,9 @@ class DdpEngine(SingleEngine):
 
     def world_size(self) -> int:
         return int(self.ddp.process_group.size())
+
+    def reduce_dtype(self) -> torch.dtype | None:
+        return self._reduce_dtype
 
 
 def _average_in(dtype: torch.dtype) -> Callable[[Any, Any], torch.futures.Future[torch.Tensor]]:

@@ -64,6 +64,10 @@ class ZeroEngine(Engine):
         world_size: int = self.engine.dp_world_size
         return world_size
 
+    def reduce_dtype(self) -> torch.dtype | None:
+        dtype: torch.dtype = self.engine.communication_data_type
+        return dtype
+
     def flat_parts(self) -> list[torch.Tensor]:
         """This rank's parts of the master weights, which the optimizer updates."""
         parts: list[torch.Tensor] = self.zero.single_partition_of_fp32_groups

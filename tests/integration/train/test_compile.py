@@ -1,0 +1,47 @@
+"""torch.compile under every engine that carries it: the same losses, and proof that it compiled."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from galley.schema import Eval, Strategy, Train
+from tests.integration.train import tiny
+from trainer.strategies import zero_config  # noqa: F401
+
+QUIET = {"TINY_DROPOUT": "0", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+LAYERS = replace(tiny.STRATEGIES["fsdp"], wrap="layers", wrap_classes=["Linear"])
+
+
+def run(root: Path, strategy: Strategy, world_size: int, compiled: bool, **environ: str) -> tiny.RunFolder:
+    train = Train(epochs=1.0, log_every_steps=1, compile=compiled)
+    recipe = replace(tiny.tiny_recipe(), strategy=strategy, train=train, eval=Eval(enabled=False))
+    spec = tiny.tiny_spec(recipe, world_size)
+    codes = tiny.wait(tiny.start_ranks(root, spec, **QUIET, **environ), timeout_s=400)
+    folder = tiny.RunFolder(root)
+    assert codes == [0] * world_size, folder.rank_log(1, 0).read_text()[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("strategy", "world_size"),
+    [
+        (tiny.STRATEGIES["single"], 1),
+        (tiny.STRATEGIES["ddp"], 2),
+        (tiny.STRATEGIES["zero2"], 2),
+        (LAYERS, 2),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_compiled_training_has_the_same_losses(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, strategy: Strategy, world_size: int
+) -> None:
+    cache = str(tmp_path_factory.getbasetemp() / "inductor")
+    eager = run(tmp_path / "eager", tiny.STRATEGIES["single"], 1, compiled=False)
+    folder = run(tmp_path / "compiled", strategy, world_size, compiled=True, TORCHINDUCTOR_CACHE_DIR=cache)
+    assert tiny.losses(folder) == pytest.approx(tiny.losses(eager), abs=1e-5)
+    engaged = folder.read_result().engaged
+    assert engaged.compiled_graphs >= (2 if strategy is LAYERS else 1)
+    assert eager.read_result().engaged.compiled_graphs == 0
