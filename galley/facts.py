@@ -15,7 +15,7 @@ from galley.errors import SubmissionError
 from galley.spec import ClusterFacts
 
 _GIB = 1024**3
-_NVIDIA_SMI = ("nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits")
+_BF16_SINCE = 8.0  # compute capability (Ampere)
 
 
 @cache
@@ -24,42 +24,46 @@ def probe() -> ClusterFacts:
 
     Asked once a process.
     """
-    gpus = visible_gpus(_nvidia_smi(), os.environ)
+    gpus = [_gib(memory) for memory in visible_gpus(_nvidia_smi("memory.total"), os.environ)]
+    # A question of its own: a driver that does not know the field answers none at all.
+    capabilities = visible_gpus(_nvidia_smi("compute_cap"), os.environ) if gpus else []
     return ClusterFacts(
         hostname=socket.gethostname(),
         gpus=len(gpus),
         gpu_memory_gib=min(gpus, default=0.0),
         physical_cores=physical_cores(Path("/sys"), os.sched_getaffinity(0)),
+        bf16=bool(gpus) and len(capabilities) == len(gpus) and all(map(has_bf16, capabilities)),
         memory_gib=memory_gib(Path("/sys"), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
     )
 
 
-def _nvidia_smi() -> str:
-    """Its table, or nothing where there is no NVIDIA tool or no driver behind it."""
-    if shutil.which(_NVIDIA_SMI[0]) is None:
+def _nvidia_smi(field: str) -> str:
+    """Its table of `index, uuid, FIELD`; nothing where there is no such tool, field or driver."""
+    if shutil.which("nvidia-smi") is None:
         return ""
+    query = ("nvidia-smi", f"--query-gpu=index,uuid,{field}", "--format=csv,noheader,nounits")
     try:
-        return proc.run(_NVIDIA_SMI, timeout_s=20)
+        return proc.run(query, timeout_s=20)
     except SubmissionError:
         return ""
 
 
-def visible_gpus(table: str, env: Mapping[str, str]) -> list[float]:
-    """Memory in GiB of every GPU that CUDA will show, given `index, uuid, MiB` lines.
+def visible_gpus(table: str, env: Mapping[str, str]) -> list[str]:
+    """The value of every GPU that CUDA will show, given `index, uuid, value` lines.
 
     `CUDA_VISIBLE_DEVICES` as CUDA reads it: indices or prefixes of UUIDs; the first entry that
     names no device ends the list. An index into MIG slices counts as its whole GPU.
     """
     rows = [[cell.strip() for cell in line.split(",")] for line in table.splitlines() if line.count(",") == 2]
-    gpus = {index: (uuid, _mib(memory)) for index, uuid, memory in rows}
+    gpus = {index: (uuid, value) for index, uuid, value in rows}
     chosen = env.get("CUDA_VISIBLE_DEVICES")
     if chosen is None:
-        return [memory for _, memory in gpus.values()]
-    visible: list[float] = []
+        return [value for _, value in gpus.values()]
+    visible: list[str] = []
     for name in (part.strip() for part in chosen.split(",")):
         matches = [
-            m
-            for index, (uuid, m) in gpus.items()
+            value
+            for index, (uuid, value) in gpus.items()
             if name == index or (name[:1] == "G" and uuid.startswith(name))
         ]
         if len(matches) != 1:
@@ -68,7 +72,12 @@ def visible_gpus(table: str, env: Mapping[str, str]) -> list[float]:
     return visible
 
 
-def _mib(text: str) -> float:
+def has_bf16(capability: str) -> bool:
+    """Whether a GPU of this compute capability (`8.0`) computes in bf16; false where it is not known."""
+    return re.fullmatch(r"\d+\.\d+", capability) is not None and float(capability) >= _BF16_SINCE
+
+
+def _gib(text: str) -> float:
     """GiB of a number of MiB; 0 where the driver does not say (`[N/A]` on unified memory)."""
     return float(text) / 1024 if re.fullmatch(r"\d+", text) else 0.0
 

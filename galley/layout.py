@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from galley.errors import ConfigError, Problem
 from galley.pinning import core_problem, environment_problem
-from galley.schema import Batch, Recipe
+from galley.schema import Batch, Dtype, Recipe
 from galley.spec import Backend, ClusterFacts, Device, Layout
 
 _CORES_FOR_A_WORKER = 4
@@ -19,7 +19,7 @@ def resolve_layout(recipe: Recipe, facts: ClusterFacts) -> Layout:
     if recipe.cluster.device == "cuda" and facts.gpus == 0:
         hint = "cluster.device=auto uses the CPU here"
         raise ConfigError(Problem("cluster.device", f"no CUDA device on {facts.hostname}", hint))
-    device: Device = "cuda" if facts.gpus and recipe.cluster.device != "cpu" else "cpu"
+    device = _device(recipe, facts)
     procs = _procs_per_node(recipe, facts.gpus if device == "cuda" else facts.physical_cores)
     if device == "cuda" and procs > facts.gpus:
         what = f"{procs} ranks, but {facts.hostname} has {facts.gpus} GPUs"
@@ -39,7 +39,19 @@ def resolve_layout(recipe: Recipe, facts: ClusterFacts) -> Layout:
         micro_size=micro,
         accumulation=accumulation,
         ccl_workers=workers,
+        precision=compute_format(recipe, facts),
     )
+
+
+def compute_format(recipe: Recipe, facts: ClusterFacts) -> Dtype:
+    """`precision.compute` with `auto` settled by the devices that the recipe uses."""
+    if recipe.precision.compute != "auto":
+        return recipe.precision.compute
+    return "bf16" if _device(recipe, facts) == "cuda" and facts.bf16 else "fp32"
+
+
+def _device(recipe: Recipe, facts: ClusterFacts) -> Device:
+    return "cuda" if facts.gpus and recipe.cluster.device != "cpu" else "cpu"
 
 
 def resolve_backend(recipe: Recipe, device: Device, world: int) -> Backend:
@@ -167,6 +179,9 @@ def layout_warnings(recipe: Recipe, layout: Layout, facts: ClusterFacts) -> list
         )
     if layout.device == "cpu" and recipe.precision.compute == "fp16":
         found.append("fp16 on a CPU is slow; precision=bf16 has the range of fp32 and needs no loss scaling")
+    if layout.device == "cuda" and recipe.precision.compute == "auto" and layout.precision == "fp32":
+        what = "the GPUs do not compute in bf16, or that is not known here"
+        found.append(f"precision=auto is fp32: {what}; precision=bf16 or fp16 is much faster where they can")
     if recipe.checkpoint.every_steps is None:
         found.append("checkpoint.every_steps is null: a run that dies cannot be resumed from its middle")
     return found

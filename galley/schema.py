@@ -252,7 +252,8 @@ class Precision:
     """Number formats. Master weights are fp32 whatever the compute format is.
 
     Attributes:
-        compute: format of matrix products and activations.
+        compute: format of matrix products and activations. `auto` is bf16 on GPUs that have it (compute
+            capability 8.0) and fp32 elsewhere; a sealed run says which.
         reduce: format in which gradients are summed over the ranks.
         initial_scale_power: fp16 starts with a loss scale of 2 to this power.
         loss_scale_window: good steps in a row after which the scale is doubled.
@@ -260,12 +261,18 @@ class Precision:
         min_loss_scale: an overflow at this scale fails the run; null lets it fall to 2^-14.
     """
 
-    compute: Dtype = "fp32"
+    compute: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     reduce: Dtype = "fp32"
     initial_scale_power: NonNegative = 16
     loss_scale_window: Positive = 2000
     hysteresis: Positive = 1
     min_loss_scale: Annotated[float, Field(gt=0)] | None = None
+
+    @property
+    def dtype(self) -> Dtype:
+        """`compute` of a sealed run, where it is no longer `auto`."""
+        assert self.compute != "auto", "seal() settles it"  # noqa: S101
+        return self.compute
 
 
 @dataclass(frozen=True)

@@ -47,8 +47,9 @@ def seal_with(recipe: Recipe, layout: Layout, code: CodeSnapshot, packages: dict
 
     The sweep around a run does not decide its result either.
     """
+    precision = replace(recipe.precision, compute=layout.precision)
     return RunSpec(
-        recipe=replace(recipe, run_dir=None, detach=False, after=None, hpo=Hpo()),
+        recipe=replace(recipe, precision=precision, run_dir=None, detach=False, after=None, hpo=Hpo()),
         layout=layout,
         code=code,
         packages=packages,

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
-from galley.schema import Batch, Recipe
+from galley.schema import Batch, Dtype, Recipe
 
 T = TypeVar("T")
 
@@ -43,6 +43,7 @@ class ClusterFacts:
     Attributes:
         gpus: CUDA devices that may be used, after `CUDA_VISIBLE_DEVICES`.
         gpu_memory_gib: of the smallest of them; 0 without one.
+        bf16: whether all of them compute in bf16; false where it is not known.
         physical_cores: cores, not hardware threads, that this process may use.
         avoid: nodes on which an earlier attempt of the run failed.
         after: the scheduler's id of the job that must succeed first.
@@ -63,6 +64,7 @@ class ClusterFacts:
     node: int = 0
     address: str = ""
     save_s: float = 0.0
+    bf16: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Layout:
         backend: of the process group; `none` for one process; `probe` is settled by the ranks.
         threads_per_proc: OpenMP threads a rank.
         ccl_workers: further threads of oneCCL a rank.
+        precision: what `precision.compute` is on these devices.
     """
 
     nodes: int
@@ -85,6 +88,7 @@ class Layout:
     micro_size: int
     accumulation: int
     ccl_workers: int = 0
+    precision: Dtype = "fp32"
 
 
 @dataclass(frozen=True)

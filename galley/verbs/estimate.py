@@ -33,7 +33,7 @@ def estimate(words: Sequence[str], options: Options) -> int:
         if result is None:
             what = "the model's size is not known"
             raise ConfigError(Problem("model.num_parameters", what, "set it to have an estimate"))
-        rows[name] = {**asdict(result), "precision": recipe.precision.compute, "ranks": layout.world_size}
+        rows[name] = {**asdict(result), "precision": layout.precision, "ranks": layout.world_size}
     if options.json:
         print(json.dumps(rows))
         return 0

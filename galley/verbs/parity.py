@@ -222,7 +222,7 @@ def read_evidence(spec: RunSpec, folder: RunFolder, result: RunResult) -> Eviden
     succeeded = result.state == "succeeded"
     return Evidence(
         strategy=spec.recipe.strategy.name,
-        compute=spec.recipe.precision.compute,
+        compute=spec.recipe.precision.dtype,
         reduce=spec.recipe.precision.reduce,
         world_size=spec.layout.world_size,
         accumulation=spec.layout.accumulation,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from galley.compose import compose_recipe
 from galley.errors import ConfigError, Problem, valid_values
+from galley.facts import probe
 from galley.interop.export import FORMATS, export_strategy
+from galley.layout import compute_format
 from galley.verbs import Options
 
 ACTIONS = ("export",)
@@ -24,7 +27,9 @@ def strategy(words: Sequence[str], options: Options) -> int:
     if chosen not in FORMATS:
         what = f"has no format '{chosen}'" if chosen else "needs --format"
         raise ConfigError(Problem("strategy export", what, valid_values(chosen, FORMATS)))
-    text = export_strategy(compose_recipe(rest, options.config_dirs), chosen)
+    recipe = compose_recipe(rest, options.config_dirs)
+    precision = replace(recipe.precision, compute=compute_format(recipe, probe()))
+    text = export_strategy(replace(recipe, precision=precision), chosen)
     if options.json:
         print(json.dumps({"format": chosen, "text": text}))
     else:

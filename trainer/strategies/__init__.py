@@ -41,5 +41,5 @@ def wrap(model: torch.nn.Module, setup: Setup) -> Engine:
     model.train()
     if setup.recipe.train.compile:
         compile_forwards(model, setup.recipe.strategy, setup.ranks.device.type)
-    autocast_forward(model, setup.recipe.precision.compute, setup.ranks.device.type)
+    autocast_forward(model, setup.recipe.precision.dtype, setup.ranks.device.type)
     return engine_class(setup.recipe.strategy)(model, setup)

@@ -86,7 +86,7 @@ class EngagementProbe:
             engine=engine.name,
             backend=engine.setup.ranks.backend(),
             backend_reason=engine.setup.ranks.backend_reason,
-            precision=engine.setup.recipe.precision.compute,
+            precision=engine.setup.recipe.precision.dtype,
             reduce_dtype=_names({engine.reduce_dtype()}),
             master_dtype=_names({p.dtype for p in engine.trainable.values()}),
             compiled_graphs=num_graphs() if engine.setup.recipe.train.compile else 0,

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from galley.cli import main
-from galley.schema import Checkpoint, Lora, Model, Optim, ParamGroup, Recipe
+from galley.schema import Checkpoint, Lora, Model, Optim, ParamGroup, Recipe, Train
 from tests.integration.train import tiny
 from trainer.checkpoints.manifest import list_checkpoints
 
@@ -63,7 +63,10 @@ def test_only_the_adapters_and_the_head_are_trained(single: Any) -> None:
 def test_every_strategy_trains_the_same_adapters(
     single: Any, tmp_path: Path, strategy: str, world_size: int, accumulation: int
 ) -> None:
-    folder = tiny.train(tmp_path, tiny.tiny_spec(recipe(strategy), world_size, accumulation), **NO_DROPOUT)
+    """Also where activations are recomputed."""
+    train = Train(epochs=2.0, log_every_steps=1, gradient_checkpointing=True)
+    spec = tiny.tiny_spec(recipe(strategy, train=train), world_size, accumulation)
+    folder = tiny.train(tmp_path, spec, **NO_DROPOUT)
     assert tiny.losses(folder) == pytest.approx(tiny.losses(single), abs=1e-5)
     assert tiny.largest_difference(tiny.weights(folder), tiny.weights(single)) < 1e-4
     held = folder.read_result().engaged.elements_per_rank

@@ -89,10 +89,13 @@ class TinyDataset:
 
 
 class TinyModel(torch.nn.Module):
-    """Mean of dropped-out embeddings, two layers and a norm."""
+    """Mean of dropped-out embeddings, two layers and a norm; its middle can be recomputed."""
+
+    supports_gradient_checkpointing = True
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
+        self.recomputing = False
         self.embedding = torch.nn.Embedding(VOCABULARY, WIDTH)
         self.dropout = torch.nn.Dropout(dropout)
         self.hidden = torch.nn.Linear(WIDTH, 2 * WIDTH)
@@ -103,7 +106,18 @@ class TinyModel(torch.nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         mask = (tokens > 0).unsqueeze(-1)
         mean = (self.dropout(self.embedding(tokens)) * mask).sum(1) / mask.sum(1)
-        return self.head(self.norm(torch.nn.functional.gelu(self.hidden(mean)))) / self.temperature
+        if self.recomputing and self.training:
+            found = torch.utils.checkpoint.checkpoint(self.middle, mean, use_reentrant=False)
+        else:
+            found = self.middle(mean)
+        return self.head(found) / self.temperature
+
+    def middle(self, mean: torch.Tensor) -> torch.Tensor:
+        return self.norm(torch.nn.functional.gelu(self.hidden(mean)))
+
+    def gradient_checkpointing_enable(self, options: dict[str, bool]) -> None:
+        assert options == {"use_reentrant": False}
+        self.recomputing = True
 
 
 class LonelyEngine(DdpEngine):

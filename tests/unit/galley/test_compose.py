@@ -220,3 +220,9 @@ def test_settings_of_adapters_need_adapters() -> None:
     with pytest.raises(ConfigError, match=r"model.lora.alpha.*model.lora.r is null"):
         compose_recipe(["model.lora.alpha=8"])
     assert compose_recipe(["model.lora.r=4", "model.lora.target_modules=[query]"]).model.lora.r == 4
+
+
+def test_zero3_is_not_compiled() -> None:
+    (told,) = problems("train.compile=true", "strategy=zero3")
+    assert told.startswith("train.compile=true: ZeRO-3 gathers parameters by hooks")
+    assert compose_recipe(["train.compile=true", "strategy=zero2"]).train.compile

@@ -90,3 +90,15 @@ def test_a_split_always_satisfies_the_equation(
     assert total == global_size == m * a * world
     assert micro in (None, m)
     assert accumulation in (None, a)
+
+
+def test_precision_follows_the_devices_that_are_used() -> None:
+    auto, ampere = replace(RECIPE, precision=Precision(compute="auto")), replace(GPU, bf16=True)
+    assert resolve_layout(auto, ampere).precision == "bf16"
+    assert resolve_layout(auto, GPU).precision == "fp32"
+    assert resolve_layout(auto, CPU).precision == "fp32"
+    assert resolve_layout(replace(auto, cluster=Cluster(device="cpu")), ampere).precision == "fp32"
+    asked = replace(RECIPE, precision=Precision(compute="fp16"))
+    assert resolve_layout(asked, ampere).precision == "fp16"
+    assert any("precision=auto is fp32" in w for w in layout_warnings(auto, resolve_layout(auto, GPU), GPU))
+    assert not any("precision=auto" in w for w in layout_warnings(auto, resolve_layout(auto, CPU), CPU))

@@ -10,7 +10,7 @@ import pytest
 from galley.errors import ConfigError
 from galley.layout import resolve_layout
 from galley.rundir import RunFolder, write_atomic
-from galley.schema import Batch, Recipe
+from galley.schema import Batch, Precision, Recipe
 from galley.seal import code_files, default_run_dir, seal, snapshot_sha256, write_snapshot
 from galley.spec import RunResult, RunSpec, from_json, to_json
 from tests.unit.galley.test_layout import CPU
@@ -33,6 +33,14 @@ def test_equal_runs_have_equal_names_and_others_do_not() -> None:
     assert sealed().sha256 == sealed().sha256
     assert sealed(replace(RECIPE, seed=7)).sha256 != sealed().sha256
     assert sealed(replace(RECIPE, run_dir="elsewhere", detach=True)).sha256 == sealed().sha256
+
+
+def test_a_sealed_run_says_which_precision_the_devices_have() -> None:
+    recipe = replace(RECIPE, precision=Precision(compute="auto"))
+    assert sealed(recipe).recipe.precision.compute == "fp32"
+    assert sealed(recipe).sha256 == sealed().sha256
+    ampere = replace(CPU, gpus=2, gpu_memory_gib=24, bf16=True)
+    assert seal(recipe, resolve_layout(recipe, ampere)).recipe.precision.compute == "bf16"
 
 
 def test_a_changed_run_json_is_refused(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_a_string_is_read_as_the_boolean_it_means(tmp_path: Path, word: object) 
         ({"bf16": {"enabled": True}, "fp16": {"enabled": "auto"}}, "bf16"),
         ({"bfloat16": {"enabled": True}}, "bf16"),
         ({"fp16": {"enabled": "false"}, "bf16": {"enabled": False}}, "fp32"),
-        ({"fp16": {"enabled": "auto"}, "bf16": {"enabled": "auto"}}, "fp32"),
+        ({"fp16": {"enabled": "auto"}, "bf16": {"enabled": "auto"}}, "auto"),
     ],
 )
 def test_precision(tmp_path: Path, blocks: dict[str, Any], compute: str) -> None:

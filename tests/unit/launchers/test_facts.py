@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from galley.facts import memory_gib, physical_cores, probe, visible_gpus
+from galley.facts import has_bf16, memory_gib, physical_cores, probe, visible_gpus
 
 TABLE = "0, GPU-aaaa1111, 81559\n1, GPU-bbbb2222, 40960\n2, GPU-aabb3333, 81559\n"
 
@@ -86,12 +86,16 @@ def test_memory_without_a_cgroup(tmp_path: Path) -> None:
 )
 def test_visible_gpus_are_those_that_cuda_shows(chosen: str | None, indices: list[int]) -> None:
     env = {} if chosen is None else {"CUDA_VISIBLE_DEVICES": chosen}
-    memory = [81559 / 1024, 40960 / 1024, 81559 / 1024]
+    memory = ["81559", "40960", "81559"]
     assert visible_gpus(TABLE, env) == [memory[index] for index in indices]
 
 
-def test_a_driver_that_does_not_tell_the_memory() -> None:
-    assert visible_gpus("0, GPU-a, [N/A]\n", {}) == [0.0]
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [("7.5", False), ("8.0", True), ("9.0", True), ("12.0", True), ("[N/A]", False)],
+)
+def test_bf16_came_with_ampere(capability: str, expected: bool) -> None:
+    assert has_bf16(capability) == expected
 
 
 def test_a_message_in_place_of_a_table_is_no_gpu() -> None:
@@ -110,11 +114,27 @@ def probed_afresh() -> None:
 
 
 def test_the_tool_on_the_path_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_nvidia_smi(tmp_path, f"cat <<'.'\n{TABLE}.")
+    capabilities = "0, GPU-aaaa1111, 9.0\n1, GPU-bbbb2222, 7.0\n2, GPU-aabb3333, 8.6\n"
+    body = f"case $1 in *compute_cap*) cat <<'.'\n{capabilities}.\n;; *) cat <<'.'\n{TABLE}.\n;; esac"
+    make_nvidia_smi(tmp_path, body)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     facts = probe()
-    assert (facts.gpus, facts.gpu_memory_gib) == (3, 40.0)
+    assert (facts.gpus, facts.gpu_memory_gib, facts.bf16) == (3, 40.0, False)
+    probe.cache_clear()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
+    assert probe().bf16
+
+
+def test_a_driver_that_knows_neither_memory_nor_capability(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = "case $1 in *compute_cap*) exit 2 ;; *) echo '0, GPU-a, [N/A]' ;; esac"
+    make_nvidia_smi(tmp_path, body)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    facts = probe()
+    assert (facts.gpus, facts.gpu_memory_gib, facts.bf16) == (1, 0.0, False)
 
 
 def test_a_tool_without_a_driver_is_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
