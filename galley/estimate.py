@@ -1,18 +1,17 @@
-"""Memory a rank needs for parameters, gradients and optimizer state; activations come on top.
+"""Memory a rank needs: parameters, gradients, optimizer state, and about what activations take.
 
 Adam needs 16 bytes a parameter (Rajbhandari et al., "ZeRO", arXiv:1910.02054, section 3.1). Every
 engine here keeps fp32 weights and gradients and computes under autocast, so the 16 are 4 + 4 + 8
 in every precision. ZeRO divides the optimizer's, the gradients' and the parameters' part by the
-number of ranks in its stages 1, 2 and 3.
+number of ranks in its stages 1, 2 and 3. Frozen parameters have no gradients and no moments.
 """
 
 from __future__ import annotations
 
-import json
-import struct
 from dataclasses import dataclass
-from pathlib import Path
 
+from galley import model_shape
+from galley.model_shape import LayerShape
 from galley.schema import Recipe
 from galley.spec import ClusterFacts, Layout
 
@@ -24,52 +23,88 @@ SHARDED_BY = {"none": 0, "optimizer": 1, "grads": 2, "params": 3}
 
 @dataclass(frozen=True)
 class Estimate:
-    """GiB a rank, without activations and framework."""
+    """GiB a rank, without the framework.
+
+    Attributes:
+        total_gib: of parameters, gradients and optimizer state on the device.
+        num_trainable: parameters that are trained; all of them without `model.lora.r`.
+        activations_gib: on top, at most about so much; null where the model's shape is not known.
+        host_gib: what is offloaded from GPUs; on CPUs it is part of the total.
+    """
 
     num_parameters: int
     params_gib: float
     grads_gib: float
     optimizer_gib: float
     total_gib: float
+    num_trainable: int
+    activations_gib: float | None = None
+    host_gib: float = 0.0
+
+    @property
+    def peak_gib(self) -> float:
+        """With activations, as far as they are known."""
+        return self.total_gib + (self.activations_gib or 0.0)
 
 
 def estimate_memory(recipe: Recipe, layout: Layout) -> Estimate | None:
-    """The estimate for one rank, or None where the size of the model is not known."""
-    count = num_parameters(recipe)
-    if count is None:
+    """The estimate for one rank, or None where the size of the model or of its adapters is not known."""
+    base, adapters = num_parameters(recipe), model_shape.num_adapter_parameters(recipe.model)
+    if base is None or adapters is None:
         return None
-    stage, ranks = SHARDED_BY[recipe.strategy.shard], layout.world_size
-    params = count * FP32 / (ranks if stage >= 3 else 1)
-    grads = count * FP32 / (ranks if stage >= 2 else 1)
-    optimizer = count * FP32 * MOMENTS / (ranks if stage >= 1 else 1)
-    optimizer = 0.0 if recipe.strategy.offload_optimizer != "none" else optimizer
-    params = 0.0 if recipe.strategy.offload_params != "none" else params
-    total = params + grads + optimizer
-    return Estimate(count, params / GIB, grads / GIB, optimizer / GIB, total / GIB)
+    count, strategy = base + adapters, recipe.strategy
+    trained = count if recipe.model.lora.r is None else adapters
+    stage, parts = SHARDED_BY[strategy.shard], _parts(recipe, layout)
+    params = count * FP32 / (parts if stage >= 3 else 1)
+    grads = trained * FP32 / (parts if stage >= 2 else 1)
+    optimizer = trained * FP32 * MOMENTS / (parts if stage >= 1 else 1)
+    host = 0.0
+    if layout.device == "cuda" and strategy.offload_optimizer != "none":
+        host, grads, optimizer = host + grads + optimizer, 0.0, 0.0
+    if layout.device == "cuda" and strategy.offload_params != "none":
+        host, params = host + params, 0.0
+    shape = model_shape.layer_shape(recipe.model)
+    return Estimate(
+        num_parameters=count,
+        params_gib=params / GIB,
+        grads_gib=grads / GIB,
+        optimizer_gib=optimizer / GIB,
+        total_gib=(params + grads + optimizer) / GIB,
+        num_trainable=trained,
+        activations_gib=None if shape is None else activation_bytes(recipe, layout, shape, count) / GIB,
+        host_gib=host / GIB,
+    )
 
 
 def num_parameters(recipe: Recipe) -> int | None:
-    """From the recipe, else from the safetensors headers of a local model folder."""
-    if recipe.model.num_parameters is not None:
-        return recipe.model.num_parameters
-    files = sorted(Path(recipe.model.name).expanduser().glob("*.safetensors"))
-    return sum(_elements(file) for file in files) if files else None
+    """Without adapters: from the recipe, else from a local model folder."""
+    return model_shape.num_parameters(recipe.model)
 
 
-def _elements(file: Path) -> int:
-    """Elements of a safetensors file: an 8-byte little-endian length, then a JSON header."""
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
-    shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-    return sum(_product(shape) for shape in shapes)
+def activation_bytes(recipe: Recipe, layout: Layout, shape: LayerShape, num_parameters: int) -> float:
+    """What the layers keep for the backward, at the longest batch.
+
+    In 16 bits a layer keeps s·b·h·(34 + 5·a·s/h) bytes, and 2·s·b·h where it is computed again
+    (Korthikanti et al. 2022, arXiv:2205.05198, equation 2 and section 5); of these, s·b·h·2 and a·s²·b
+    are masks of one byte, the rest is twice as large in fp32. Of the 34, 16 are the inner layer's,
+    which has 4·h there. Attention without its scores in memory takes less. Autocast keeps a 16-bit
+    copy of the weights besides.
+    """
+    s, b, h = recipe.data.max_length, layout.micro_size, shape.hidden_size
+    wide = 1 if layout.precision != "fp32" else 2
+    inner = 16 * shape.intermediate_size / (4 * h)
+    layer = s * b * h * (wide * (16 + inner) + 2) + shape.num_heads * s * s * b * (4 * wide + 1)
+    kept = 2 * wide * s * b * h if recipe.train.gradient_checkpointing else layer
+    again = layer if recipe.train.gradient_checkpointing else 0.0
+    copies = 0 if layout.precision == "fp32" else 2 * num_parameters
+    return shape.num_layers * kept + again + copies
 
 
-def _product(shape: list[int]) -> int:
-    result = 1
-    for size in shape:
-        result *= size
-    return result
+def _parts(recipe: Recipe, layout: Layout) -> int:
+    """Ranks that one copy of the model is cut over: under HSDP those of a group."""
+    if recipe.strategy.hybrid:
+        return recipe.strategy.hybrid_shard_size or layout.procs_per_node
+    return layout.world_size
 
 
 def memory_of_rank(layout: Layout, facts: ClusterFacts) -> float:
@@ -82,9 +117,13 @@ def memory_warnings(estimate: Estimate | None, layout: Layout, facts: ClusterFac
     if estimate is None:
         return ["the model's size is not known (set model.num_parameters): no memory estimate"]
     have = memory_of_rank(layout, facts)
-    if estimate.total_gib <= have or not have:  # 0 is unknown
+    if not have:  # unknown
         return []
-    return [
-        f"{estimate.total_gib:.1f} GiB a rank before activations, but there are {have:.1f} GiB a rank:"
-        " shard more (strategy=zero2) or use a smaller model"
-    ]
+    but = f"but there are {have:.1f} GiB a rank"
+    if estimate.total_gib > have:
+        what = f"{estimate.total_gib:.1f} GiB a rank before activations"
+        return [f"{what}, {but}: shard more (strategy=zero2) or use a smaller model"]
+    if estimate.peak_gib > have:
+        what = f"about {estimate.peak_gib:.1f} GiB a rank with activations"
+        return [f"{what}, {but}: train.gradient_checkpointing=true or a smaller batch.micro_size"]
+    return []

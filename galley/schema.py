@@ -45,6 +45,16 @@ class Lora:
 
 
 @dataclass(frozen=True)
+class Shape:
+    """Of the model's layers, for the memory estimate, where no local config.json tells it."""
+
+    num_layers: Positive | None = None
+    hidden_size: Positive | None = None
+    num_heads: Positive | None = None
+    intermediate_size: Positive | None = None
+
+
+@dataclass(frozen=True)
 class Model:
     """What is trained.
 
@@ -62,6 +72,7 @@ class Model:
 
     name: str = "embedded:minilm"
     num_parameters: Positive | None = None
+    shape: Shape = field(default_factory=Shape)
     ignore_mismatched_head: bool = False
     trust_remote_code: bool = False
     attn_implementation: str | None = None

@@ -16,7 +16,7 @@ from galley.verbs import Options
 
 
 def estimate(words: Sequence[str], options: Options) -> int:
-    """Print GiB a rank by strategy for the composed recipe, activations excluded.
+    """Print GiB a rank by strategy for the composed recipe.
 
     Strategies that the ranks of this machine cannot carry are named with the reason.
     """
@@ -38,11 +38,15 @@ def estimate(words: Sequence[str], options: Options) -> int:
         print(json.dumps(rows))
         return 0
     parts = "".join(f"{name:>9}" for name in ("params", "grads", "optim"))
-    print(f"{'strategy':<16}{'ranks':>6}{'precision':>11}{parts}{'total GiB':>11}")
+    print(
+        f"{'strategy':<16}{'ranks':>6}{'precision':>11}{parts}{'total GiB':>11}{'activations':>13}{'host':>8}"
+    )
     for name, row in rows.items():
         sizes = "".join(f"{row[part]:>9.2f}" for part in ("params_gib", "grads_gib", "optimizer_gib"))
-        print(f"{name:<16}{row['ranks']:>6}{row['precision']:>11}{sizes}{row['total_gib']:>11.2f}")
+        kept = "?" if row["activations_gib"] is None else f"{row['activations_gib']:.2f}"
+        more = f"{kept:>13}{row['host_gib']:>8.2f}"
+        print(f"{name:<16}{row['ranks']:>6}{row['precision']:>11}{sizes}{row['total_gib']:>11.2f}{more}")
     for name, reason in impossible.items():
         print(f"{name:<16}not here: {reason}")
-    print("without activations")
+    print("activations come on top: at most about so much at batches of the longest samples")
     return 0

@@ -11,8 +11,8 @@ import pytest
 
 from galley.estimate import GIB, estimate_memory, memory_warnings, num_parameters
 from galley.layout import resolve_layout
-from galley.schema import Batch, Cluster, Model, Precision, Recipe, Strategy
-from tests.unit.galley.test_layout import CPU
+from galley.schema import Batch, Cluster, Data, Lora, Model, Precision, Recipe, Shape, Strategy, Train
+from tests.unit.galley.test_layout import CPU, GPU
 
 BILLION = Recipe(
     model=Model(num_parameters=10**9), batch=Batch(global_size=4), cluster=Cluster(procs_per_node=4)
@@ -38,6 +38,50 @@ def bytes_per_parameter(shard: str, compute: str, engine: str = "deepspeed") -> 
 )
 def test_bytes_a_parameter_follow_the_zero_paper(shard: str, compute: str, expected: float) -> None:
     assert bytes_per_parameter(shard, compute) == pytest.approx(expected)
+
+
+def test_a_hybrid_group_holds_a_copy_of_its_own() -> None:
+    strategy = Strategy(engine="fsdp", shard="params", hybrid=True, hybrid_shard_size=2)
+    recipe = replace(BILLION, strategy=strategy)
+    estimate = estimate_memory(recipe, resolve_layout(recipe, CPU))
+    assert estimate is not None
+    assert estimate.total_gib * GIB == pytest.approx(16e9 / 2)
+
+
+def test_what_is_frozen_has_no_gradient_and_no_moments() -> None:
+    shape = Shape(num_layers=10, hidden_size=1000, num_heads=10)
+    model = Model(num_parameters=10**9, shape=shape, lora=Lora(r=8, target_modules=["query", "value"]))
+    recipe = replace(BILLION, model=model, strategy=Strategy(engine="deepspeed", shard="grads"))
+    estimate = estimate_memory(recipe, resolve_layout(recipe, CPU))
+    assert estimate is not None
+    assert estimate.num_trainable == 8 * 2 * 1000 * 2 * 10
+    assert estimate.params_gib * GIB == pytest.approx(4 * (10**9 + estimate.num_trainable))
+    assert estimate.grads_gib * GIB == pytest.approx(4 * estimate.num_trainable / 4)
+    assert estimate.optimizer_gib == pytest.approx(2 * estimate.grads_gib)
+    unknown = replace(recipe, model=replace(model, shape=Shape()))
+    assert estimate_memory(unknown, resolve_layout(unknown, CPU)) is None
+
+
+def test_what_is_offloaded_moves_to_the_host_where_there_is_another_memory() -> None:
+    strategy = Strategy(engine="deepspeed", shard="grads", offload_optimizer="cpu")
+    recipe = replace(BILLION, strategy=strategy, cluster=Cluster(procs_per_node=2))
+    on_cpu = estimate_memory(recipe, resolve_layout(recipe, CPU))
+    on_gpu = estimate_memory(recipe, resolve_layout(recipe, GPU))
+    assert on_cpu is not None
+    assert on_gpu is not None
+    assert (on_cpu.host_gib, on_gpu.host_gib) == (0.0, on_cpu.grads_gib + on_cpu.optimizer_gib)
+    assert on_gpu.total_gib == on_cpu.params_gib
+
+
+def test_activations_fit_or_a_way_to_make_them_is_named() -> None:
+    shape = Shape(num_layers=48, hidden_size=1600, num_heads=25)
+    recipe = replace(BILLION, model=Model(num_parameters=10**8, shape=shape), data=Data(max_length=1024))
+    layout = resolve_layout(recipe, CPU)
+    (warning,) = memory_warnings(estimate_memory(recipe, layout), layout, CPU)
+    assert "with activations" in warning
+    assert "train.gradient_checkpointing=true" in warning
+    less = replace(recipe, train=Train(gradient_checkpointing=True))
+    assert memory_warnings(estimate_memory(less, layout), layout, CPU) == []
 
 
 def test_parameters_are_counted_from_a_local_folder(tmp_path: Path) -> None:

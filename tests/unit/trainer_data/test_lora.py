@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from galley.errors import ConfigError
+from galley.model_shape import num_adapter_parameters
 from galley.schema import Data, Lora, Model, Recipe
 from trainer import lora
 from trainer.models import new_modules
@@ -115,3 +116,13 @@ def test_a_model_that_peft_does_not_know_needs_names() -> None:
     made = SequenceClassification(Recipe(model=Model(lora=Lora(r=2))))
     with pytest.raises(ConfigError, match="PEFT has no choice for a model 'Sequential'"):
         lora.with_adapters(torch.nn.Sequential(torch.nn.Linear(2, 2)), made, made.recipe)
+
+
+@pytest.mark.parametrize("targets", [None, ["query", "dense"], ["all-linear"]])
+def test_the_estimate_counts_the_adapters_that_peft_makes(
+    tiny_model: Path, targets: list[str] | None
+) -> None:
+    made = task(tiny_model, target_modules=targets)
+    model = lora.with_adapters(made.model(), made, made.recipe)
+    adapters = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
+    assert num_adapter_parameters(made.recipe.model) == adapters

@@ -1,0 +1,111 @@
+"""The shape of a model, read without torch: from its folder, else from what the recipe says of it."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from galley.schema import Model
+
+# What PEFT gives adapters to where the recipe names nothing: the queries and values of most models.
+_PEFT_DEFAULT = frozenset(
+    {"query", "value", "query_proj", "value_proj", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v",
+     "query_key_value", "c_attn"}
+)  # fmt: skip
+# `all-linear` leaves out what a task puts on top.
+_HEADS = frozenset({"classifier", "score", "lm_head", "qa_outputs"})
+_ATTENTION_LAYERS = 4  # query, key, value, output
+_FEED_FORWARD_LAYERS = 2
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """Of one transformer layer; all layers are alike."""
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    intermediate_size: int
+
+
+def num_parameters(model: Model) -> int | None:
+    """From the recipe, else from the safetensors headers of a local model folder."""
+    if model.num_parameters is not None:
+        return model.num_parameters
+    shapes = _tensor_shapes(model)
+    return sum(prod(shape) for shape in shapes.values()) if shapes else None
+
+
+def layer_shape(model: Model) -> LayerShape | None:
+    """From the recipe, else from the config.json of a local model folder; None where neither tells."""
+    said = model.shape
+    config = _config(model)
+    found = {
+        "num_layers": said.num_layers or _first(config, "num_hidden_layers", "n_layer", "n_layers"),
+        "hidden_size": said.hidden_size or _first(config, "hidden_size", "n_embd", "dim", "d_model"),
+        "num_heads": said.num_heads or _first(config, "num_attention_heads", "n_head", "n_heads"),
+    }
+    if None in found.values():
+        return None
+    hidden = int(found["hidden_size"] or 0)
+    inner = said.intermediate_size or _first(config, "intermediate_size", "n_inner", "hidden_dim", "ffn_dim")
+    return LayerShape(
+        num_layers=int(found["num_layers"] or 0),
+        hidden_size=hidden,
+        num_heads=int(found["num_heads"] or 0),
+        intermediate_size=inner or 4 * hidden,
+    )
+
+
+def num_adapter_parameters(model: Model) -> int | None:
+    """Elements of the LoRA adapters: r · (inputs + outputs) of each layer that has one; None unknown.
+
+    Counted from the tensors of a local folder; without one, a layer that is named is taken to be a
+    square matrix of the hidden size, in every layer of the model.
+    """
+    rank, targets = model.lora.r, model.lora.target_modules
+    if rank is None:
+        return 0
+    matrices = {name.removesuffix(".weight"): s for name, s in _tensor_shapes(model).items() if len(s) == 2}
+    if matrices:
+        return rank * sum(sum(s) for path, s in matrices.items() if _is_target(path, targets))
+    shape = layer_shape(model)
+    if shape is None:
+        return None
+    if targets == ["all-linear"]:
+        wide = _FEED_FORWARD_LAYERS * (shape.hidden_size + shape.intermediate_size)
+        return rank * shape.num_layers * (_ATTENTION_LAYERS * 2 * shape.hidden_size + wide)
+    return rank * shape.num_layers * (2 if targets is None else len(targets)) * 2 * shape.hidden_size
+
+
+def _is_target(path: str, targets: list[str] | None) -> bool:
+    if targets == ["all-linear"]:
+        return "embed" not in path and path.rpartition(".")[2] not in _HEADS
+    if targets is None:
+        return path.rpartition(".")[2] in _PEFT_DEFAULT
+    return any(f".{path}".endswith(f".{target}") for target in targets)
+
+
+def _tensor_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    files = sorted(Path(model.name).expanduser().glob("*.safetensors"))
+    return {name: shape for file in files for name, shape in _header(file).items()}
+
+
+def _header(file: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes in a safetensors file: an 8-byte little-endian length, then a JSON header."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+
+
+def _config(model: Model) -> dict[str, object]:
+    file = Path(model.name).expanduser() / "config.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def _first(config: dict[str, object], *names: str) -> int | None:
+    return next((value for name in names if isinstance(value := config.get(name), int)), None)
