@@ -7,6 +7,10 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
+# Suites that have a cluster, or the machine, to themselves. The files of all others run two at a time.
+lone := $(wildcard $(addprefix tests/integration/, ccl hosts k8s mpi ray slurm))
+pytest := $(bin)/python -P -m pytest -q $(PYTEST_ARGS)
+
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test acceptance lint docs reference bench system clean
 
@@ -23,10 +27,11 @@ system: ## install the system packages that tests need, or name the suites that 
 	@scripts/system_packages.sh
 
 test: setup system lint ## everything: lint, and all tests, those of the documentation included
-	@$(bin)/python -P -m pytest -q $(PYTEST_ARGS)
+	@$(pytest) -n 2 --dist loadfile $(addprefix --ignore=, $(lone))
+	@$(pytest) $(lone)
 
 acceptance: setup ## MRPC in full under two strategies: some ten minutes on two idle cores
-	@$(bin)/python -P -m pytest -q tests/acceptance $(PYTEST_ARGS)
+	@$(pytest) tests/acceptance
 
 lint: setup ## ruff, and mypy --strict
 	@$(bin)/ruff check .
