@@ -31,6 +31,8 @@ def start_sweep(recipe: Recipe, words: Sequence[str], options: Options) -> int:
     """Begin the study and run it to its end, unless `detach=true`."""
     from hpo.sweep import begin, detach
 
+    if recipe.hpo.kind == "wandb":
+        return _export_to_wandb(recipe, words, options)
     folder = begin(recipe, words, options.config_dirs, options.root)
     if recipe.detach:
         log = detach(folder)
@@ -38,6 +40,22 @@ def start_sweep(recipe: Recipe, words: Sequence[str], options: Options) -> int:
         print(json.dumps(state) if options.json else folder.root)
         return 0
     return run_study(folder, options)
+
+
+def _export_to_wandb(recipe: Recipe, words: Sequence[str], options: Options) -> int:
+    """W&B's server draws the points of its sweeps: what is left to do here is to write it down."""
+    from hpo.wandb_sweep import export_sweep
+
+    name = f"{recipe.recipe}-wandb-sweep"
+    file = (
+        Path(recipe.hpo.study_dir) if recipe.hpo.study_dir else options.root / name
+    ).resolve() / "sweep.yaml"
+    config = export_sweep(recipe, words, file)
+    if options.json:
+        print(json.dumps({"sweep": str(file), "config": config}))
+    else:
+        print(f"{file}\nregister it:  wandb sweep {file}\nrun trials:   wandb agent SWEEP_ID, on any machine")
+    return 0
 
 
 def run_study(folder: StudyFolder, options: Options) -> int:

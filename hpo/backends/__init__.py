@@ -14,6 +14,7 @@ BACKENDS = {
     "random": ("hpo.backends.random:RandomBackend", ""),
     "grid": ("hpo.backends.grid:GridBackend", ""),
     "optuna": ("hpo.backends.optuna:OptunaBackend", "optuna"),
+    "ray": ("hpo.backends.ray:RayBackend", "ray"),
 }
 
 
