@@ -33,7 +33,7 @@ class Distillation(SequenceClassification):
     def model(self) -> torch.nn.Module:
         self.teacher = load_teacher(self.recipe, self.num_labels, self.tokenizer.get_vocab())
         device = torch.device("cpu") if self.ranks is None else self.ranks.device
-        autocast_forward(self.teacher.to(device), self.recipe.precision.compute, device.type)
+        autocast_forward(self.teacher.to(device), self.recipe.precision.dtype, device.type)
         return super().model()
 
     def loss(self, model: torch.nn.Module, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
