@@ -22,6 +22,9 @@ def join(folder: RunFolder, node: int) -> int:
         ConfigError: the run has no such machine, or is not running.
     """
     handle = last_handle(folder)
+    if handle is not None and handle.launcher != LocalLauncher.name:
+        what = f"runs under launcher={handle.launcher}, which starts the ranks of all its machines itself"
+        raise ConfigError(Problem(folder.root.name, what, "`join` is for launcher=local"))
     spec = folder.read_attempt_spec(handle.attempt if handle else 1)
     if not 1 <= node < spec.layout.nodes:
         what = f"{folder.root.name} has {spec.layout.nodes} machines"

@@ -27,8 +27,9 @@ _PROGRAMS: dict[MpiFlavor, str] = {"openmpi": "mpirun", "mpich": "mpiexec.hydra"
 
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*|\[?[0-9A-Fa-f:]+\]?")
 _MASK = re.compile(r"0x[0-9A-Fa-f]+")
-# How the three report the first rank that fell: Open MPI twice, Intel MPI, MPICH (which names none).
+# How the three report the first rank that fell: Open MPI three times, Intel MPI, MPICH (which names none).
 _FELL = (
+    re.compile(r"lost communication with a remote daemon[\s\S]*Remote daemon: \S+ on node (?P<lost>\S+)"),
     re.compile(
         r"process rank (?P<rank>\d+) with PID \d+ on node (?P<node>\S+) exited on signal (?P<signal>\d+)"
     ),
@@ -63,7 +64,8 @@ class MpiLauncher(LocalLauncher):
             **rendezvous(launcher.mpi, run_dir, attempt),
         }
         names = sorted({*env, *launcher.forward_env})
-        spoken = speak(found, Request(launcher.mpi, spec.layout, names, run_dir / "plan"))
+        request = Request(launcher.mpi, spec.layout, names, run_dir / "plan", launcher.timeout_s)
+        spoken = speak(found, request)
         return LaunchPlan(
             launcher=self.name,
             argv=(*spoken.argv, *worker_command(self.python, spec, run_dir)),
@@ -72,6 +74,9 @@ class MpiLauncher(LocalLauncher):
             files=spoken.files,
             attempt=attempt,
         )
+
+    def invitation(self, spec: RunSpec, folder: RunFolder) -> str:
+        return ""
 
     def failing(self, handle: RunHandle, folder: RunFolder) -> bool:
         return _read_fall(folder, handle.attempt) is not None
@@ -85,6 +90,8 @@ class MpiLauncher(LocalLauncher):
                 "\n".join(["mpirun ended without a result" + (", it said:" if said else ""), *said])
             )
         found = fall.groupdict()
+        if found.get("lost"):
+            return Diagnosis(f"no answer from {found['lost']}: mpirun has lost it", failure_class="node")
         who = f"rank {found['rank']}" if found.get("rank") else "a rank"
         where = f" on {found['node']}" if found.get("node") else ""
         rank = int(found["rank"]) if found.get("rank") else None

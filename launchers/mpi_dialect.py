@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from galley.schema import Mpi
 from galley.spec import Layout, MpiFacts
 
-# Hydra passes on nothing but what is named.
-_BASE_VARIABLES = ("HOME", "LANG", "LD_LIBRARY_PATH", "PATH", "TMPDIR", "USER")
+# Open MPI waits 300 s by default before it asks whether a silent host is there, and hears nothing more
+# of it once the ranks have failed: the daemon of a host that was cut off would stay. Three questions.
+_KEEPALIVE_S = 10
 
 
 @dataclass(frozen=True)
@@ -20,12 +21,14 @@ class Request:
     Attributes:
         names: of the variables to pass on to the ranks; their values are in mpirun's environment.
         files: the folder in which the files that the command names will lie.
+        timeout_s: after which the ranks give up on each other.
     """
 
     mpi: Mpi
     layout: Layout
     names: Sequence[str]
     files: Path
+    timeout_s: int = 300
 
     @property
     def hosts(self) -> Sequence[str]:
@@ -64,10 +67,17 @@ def _open_mpi(facts: MpiFacts, request: Request) -> Spoken:
         *("--hostfile", str(request.files / "hostfile")),
         *("-n", str(request.layout.world_size)),
         *place,
+        *(_keepalive(request.timeout_s) if len(request.hosts) > 1 else ()),
         *variables,
         *mpi.options,
     )
     return Spoken(argv, files, {})
+
+
+def _keepalive(timeout_s: int) -> Iterator[str]:
+    every = str(min(_KEEPALIVE_S, max(1, timeout_s // 10)))
+    for name, value in (("time", every), ("intvl", every), ("probes", "3")):
+        yield from ("--mca", f"oob_tcp_keepalive_{name}", value)
 
 
 def _rankfile(request: Request) -> str:
@@ -83,14 +93,13 @@ def _hydra(facts: MpiFacts, request: Request) -> Spoken:
     procs = request.layout.procs_per_node
     env = _intel_pinning(request) if facts.flavor == "intel" else {}
     binding = () if facts.flavor == "intel" else ("-bind-to", _mpich_binding(request))
-    names = ",".join(sorted({*request.names, *env, *_BASE_VARIABLES}))
     argv = (
         facts.program,
         *("-f", str(request.files / "hostfile")),
         *("-n", str(request.layout.world_size)),
         *("-ppn", str(procs)),
         *binding,
-        *("-genvlist", names),
+        "-genvall",  # with -genvlist the Hydra of MPICH 4.0 loses variables on their way to another host
         *request.mpi.options,
     )
     return Spoken(argv, {"hostfile": "".join(f"{host}:{procs}\n" for host in request.hosts)}, env)

@@ -1,8 +1,12 @@
-"""One run over two hosts, by torchrun and by mpirun; and what happens when the cable is cut."""
+"""One run over two hosts, by torchrun and by mpirun; and what happens when the cable is cut.
+
+The runs of a test are under way at the same time, on the same hosts.
+"""
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,61 +15,102 @@ from typing import Any
 import pytest
 
 from galley.rundir import RunFolder
-from tests.integration.hosts.lab import ADDRESSES, Lab
+from tests.integration.hosts.lab import ADDRESSES, Lab, RemoteShell
 from tests.integration.local.standin import wait_until
+from tests.integration.mpi.flavors import find
+from tests.integration.reference import TINY, losses
 from tests.support import REPO, run_galley
 
 TRAIN = (sys.executable, "-P", str(REPO / "train.py"))
-QUICKSTART = ("profile=small", "train.log_every_steps=2", "eval.enabled=false", "cluster.device=cpu")
 TWO_HOSTS = (
-    "cluster.nodes=2", "cluster.procs_per_node=1", "cluster.threads_per_proc=1", "launcher.timeout_s=15",
-    "+launcher.env.GLOO_SOCKET_IFNAME=eth0", f"launcher.torchrun.rendezvous={ADDRESSES[0]}:29512",
+    "cluster.nodes=2", "cluster.procs_per_node=1", "launcher.timeout_s=20",
+    "+launcher.env.GLOO_SOCKET_IFNAME=eth0",
 )  # fmt: skip
 
 
-def run_on_first(lab: Lab, run_dir: Path, *words: str) -> Any:
-    return lab.start(0, *TRAIN, *QUICKSTART, *TWO_HOSTS, *words, f"run_dir={run_dir}", "--json")
+class Started:
+    """A run that was started on the first host, and joined on the second where that is needed."""
+
+    def __init__(self, lab: Lab, root: Path, *words: str) -> None:
+        self.lab = lab
+        self.folder = RunFolder(root)
+        self.commands = [self._start(0, *TINY, *TWO_HOSTS, *words, f"run_dir={root}", "--json")]
+
+    def _start(self, host: int, *words: str) -> subprocess.Popen[str]:
+        return self.lab.start(host, *TRAIN, *words)
+
+    def join(self) -> None:
+        wait_until(self.folder.launcher_log(1).exists, 200)
+        self.commands.append(self._start(1, "join", str(self.folder.root), "1"))
+
+    def end(self) -> tuple[list[int], dict[str, Any], str]:
+        """Exit codes of the commands, the result, and what the first command said."""
+        said = [command.communicate(timeout=280) for command in self.commands]
+        out, err = said[0]
+        return [command.returncode for command in self.commands], json.loads(out.splitlines()[-1]), err
 
 
-@pytest.mark.parametrize("backend", ["c10d", "static"])
-def test_two_hosts_train_as_two_ranks_of_one(lab: Lab, tmp_path: Path, backend: str) -> None:
-    words = ("train.max_steps=4", f"launcher.torchrun.backend={backend}")
-    first = run_on_first(lab, tmp_path / "run", *words)
-    wait_until(RunFolder(tmp_path / "run").launcher_log(1).exists, 120)
-    second = lab.start(1, *TRAIN, "join", str(tmp_path / "run"), "1")
-    out, err = first.communicate(timeout=200)
-    assert first.returncode == 0, err
-    assert f"on machine 1: python train.py join {tmp_path}/run 1" in err
-    _, said = second.communicate(timeout=60)
-    assert second.returncode == 0, said
-    here = run_galley(
-        [*QUICKSTART, words[0], "cluster.procs_per_node=2", "cluster.threads_per_proc=1",
-         f"run_dir={tmp_path}/here", "--json"], timeout=200
-    )  # fmt: skip
-    there, alone = (json.loads(text.splitlines()[-1]) for text in (out, here.out))
-    assert there["metrics"]["train/loss"] == pytest.approx(alone["metrics"]["train/loss"], abs=1e-6)
-    assert there["world_size"] == 2
+def torchrun(backend: str, port: int) -> tuple[str, ...]:
+    place = f"launcher.torchrun.rendezvous={ADDRESSES[0]}:{port}"
+    return (place, f"launcher.torchrun.backend={backend}")
 
 
-def test_when_the_cable_is_cut_everything_ends_and_the_missing_host_is_named(
-    lab: Lab, tmp_path: Path
+def mpirun(flavor: str, shell: RemoteShell) -> tuple[str, ...]:
+    find(flavor)
+    agent = {
+        "openmpi": f'["--mca","plm_rsh_agent","{shell.program}"]',
+        "mpich": f'["-launcher","ssh","-launcher-exec","{shell.program}"]',
+    }
+    hosts = f"launcher.mpi.hosts=[{','.join(ADDRESSES)}]"
+    return ("launcher=mpi", f"launcher.mpi.flavor={flavor}", hosts, f"launcher.mpi.options={agent[flavor]}")
+
+
+@pytest.fixture
+def shell(lab: Lab, tmp_path: Path) -> Any:
+    shell = RemoteShell(lab, tmp_path)
+    yield shell
+    shell.close()
+
+
+def test_two_hosts_train_as_two_ranks_of_one(
+    lab: Lab, shell: RemoteShell, tmp_path: Path, two_ranks_here: Path
 ) -> None:
-    folder = RunFolder(tmp_path / "run")
-    first = run_on_first(lab, folder.root, "train.epochs=100")
-    wait_until(folder.launcher_log(1).exists, 120)
-    second = lab.start(1, *TRAIN, "join", str(folder.root), "1")
-    wait_until(lambda: len(list(folder.read_metrics())) > 1, 200)
+    runs = {
+        "torchrun": Started(lab, tmp_path / "torchrun", *torchrun("static", 29512)),
+        "openmpi": Started(lab, tmp_path / "openmpi", *mpirun("openmpi", shell)),
+    }
+    runs["torchrun"].join()
+    for name, run in runs.items():
+        codes, result, said = run.end()
+        assert set(codes) == {0}, said
+        assert result["world_size"] == 2
+        assert losses(run.folder.root) == pytest.approx(losses(two_ranks_here), rel=1e-6)
+        joins = f"on machine 1: python train.py join {run.folder.root} 1" in said
+        assert joins == (name == "torchrun"), "mpirun reaches the other host itself"
+
+
+@pytest.mark.timeout(900)
+def test_when_the_cable_is_cut_everything_ends_and_the_missing_host_is_named(
+    lab: Lab, shell: RemoteShell, tmp_path: Path
+) -> None:
+    endless = ("train.max_steps=100000", "train.epochs=100000")
+    ways = {"torchrun": torchrun("c10d", 29513)}
+    ways |= {flavor: mpirun(flavor, shell) for flavor in ("openmpi", "mpich")}
+    runs = {name: Started(lab, tmp_path / name, *words, *endless) for name, words in ways.items()}
+    runs["torchrun"].join()
+    for run in runs.values():
+        wait_until(lambda folder=run.folder: len(list(folder.read_metrics())) > 1, 280)
     lab.cut()
     cut_at = time.monotonic()
-    out, err = first.communicate(timeout=90)
-    second.communicate(timeout=90)
+    ended = {name: run.end() for name, run in runs.items()}
+    wait_until(lambda: not lab.processes(0) and not lab.processes(1), 30)
     assert time.monotonic() - cut_at < 60
-    assert (first.returncode, second.returncode) == (4, 4), err
-    wait_until(lambda: not lab.processes(0) and not lab.processes(1), 5)
-    result = json.loads(out.splitlines()[-1])
-    assert result["failure_class"] in ("hang", "node")
-    assert any(f"no answer from {host} ({address})" in result["message"]
-               for host, address in zip(lab.hosts, ADDRESSES, strict=True)), result["message"]  # fmt: skip
+    for name, (codes, result, said) in ended.items():
+        assert set(codes) == {4}, (name, said)
+        assert result["failure_class"] in ("hang", "node")
+        named = [host in result["message"] for host in (*lab.hosts, *ADDRESSES)]
+        assert "no answer from " in result["message"], (name, said)
+        assert any(named), (name, said)
 
 
 def test_a_machine_that_the_run_does_not_have_is_refused(tmp_path: Path) -> None:

@@ -6,67 +6,39 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from galley.cli import main
 from galley.rundir import RunFolder
 from galley.seal import snapshot_sha256
 from launchers.k8s.launcher import K8sLauncher
 from launchers.run import launch, write_plan
+from tests.integration.conftest import Command
 from tests.integration.k8s.api_server import ApiServer
 from tests.integration.k8s.cluster import Cluster, wait_for
 from tests.integration.k8s.conftest import free_port, use
 from tests.integration.local.standin import FACTS, make_run
+from tests.integration.reference import TINY, losses
 from tests.support import run_galley, run_process
 
-TINY = (
-    "recipe=quickstart",
-    "data.max_samples=64",
-    "data.max_length=16",
-    "train.max_steps=4",
-    "train.log_every_steps=1",
-    "eval.enabled=false",
-    "cluster.threads_per_proc=1",
-)
 TWO_NODES = ("launcher=k8s", "cluster.nodes=2", "cluster.procs_per_node=1")
 
 
-def losses(folder: RunFolder) -> list[float]:
-    return [row["loss"] for row in folder.read_metrics() if "loss" in row]
-
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def galley(capsys: pytest.CaptureFixture[str]) -> Command:
-    """The command in this process: exit code, standard output, standard error."""
-
-    def run(*words: str | Path) -> tuple[int, str, str]:
-        code = main([str(word) for word in words])
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
-
-
 @pytest.mark.timeout(600)
-def test_two_pods_train_as_this_machine_does(cluster: Cluster, tmp_path: Path, galley: Command) -> None:
+def test_two_pods_train_as_this_machine_does(
+    cluster: Cluster, tmp_path: Path, galley: Command, two_ranks_here: Path
+) -> None:
     """By ConfigMap: nothing but the cluster's API connects the pods with this folder."""
-    local, folder = RunFolder(tmp_path / "local"), RunFolder(tmp_path / "here")
-    done = run_galley([*TINY, "cluster.procs_per_node=2", f"run_dir={local.root}"], timeout=240)
-    assert done.rc == 0, done.err
+    folder = RunFolder(tmp_path / "here")
     done = run_galley([*TINY, *TWO_NODES, f"run_dir={folder.root}", "--json"], timeout=240)
     assert done.rc == 0, done.err + "".join(log.read_text() for log in tmp_path.glob("pods/*/log"))
     assert "kubernetes: context lab, namespace team-a" in done.err
     result = json.loads(done.out.splitlines()[-1])
     assert (result["state"], result["steps"], result["world_size"]) == ("succeeded", 4, 2)
-    assert losses(folder) == pytest.approx(losses(local), rel=1e-6)
-    assert len(losses(folder)) == 4
+    assert losses(folder.root) == pytest.approx(losses(two_ranks_here), rel=1e-6)
+    assert len(losses(folder.root)) == 4
     assert (cluster.claim / _pod_folder(cluster) / "model" / "model.safetensors").exists()
     assert galley("logs", folder.root, "--rank", "1")[1] == folder.rank_log(1, 1).read_text()
 

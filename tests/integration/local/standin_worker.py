@@ -139,7 +139,8 @@ def save_and_end_when_asked() -> None:
 def record() -> None:
     received = {"argv": sys.orig_argv, "env": dict(os.environ), "cpus": sorted(os.sched_getaffinity(0))}
     write(RUN_DIR / f"received-{RANK}.json", received)
-    succeed()
+    if RANK == 0:
+        write(RUN_DIR / "result.json", {"state": "succeeded", "exit_code": 0, "attempts": ATTEMPT})
 
 
 print(f"rank {RANK} speaks", flush=True)

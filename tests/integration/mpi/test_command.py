@@ -14,36 +14,26 @@ import pytest
 from galley.rundir import RunFolder
 from galley.schema import Mpi
 from galley.spec import RunSpec
+from tests.integration.conftest import Command
 from tests.integration.local.standin import make_run, make_spec, start_launch
 from tests.integration.mpi.flavors import FLAVORS, find
-from tests.support import not_available, run_galley
+from tests.integration.reference import losses, train
+from tests.support import not_available
 
-QUICKSTART = ("profile=small", "train.max_steps=4", "train.log_every_steps=2", "eval.enabled=false")
 TWO = ("cluster.procs_per_node=2", "cluster.threads_per_proc=1")
 
 
-def run_quickstart(run_dir: Path, *words: str) -> dict[str, object]:
-    done = run_galley([*QUICKSTART, *TWO, *words, f"run_dir={run_dir}", "--json"], timeout=280)
-    assert done.rc == 0, done.err
-    result: dict[str, object] = json.loads(done.out.splitlines()[-1])
-    return result
-
-
-@pytest.fixture(scope="module")
-def under_torchrun(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    return run_quickstart(tmp_path_factory.mktemp("local") / "run")
-
-
 @pytest.mark.parametrize("flavor", FLAVORS)
-def test_the_same_run_as_under_torchrun(
-    tmp_path: Path, under_torchrun: dict[str, object], flavor: str
-) -> None:
+def test_the_same_run_as_under_torchrun(tmp_path: Path, two_ranks_here: Path, flavor: str) -> None:
     find(flavor)
-    result = run_quickstart(tmp_path / "run", "launcher=mpi", f"launcher.mpi.flavor={flavor}")
-    assert result["state"] == "succeeded"
+    result = train(
+        tmp_path / "run", "cluster.procs_per_node=2", "launcher=mpi", f"launcher.mpi.flavor={flavor}"
+    )
+    torchrun = json.loads(RunFolder(two_ranks_here).result_file.read_text())
     assert result["world_size"] == 2
-    assert result["metrics"] == under_torchrun["metrics"], "bit for bit: the ranks are the same"
-    assert result["engaged"] == under_torchrun["engaged"]
+    assert result["metrics"] == torchrun["metrics"], "bit for bit: the ranks are the same"
+    assert result["engaged"] == torchrun["engaged"]
+    assert losses(tmp_path / "run") == losses(two_ranks_here)
 
 
 def start(folder: RunFolder, flavor: Any, spec: RunSpec, **options: Any) -> subprocess.Popen[str]:
@@ -69,31 +59,23 @@ def test_a_rank_that_is_killed_is_reported(tmp_path: Path, flavor: str) -> None:
 HOSTILE = {"ONE": "a b;'\"`touch pwned`", "TWO": "$(touch pwned) \\ é\n new\tline", "EMPTY": ""}
 
 
-@pytest.mark.parametrize("flavor", FLAVORS)
-def test_any_value_of_a_variable_arrives_as_it_is(weird_tmp_path: Path, flavor: str) -> None:
-    folder = make_run(weird_tmp_path / "run")
-    process = start(folder, flavor, make_spec("record", **HOSTILE))
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    for rank in (0, 1):
-        received = json.loads((folder.root / f"received-{rank}.json").read_text())["env"]
-        assert {name: received[name] for name in HOSTILE} == HOSTILE
-    assert not list(weird_tmp_path.rglob("pwned*"))
-
-
 @pytest.mark.parametrize("options", [{"bind": "core"}, {"pin_masks": ["0x1", "0x2"]}, {"bind": "none"}])
 @pytest.mark.parametrize("flavor", FLAVORS)
-def test_ranks_stay_on_the_cores_that_they_are_given(
-    tmp_path: Path, flavor: str, options: dict[str, Any]
+def test_ranks_get_the_cores_and_the_variables_that_they_are_given(
+    weird_tmp_path: Path, flavor: str, options: dict[str, Any]
 ) -> None:
     free = sorted(os.sched_getaffinity(0))
     if len(free) < 2:
         not_available("one core only", "the test of binding")
-    folder = make_run(tmp_path / "run")
-    process = start(folder, flavor, make_spec("record"), **options)
+    folder = make_run(weird_tmp_path / "run")
+    process = start(folder, flavor, make_spec("record", **HOSTILE), **options)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    cpus = [json.loads((folder.root / f"received-{rank}.json").read_text())["cpus"] for rank in (0, 1)]
+    received = [json.loads((folder.root / f"received-{rank}.json").read_text()) for rank in (0, 1)]
+    for rank in received:
+        assert {name: rank["env"][name] for name in HOSTILE} == HOSTILE
+    assert not list(weird_tmp_path.rglob("pwned*"))
+    cpus = [rank["cpus"] for rank in received]
     if options == {"bind": "none"}:
         assert cpus == [free, free]
     elif "pin_masks" in options:
@@ -113,17 +95,7 @@ def test_ranks_stay_on_the_cores_that_they_are_given(
         (['launcher.mpi.pin_masks=["0x1"]', *TWO], "1 masks for 2 ranks a node"),
     ],
 )
-def test_what_mpirun_could_not_carry_is_refused(tmp_path: Path, words: list[str], message: str) -> None:
-    done = run_galley(["plan", "launcher=mpi", *words], cwd=tmp_path)
-    assert done.rc == 2, done
-    assert message in done.err
-    assert not any(tmp_path.iterdir())
-
-
-def test_planning_needs_no_mpi(tmp_path: Path) -> None:
-    """With a PATH that has none, and an interpreter that has none beside it."""
-    done = run_galley(
-        ["plan", "launcher=mpi", "launcher.mpi.flavor=openmpi", *TWO, "--json"], env={"PATH": str(tmp_path)}
-    )
-    assert done.rc == 0, done.err
-    assert json.loads(done.out.splitlines()[-1])["argv"][0] == "mpirun"
+def test_what_mpirun_could_not_carry_is_refused(galley: Command, words: list[str], message: str) -> None:
+    code, _, said = galley("plan", "launcher=mpi", *words)
+    assert code == 2, said
+    assert message in said

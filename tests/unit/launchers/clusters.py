@@ -6,6 +6,7 @@ bash, a manifest by the emulated operators. What the programs then add for each 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import tempfile
@@ -21,6 +22,8 @@ from launchers.k8s.node import agent_environment
 from launchers.k8s.text import from_yaml
 from launchers.local import LocalLauncher
 from launchers.mpi import MpiLauncher
+from launchers.ray.driver import node_command
+from launchers.ray.launcher import RayLauncher
 from launchers.run import write_plan
 from launchers.slurm import SlurmLauncher
 from tests.integration.k8s.cluster import Pod, expand, pytorch_pods, train_pods
@@ -127,8 +130,8 @@ def _open_mpi(plan: LaunchPlan) -> tuple[Sequence[str], set[str]]:
 
 
 def _hydra(plan: LaunchPlan) -> tuple[Sequence[str], set[str]]:
-    passed = plan.argv[plan.argv.index("-genvlist") + 1].split(",")
-    return ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"), set(passed)
+    assert "-genvall" in plan.argv
+    return ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"), set(plan.env)
 
 
 def slurm(spec: RunSpec, attempt: int) -> list[Given]:
@@ -185,6 +188,17 @@ def _container(pod: Pod) -> tuple[list[str], dict[str, str]]:
     return [expand(word, environ) for word in container["command"]], environ
 
 
+def ray(spec: RunSpec, attempt: int) -> list[Given]:
+    """The actors have the environment of the plan, and the node's own."""
+    hosts = names(spec.layout.nodes)
+    plan = RayLauncher("python").plan(spec, RUN_DIR, FACTS, attempt)
+    found: list[Given] = []
+    for node, host in enumerate(hosts):
+        command = node_command(json.loads(plan.files["nodes.json"]), node, f"node0:{PORT}", host)
+        found += agents(command, plan.env, node, hosts)
+    return found
+
+
 CLUSTERS = {
     "local": lambda spec, attempt: local(spec, attempt, "c10d"),
     "local-static": lambda spec, attempt: local(spec, attempt, "static"),
@@ -192,6 +206,7 @@ CLUSTERS = {
     "mpich": lambda spec, attempt: mpi(spec, attempt, "mpich"),
     "intel": lambda spec, attempt: mpi(spec, attempt, "intel"),
     "slurm": slurm,
+    "ray": ray,
     "pytorchjob": lambda spec, attempt: k8s(spec, attempt, "pytorchjob"),
     "trainjob": lambda spec, attempt: k8s(spec, attempt, "trainjob"),
 }

@@ -1,0 +1,30 @@
+"""The run that all launchers are compared with: two ranks of this machine, a few small steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from galley.rundir import RunFolder
+from tests.support import run_galley
+
+TINY = (
+    "recipe=quickstart", "data.max_samples=64", "data.max_length=16", "train.max_steps=4",
+    "train.log_every_steps=1", "eval.enabled=false", "cluster.device=cpu", "cluster.threads_per_proc=1",
+    "model.dropout=0",  # whose masks depend on the number of ranks
+)  # fmt: skip
+
+
+def train(run_dir: Path, *words: str) -> dict[str, Any]:
+    """The result of `TINY` with `words`."""
+    done = run_galley([*TINY, *words, f"run_dir={run_dir}", "--json"], timeout=280)
+    assert done.rc == 0, done.err
+    result: dict[str, Any] = json.loads(done.out.splitlines()[-1])
+    assert result["state"] == "succeeded"
+    return result
+
+
+def losses(run_dir: Path) -> list[float]:
+    """Of every step."""
+    return [row["loss"] for row in RunFolder(run_dir).read_metrics() if "loss" in row]
