@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from galley.errors import ConfigError, Problem
-from galley.spec import MovedSpec, Progress, RankError, RunHandle, RunResult, RunSpec, from_json, to_json
+from galley.spec import (
+    DataRecord,
+    MovedSpec,
+    Progress,
+    RankError,
+    RunHandle,
+    RunResult,
+    RunSpec,
+    from_json,
+    to_json,
+)
 
 T = TypeVar("T")
 
@@ -44,6 +54,7 @@ class RunFolder:
         self.launch_file = root / "launch.json"
         self.metrics_file = root / "metrics.jsonl"
         self.progress_file = root / "progress.json"
+        self.data_file = root / "data.json"
         self.checkpoints = root / "checkpoints"
         self.model = root / "model"
         self.tracker = root / "tracker"
@@ -126,6 +137,13 @@ class RunFolder:
 
     def read_progress(self) -> Progress | None:
         return self._read(Progress, self.progress_file)
+
+    def write_data(self, record: DataRecord) -> None:
+        write_atomic(self.data_file, to_json(record))
+
+    def read_data(self) -> DataRecord | None:
+        """What the run has read; None before its data were first prepared."""
+        return self._read(DataRecord, self.data_file)
 
     def write_rank_error(self, attempt: int, error: RankError) -> None:
         write_atomic(self.rank_error_file(attempt, error.rank), to_json(error))

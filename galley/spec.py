@@ -51,6 +51,7 @@ class ClusterFacts:
         node: number of this machine among those of the run; 0 is where it was started.
         address: of this machine, for those.
         save_s: seconds of the longest save of an earlier attempt; 0 where none is known.
+        declared: the nodes are what the recipe says of them; nothing of them was probed.
     """
 
     hostname: str
@@ -65,6 +66,7 @@ class ClusterFacts:
     address: str = ""
     save_s: float = 0.0
     bf16: bool = False
+    declared: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,19 @@ class Progress:
     max_steps: int
     attempt: int
     time: float
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """The data that a run has read (`data.json`), written by its main rank before the first step.
+
+    Attributes:
+        fingerprint: of the prepared training samples: equal content, equal value.
+        files: sha256 by path, where the data are files of this machine.
+    """
+
+    fingerprint: str
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

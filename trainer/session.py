@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 
 from galley.cluster_check import HostReport, check_hosts, report_host
+from galley.drift import record_data
 from galley.errors import CheckpointError, ConfigError, Problem
 from galley.rundir import RunFolder
 from galley.schema import Batch, Recipe
@@ -76,6 +77,8 @@ def run(
     task.ranks = ranks
     journal.enter("data")
     data = warm.data if warm else task.datasets(ranks.main_first)
+    if ranks.is_main:
+        note_data(folder, data, recipe)
     plan = BatchPlan(data.train.lengths, recipe.seed, layout.global_size, recipe.train.length_grouped)
     journal.enter("model")
     model = prepare_model(warm.model if warm else task.model(), task, recipe)
@@ -117,6 +120,15 @@ def train(loop: Loop, restart: Restart) -> None:
         restart.hold()
         raise
     restart.end()
+
+
+def note_data(folder: RunFolder, data: Datasets, recipe: Recipe) -> None:
+    """data.json, at the first preparation; a later one that finds other data warns."""
+    before = folder.read_data()
+    if before is None:
+        folder.write_data(record_data(data.train.fingerprint, recipe.data))
+    elif before.fingerprint != data.train.fingerprint:
+        log.warning("the data are not those of the run's first attempt: see `verify %s`", folder.root)
 
 
 def check_cluster(ranks: Ranks) -> None:

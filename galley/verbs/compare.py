@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from galley.drift import find_drift
 from galley.errors import ConfigError, Problem
-from galley.rundir import RunFolder
-from galley.seal import code_files, code_sha256, package_versions, snapshot_sha256
 from galley.verbs import Options
 
 
@@ -46,24 +45,12 @@ def verify(words: Sequence[str], options: Options) -> int:
 
     if len(words) != 1:
         raise ConfigError(Problem("verify", "takes one run", "verify RUN (see `list`)"))
-    drift = find_drift(find_run(words[0], options.root))
+    folder = find_run(words[0], options.root)
+    drift = find_drift(folder)
     if options.json:
         print(json.dumps({"drift": drift}))
     else:
-        print("\n".join(drift) if drift else "no drift: code and packages are as they were sealed")
+        read = folder.read_data()
+        data = "its data have not been read yet" if read is None else f"data {read.fingerprint[:12]}"
+        print("\n".join(drift) if drift else f"no drift: code, config and packages are as sealed; {data}")
     return 4 if drift else 0
-
-
-def find_drift(folder: RunFolder) -> list[str]:
-    """One line for each difference between the sealed run and this checkout and environment."""
-    spec = folder.read_spec()
-    found = []
-    if snapshot_sha256(folder) != spec.code.sha256:
-        found.append(f"{folder.code}: the snapshot was changed after the run was sealed")
-    if code_sha256(code_files(spec.recipe)) != spec.code.sha256:
-        found.append("code: this checkout differs from the snapshot (the snapshot is what runs)")
-    now = package_versions()
-    for name in sorted({*now, *spec.packages}):
-        if now.get(name) != spec.packages.get(name):
-            found.append(f"{name}: sealed with {spec.packages.get(name)}, now {now.get(name)}")
-    return found
