@@ -87,24 +87,27 @@ def _ccl_workers(recipe: Recipe, device: Device, procs: int, cores: int) -> int:
 def declared_facts(recipe: Recipe) -> ClusterFacts:
     """The nodes as `cluster.*` describes them, for launchers whose nodes are not this machine.
 
-    Memory that is not stated is 0: unknown. Raises `ConfigError` where the number of ranks on a
-    node follows from nothing.
+    Where nothing says how many ranks a node has, it is one (`layout_warnings` tells). Memory that is
+    not stated is 0: unknown. Raises `ConfigError` where the GPUs of a node follow from nothing.
     """
-    cluster = recipe.cluster
+    cluster, kind = recipe.cluster, recipe.launcher.kind
     gpus = cluster.gpus_per_node
     if gpus is None:
         gpus = (cluster.procs_per_node or 0) if cluster.device == "cuda" else 0
-    procs = cluster.procs_per_node or (gpus if recipe.strategy.data_parallel else 1)
-    if not procs:
-        what = f"launcher={recipe.launcher.kind} runs on nodes whose devices cannot be counted from here"
+    if cluster.device == "cuda" and not gpus:
+        what = f"launcher={kind} runs on nodes whose GPUs cannot be counted from here"
         hint = "set cluster.procs_per_node=N (ranks a node), or cluster.gpus_per_node=N"
         raise ConfigError(Problem("cluster.procs_per_node", what, hint))
+    stated = cluster.procs_per_node or (gpus if recipe.strategy.data_parallel else 1)
+    procs = stated or cluster.max_procs_per_node or 1
+    threads = cluster.threads_per_proc or 1
     return ClusterFacts(
-        hostname=f"a node of launcher={recipe.launcher.kind}",
+        hostname=f"a node of launcher={kind}",
         gpus=gpus,
         gpu_memory_gib=0.0,
-        physical_cores=cluster.cpus_per_node or procs * (cluster.threads_per_proc or 1),
+        physical_cores=cluster.cpus_per_node or (procs * threads if stated else procs),
         memory_gib=cluster.memory_gib_per_node or 0.0,
+        declared=True,
     )
 
 
@@ -172,6 +175,14 @@ def _batch_problem(batch: Batch, global_size: int, world_size: int) -> Problem:
 def layout_warnings(recipe: Recipe, layout: Layout, facts: ClusterFacts) -> list[str]:
     """What will work, but not as the user probably hopes."""
     found = []
+    cluster = recipe.cluster
+    stated = cluster.procs_per_node or cluster.gpus_per_node or cluster.cpus_per_node
+    if facts.declared and not stated and recipe.strategy.data_parallel:
+        ranks = "1 rank" if layout.procs_per_node == 1 else f"{layout.procs_per_node} ranks"
+        found.append(
+            f"{ranks} a node, on CPUs: the nodes cannot be counted from here; "
+            "set cluster.procs_per_node or cluster.gpus_per_node"
+        )
     if layout.device == "cpu" and layout.procs_per_node * layout.threads_per_proc > facts.physical_cores:
         found.append(
             f"procs_per_node {layout.procs_per_node} × threads_per_proc {layout.threads_per_proc}"
