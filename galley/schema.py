@@ -562,6 +562,20 @@ class K8s:
 
 
 @dataclass(frozen=True)
+class Ray:
+    """What only Ray knows (`launcher=ray`).
+
+    Attributes:
+        address: of the cluster's dashboard, which takes jobs.
+        resources: further resources that a node of the run takes, by the names that the cluster
+            gave them (`ray start --resources`).
+    """
+
+    address: str = "http://127.0.0.1:8265"
+    resources: dict[str, Annotated[float, Field(gt=0)]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Launcher:
     """What starts the processes.
 
@@ -575,9 +589,10 @@ class Launcher:
         mpi: read by `launcher=mpi` only.
         slurm: read by `launcher=slurm` only.
         k8s: read by `launcher=k8s` only.
+        ray: read by `launcher=ray` only.
     """
 
-    kind: Literal["local", "mpi", "slurm", "k8s", "pytorchjob", "trainjob"] = "local"
+    kind: Literal["local", "mpi", "slurm", "k8s", "pytorchjob", "trainjob", "ray"] = "local"
     timeout_s: Positive = 300
     grace_s: Annotated[float, Field(gt=0)] = 3.0
     env: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = field(default_factory=dict)
@@ -586,6 +601,7 @@ class Launcher:
     mpi: Mpi = field(default_factory=Mpi)
     slurm: Slurm = field(default_factory=Slurm)
     k8s: K8s = field(default_factory=K8s)
+    ray: Ray = field(default_factory=Ray)
 
 
 @dataclass(frozen=True)

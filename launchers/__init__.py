@@ -19,6 +19,7 @@ LAUNCHERS = {
     "warm": "launchers.warm:WarmLauncher",
     "mpi": "launchers.mpi:MpiLauncher",
     "slurm": "launchers.slurm:SlurmLauncher",
+    "ray": "launchers.ray.launcher:RayLauncher",
     "k8s": "launchers.k8s.launcher:K8sLauncher",
     # The kind of job may be named at once: `launcher=k8s launcher.kind=trainjob`.
     "pytorchjob": "launchers.k8s.launcher:K8sLauncher",

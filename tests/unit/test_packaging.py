@@ -62,7 +62,7 @@ def test_installed_versions_are_the_pinned_ones() -> None:
 
 
 def test_setup_installs_everything_that_galley_needs() -> None:
-    lists = [PROJECT["dependencies"], *(EXTRAS[name] for name in ("train", "embedded", "dev"))]
+    lists = [PROJECT["dependencies"], *(EXTRAS[name] for name in ("train", "embedded", "ray", "dev"))]
     for line in (line for wanted in lists for line in wanted):
         assert version(Requirement(line).name)
 

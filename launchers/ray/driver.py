@@ -1,0 +1,103 @@
+"""The Ray job of a run: `python -P -m launchers.ray.driver --run-dir D`, which reads the plan in D.
+
+One placement group has a bundle for each node of the layout, so that either all of them start or
+none; on every bundle an actor runs the torchrun agent of its node. Ends with 0 where all agents
+do. When it is killed, Ray ends the actors, and with them everything that they started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from galley.rundir import RunFolder
+from galley.spec import LaunchPlan, from_json
+from launchers.ray.node import Node
+
+_WAIT_S = 1.0
+_SAY_EVERY_S = 60.0
+
+
+def node_command(plan: Mapping[str, Any], node: int, place: str, address: str) -> list[str]:
+    """What runs on a node; `place` is `HOST:PORT` of the first one, `address` the node's own."""
+    if not plan["agent"]:
+        return [*plan["worker"]]
+    meeting = ["--standalone"]
+    if plan["count"] > 1:
+        meeting = ["--rdzv-backend=static", f"--rdzv-endpoint={place}"]
+        meeting += [f"--node-rank={node}", f"--local-addr={address}"]
+    return [*plan["agent"], *meeting, *plan["worker"]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="launchers.ray.driver")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    folder = RunFolder(parser.parse_args().run_dir)
+    plan = from_json(LaunchPlan, (folder.plan / "launch.json").read_bytes())
+    return run(json.loads(plan.files["nodes.json"]), folder, plan)
+
+
+def run(wanted: Mapping[str, Any], folder: RunFolder, plan: LaunchPlan) -> int:
+    """The exit code of the first node that failed, or 0."""
+    import ray
+
+    ray.init(log_to_driver=False)
+    nodes = start_nodes(wanted["count"], wanted["bundle"])
+    addresses = ray.get([node.address.remote() for node in nodes])
+    place = f"{addresses[0]}:{ray.get(nodes[0].free_port.remote())}"
+    running = {}
+    for number, node in enumerate(nodes):
+        command = node_command(wanted, number, place, addresses[number])
+        log = folder.launcher_log(plan.attempt, number)
+        running[node.run.remote(command, plan.env, str(log))] = node
+    return await_nodes(running, wanted["grace_s"])
+
+
+def start_nodes(count: int, bundle: Mapping[str, float]) -> list[Any]:
+    """An actor a node, when the cluster has room for all of them."""
+    import ray
+    from ray.util.placement_group import placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    strategy = "STRICT_SPREAD" if count > 1 else "STRICT_PACK"
+    group = placement_group([dict(bundle)] * count, strategy=strategy)
+    said_at = time.monotonic() - _SAY_EVERY_S
+    while not group.wait(_WAIT_S):
+        if time.monotonic() - said_at >= _SAY_EVERY_S:
+            said_at = time.monotonic()
+            found = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            print(f"waiting for {count} nodes with {bundle} each; the cluster has {found}", flush=True)
+    others = {name: amount for name, amount in bundle.items() if name not in ("CPU", "GPU", "memory")}
+    wanted: dict[str, Any] = {
+        "num_cpus": bundle["CPU"],
+        "num_gpus": bundle.get("GPU", 0),
+        "memory": bundle.get("memory"),
+        "resources": others,
+        "max_concurrency": 2,  # `stop` comes while `run` waits
+    }
+    places = [PlacementGroupSchedulingStrategy(group, number) for number in range(count)]
+    return [ray.remote(Node).options(**wanted, scheduling_strategy=place).remote() for place in places]
+
+
+def await_nodes(running: dict[Any, Any], grace_s: float) -> int:
+    """Until all have ended; the first that fails ends the others."""
+    import ray
+
+    failed = 0
+    while running:
+        (done,), _ = ray.wait(list(running))
+        running.pop(done)
+        code: int = ray.get(done)
+        if code and not failed:
+            failed = code
+            ray.get([node.stop.remote(grace_s) for node in running.values()])
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""A Ray cluster of two nodes on this machine: real processes, ports of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from urllib.request import urlopen
+
+import psutil
+
+from tests.integration.local.standin import wait_until
+from tests.integration.slurm.cluster import free_ports
+
+# Nothing is sent home, and a machine whose disk is almost full still takes jobs.
+ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_local_fs_capacity_threshold": "0.999"}
+
+
+class RayCluster:
+    """A head and a second node, one CPU each."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._nodes: list[subprocess.Popen[bytes]] = []
+        head, dashboard, *agents = free_ports(8)
+        self._head = f"127.0.0.1:{head}"
+        self.address = f"http://127.0.0.1:{dashboard}"
+        self._agents = agents
+        self._ports = (head, dashboard)
+
+    def start(self) -> None:
+        head, dashboard = self._ports
+        self._start(
+            *("--head", f"--port={head}", "--include-dashboard=true", "--dashboard-host=127.0.0.1"),
+            *(f"--dashboard-port={dashboard}", f"--temp-dir={self._root}"),
+        )
+        wait_until(lambda: self.alive() == 1, 120)
+        self._start(f"--address={self._head}")
+        wait_until(lambda: self.alive() == 2, 120)
+
+    def _start(self, *options: str) -> None:
+        ports = zip(
+            ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port"),
+            (self._agents.pop(), self._agents.pop(), self._agents.pop()),
+            strict=True,
+        )
+        common = ("--block", "--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats")
+        argv = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", *common]
+        argv += ["--node-ip-address=127.0.0.1"]
+        argv += [f"--{name}={port}" for name, port in ports]
+        with (self._root / f"node-{len(self._nodes)}.log").open("wb") as log:
+            node = subprocess.Popen(
+                [*argv, *options], env={**os.environ, **ENVIRONMENT}, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        self._nodes.append(node)
+
+    def alive(self) -> int:
+        """Nodes that the dashboard knows; 0 while it does not answer."""
+        assert all(node.poll() is None for node in self._nodes), "see node-*.log"
+        try:
+            with urlopen(f"{self.address}/nodes?view=summary", timeout=10) as answer:  # noqa: S310
+                return len(json.load(answer)["data"]["summary"])
+        except OSError:
+            return 0
+
+    def stop(self) -> None:
+        for node in reversed(self._nodes):
+            family = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
+            for process in family:
+                try:
+                    process.send_signal(signal.SIGKILL)
+                except psutil.NoSuchProcess:
+                    continue
+            node.wait()

@@ -1,0 +1,101 @@
+"""Runs as jobs of a real Ray cluster of two nodes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from galley.rundir import RunFolder
+from galley.schema import Ray
+from galley.seal import snapshot_sha256
+from launchers.ray.launcher import RayLauncher
+from launchers.run import submit, write_plan
+from launchers.runs import cancel_run, run_state
+from tests.integration.conftest import Command
+from tests.integration.local.standin import FACTS, hanging, make_run, processes_of, wait_until
+from tests.integration.ray.cluster import RayCluster
+from tests.integration.reference import TINY, losses, train
+from tests.integration.slurm.cluster import free_ports
+
+TWO_NODES = ("launcher=ray", "cluster.nodes=2", "cluster.procs_per_node=1")
+
+
+@pytest.mark.timeout(600)
+def test_two_nodes_train_as_two_ranks_of_this_machine(
+    cluster: RayCluster, tmp_path: Path, two_ranks_here: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    result = train(folder.root, *TWO_NODES, f"launcher.ray.address={cluster.address}")
+    assert result["world_size"] == 2
+    assert losses(folder.root) == pytest.approx(losses(two_ranks_here), rel=1e-6)
+    assert folder.launcher_log(1, node=1).exists(), "an agent a node"
+
+
+def start(folder: RunFolder, cluster: RayCluster, attempt: int = 1, **resources: float) -> None:
+    """Submit a run of stand-ins on both nodes."""
+    spec = folder.read_spec()
+    launcher = replace(spec.recipe.launcher, kind="ray", ray=Ray(cluster.address, resources))
+    layout = replace(spec.layout, nodes=2, procs_per_node=1)
+    code = replace(spec.code, sha256=snapshot_sha256(folder))
+    spec = replace(spec, recipe=replace(spec.recipe, launcher=launcher), layout=layout, code=code)
+    folder.write_spec(spec)
+    plan = RayLauncher().plan(spec, folder.root, FACTS, attempt)
+    write_plan(plan, folder)
+    submit(RayLauncher(), plan, folder, spec)
+
+
+def test_a_run_is_seen_cancelled_and_resumed_and_one_without_room_waits(
+    cluster: RayCluster, tmp_path: Path, galley: Command
+) -> None:
+    """One after the other, and what has no room in the meantime: jobs of Ray take seconds to start."""
+    folder = make_run(tmp_path / "it's a run", "hang_once")
+    start(folder, cluster)
+    wait_until(lambda: hanging(folder), 120)
+    crowded = make_run(tmp_path / "crowded", "succeed")
+    start(crowded, cluster)
+    status = json.loads(galley("status", folder.root, "--json")[1])
+    assert (status["state"], status["attempt"]) == ("running", 1)
+    assert "rank 1 speaks" in "".join(folder.launcher_log(1, node).read_text() for node in range(2)), galley(
+        "logs", folder.root
+    )
+    assert run_state(crowded) == "queued"
+    assert not crowded.launcher_log(1).exists(), "no half of it was started"
+    assert cancel_run(crowded) == "cancelled"
+    assert galley("cancel", folder.root)[:2] == (0, "cancelled\n")
+    wait_until(lambda: not processes_of(folder), 60)
+    result = folder.read_result()
+    assert result is not None
+    assert result.exit_code == 5
+    start(folder, cluster, attempt=2)
+    wait_until(lambda: run_state(folder) == "succeeded", 120)
+
+
+def test_a_rank_that_fails_ends_the_run(cluster: RayCluster, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", "raise_on_one_rank", STANDIN_RANK="1")
+    start(folder, cluster)
+    wait_until(lambda: run_state(folder) == "failed", 120)
+    wait_until(lambda: not processes_of(folder), 60)
+    result = folder.read_result()
+    assert result is not None
+    assert (result.first_failed_rank, result.message) == (1, "the stand-in is unhappy")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["launcher.ray.address=10.0.0.1"], 2, "is not the address of a dashboard"),
+        (["after=nothing"], 2, "is no run"),
+        (["run_dir=$HOME"], 2, "has a '$' in its path"),
+        ([], 3, "no Ray cluster answers at"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    tmp_path: Path, galley: Command, words: list[str], code: int, message: str
+) -> None:
+    nobody = f"launcher.ray.address=http://127.0.0.1:{free_ports(1)[0]}"
+    found, _, said = galley(*TINY, *TWO_NODES, nobody, f"run_dir={tmp_path}/run", *words)
+    assert found == code, said
+    assert message in said
