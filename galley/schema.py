@@ -426,10 +426,17 @@ class Torchrun:
     Attributes:
         rendezvous: `HOST:PORT`, a free port of the first machine by the name that all know it by.
         backend: `c10d` numbers the machines as they come, `static` as they are numbered.
+        min_nodes, max_nodes: an elastic run: it goes on with any number of machines between them, from
+            its last checkpoint and with the same global batch, when others are lost or join.
+            `cluster.nodes` is what it is planned for; it needs `c10d`.
+        max_restarts: how often an elastic run is started again after a rank failed.
     """
 
     rendezvous: str | None = None
     backend: Literal["c10d", "static"] = "c10d"
+    min_nodes: Positive | None = None
+    max_nodes: Positive | None = None
+    max_restarts: NonNegative = 3
 
 
 @dataclass(frozen=True)

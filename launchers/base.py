@@ -95,6 +95,10 @@ class Launcher(ABC):
         """The handle of the attempt that the job is at: a scheduler may have started it again."""
         return handle
 
+    def outlives_failures(self, spec: RunSpec) -> bool:
+        """Whether a rank that fails is started again inside the attempt, so that nobody need be ended."""
+        return False
+
     @abstractmethod
     def failing(self, handle: RunHandle, folder: RunFolder) -> bool:
         """Whether the launcher saw a process fail while others still live."""

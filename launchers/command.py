@@ -23,14 +23,19 @@ def worker_arguments(run_dir: Path) -> tuple[str, str]:
     return ("--run-dir", str(run_dir))
 
 
-def torchrun(python: str, spec: RunSpec, rendezvous: tuple[str, ...]) -> tuple[str, ...]:
-    """torchrun for the ranks of one node, up to and without the worker's command."""
+def torchrun(
+    python: str, spec: RunSpec, rendezvous: tuple[str, ...], nodes: str | None = None, max_restarts: int = 0
+) -> tuple[str, ...]:
+    """torchrun for the ranks of one node, up to and without the worker's command.
+
+    `nodes` is `MIN:MAX` of an elastic run.
+    """
     return (
         *(python, "-P", "-m", "torch.distributed.run"),
         *rendezvous,
-        f"--nnodes={spec.layout.nodes}",
+        f"--nnodes={nodes or spec.layout.nodes}",
         f"--nproc-per-node={spec.layout.procs_per_node}",
-        "--max-restarts=0",
+        f"--max-restarts={max_restarts}",
         "--monitor-interval=0.1",
         "--no-python",
     )

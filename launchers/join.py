@@ -26,9 +26,10 @@ def join(folder: RunFolder, node: int) -> int:
         what = f"runs under launcher={handle.launcher}, which starts the ranks of all its machines itself"
         raise ConfigError(Problem(folder.root.name, what, "`join` is for launcher=local"))
     spec = folder.read_attempt_spec(handle.attempt if handle else 1)
-    if not 1 <= node < spec.layout.nodes:
-        what = f"{folder.root.name} has {spec.layout.nodes} machines"
-        raise ConfigError(Problem(f"join {node}", what, f"valid: 1 to {spec.layout.nodes - 1}"))
+    count = spec.recipe.launcher.torchrun.max_nodes or spec.layout.nodes
+    if not 1 <= node < count:
+        what = f"{folder.root.name} has {count} machines"
+        raise ConfigError(Problem(f"join {node}", what, f"valid: 1 to {count - 1}"))
     if handle is None or run_state(folder) not in ("running", "unknown"):
         raise ConfigError(Problem(str(folder.root), "is not running", "start it on the first machine"))
     launcher = LocalLauncher()

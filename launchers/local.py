@@ -11,7 +11,7 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,21 +55,24 @@ class LocalLauncher(Launcher):
     def facts(
         self, recipe: Recipe, earlier: RunFolder | None = None, after: RunFolder | None = None
     ) -> ClusterFacts:
+        problems = list(rendezvous_problems(recipe))
+        if problems:
+            raise ConfigError(problems)
         rendezvous = recipe.launcher.torchrun.rendezvous
-        if recipe.cluster.nodes > 1 and not _RENDEZVOUS.fullmatch(rendezvous or ""):
-            what = f"launcher.torchrun.rendezvous={rendezvous} is no place to meet"
-            hint = "set it to HOST:PORT, a free port of this machine that the others reach"
-            raise ConfigError(Problem(f"cluster.nodes={recipe.cluster.nodes}", what, hint))
         facts = super().facts(recipe, earlier, after)
         return replace(facts, address=own_address(rendezvous_host(rendezvous))) if rendezvous else facts
 
     def plan(self, spec: RunSpec, run_dir: Path, facts: ClusterFacts, attempt: int) -> LaunchPlan:
+        options, elastic = spec.recipe.launcher.torchrun, is_elastic(spec)
         worker = worker_command(self.python, spec, run_dir)
-        agent = torchrun(self.python, spec, _rendezvous(spec, facts, attempt))
+        nodes = f"{options.min_nodes or 1}:{options.max_nodes}" if elastic else None
+        restarts = options.max_restarts if elastic else 0
+        agent = torchrun(self.python, spec, _rendezvous(spec, facts, attempt), nodes, restarts)
+        restarted = {"GALLEY_ELASTIC": "1", "GALLEY_RESUME": "1"} if elastic else {}
         return LaunchPlan(
             launcher=self.name,
-            argv=worker if spec.layout.world_size == 1 else (*agent, *worker),
-            env={**attempt_environment(attempt), **rank_environment(spec, run_dir)},
+            argv=worker if spec.layout.world_size == 1 and not elastic else (*agent, *worker),
+            env={**attempt_environment(attempt), **restarted, **rank_environment(spec, run_dir)},
             forward_env=tuple(spec.recipe.launcher.forward_env),
             attempt=attempt,
         )
@@ -96,7 +99,7 @@ class LocalLauncher(Launcher):
         return child.exit_code() if child is not None else None
 
     def invitation(self, spec: RunSpec, folder: RunFolder) -> str:
-        nodes = range(1, spec.layout.nodes)
+        nodes = range(1, spec.recipe.launcher.torchrun.max_nodes or spec.layout.nodes)
         lines = [
             f"on machine {node}: python train.py join {shlex.quote(str(folder.root))} {node}\n"
             for node in nodes
@@ -110,6 +113,9 @@ class LocalLauncher(Launcher):
             return "running"
         result = folder.read_result()
         return result.state if result is not None and result.attempts == handle.attempt else "failed"
+
+    def outlives_failures(self, spec: RunSpec) -> bool:
+        return is_elastic(spec)
 
     def failing(self, handle: RunHandle, folder: RunFolder) -> bool:
         return agent_log.is_closing(folder.launcher_log(handle.attempt))
@@ -145,6 +151,32 @@ class LocalLauncher(Launcher):
         return [*self._roots(handle, folder), *proc.find_by_arguments(worker_arguments(folder.root))]
 
 
+def is_elastic(spec: RunSpec) -> bool:
+    """Whether torchrun's agents replace ranks that fail."""
+    launcher = spec.recipe.launcher
+    return launcher.kind == LocalLauncher.name and launcher.torchrun.max_nodes is not None
+
+
+def rendezvous_problems(recipe: Recipe) -> Iterator[Problem]:
+    """Why torchrun's agents could not meet."""
+    options, nodes = recipe.launcher.torchrun, recipe.cluster.nodes
+    if (nodes > 1 or options.max_nodes) and not _RENDEZVOUS.fullmatch(options.rendezvous or ""):
+        what = f"launcher.torchrun.rendezvous={options.rendezvous} is no place to meet"
+        hint = "set it to HOST:PORT, a free port of this machine that the others reach"
+        yield Problem(f"cluster.nodes={nodes}", what, hint)
+    if options.max_nodes is None:
+        if options.min_nodes is not None:
+            hint = "set launcher.torchrun.max_nodes=N"
+            yield Problem("launcher.torchrun.min_nodes", "is set without max_nodes", hint)
+        return
+    if not (options.min_nodes or 1) <= nodes <= options.max_nodes:
+        what = f"{nodes} is not within {options.min_nodes or 1} … {options.max_nodes}"
+        yield Problem("cluster.nodes", what, "launcher.torchrun.min_nodes and max_nodes are its bounds")
+    if options.backend == "static":
+        what = "'static' knows no machines that come and go"
+        yield Problem("launcher.torchrun.backend", what, "an elastic run needs c10d")
+
+
 def rendezvous_host(place: str) -> str:
     """The host of `HOST:PORT`, without the brackets of an IPv6 address."""
     return place.rpartition(":")[0].strip("[]")
@@ -152,7 +184,7 @@ def rendezvous_host(place: str) -> str:
 
 def _rendezvous(spec: RunSpec, facts: ClusterFacts, attempt: int) -> tuple[str, ...]:
     """Where the agents meet. What torchrun would guess from the name of this machine is stated."""
-    if spec.layout.nodes == 1:
+    if spec.layout.nodes == 1 and not is_elastic(spec):
         return ("--standalone",)
     backend = spec.recipe.launcher.torchrun.backend
     c10d = f"is_host={int(facts.node == 0)},join_timeout={spec.recipe.launcher.timeout_s}"

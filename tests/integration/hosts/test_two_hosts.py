@@ -19,7 +19,7 @@ from tests.integration.hosts.lab import ADDRESSES, Lab, RemoteShell
 from tests.integration.local.standin import wait_until
 from tests.integration.mpi.flavors import find
 from tests.integration.reference import TINY, losses
-from tests.support import REPO, run_galley
+from tests.support import REPO, run_galley, run_process
 
 TRAIN = (sys.executable, "-P", str(REPO / "train.py"))
 TWO_HOSTS = (
@@ -111,6 +111,22 @@ def test_when_the_cable_is_cut_everything_ends_and_the_missing_host_is_named(
         named = [host in result["message"] for host in (*lab.hosts, *ADDRESSES)]
         assert "no answer from " in result["message"], (name, said)
         assert any(named), (name, said)
+
+
+@pytest.mark.timeout(900)
+def test_an_elastic_run_goes_on_without_the_machine_that_was_lost(lab: Lab, tmp_path: Path) -> None:
+    bounds = ("launcher.torchrun.min_nodes=1", "launcher.torchrun.max_nodes=2")
+    length = ("train.max_steps=40", "train.epochs=100", "checkpoint.every_steps=4", "checkpoint.keep=1")
+    run = Started(lab, tmp_path / "run", *torchrun("c10d", 29514), *bounds, *length)
+    run.join()
+    wait_until(lambda: list(run.folder.checkpoints.glob("step-*/manifest.json")), 280)
+    for pid in lab.processes(1):
+        run_process(["kill", "-9", pid])
+    codes, result, said = run.end()
+    assert codes[0] == 0, said
+    assert (result["state"], result["steps"], result["world_size"]) == ("succeeded", 40, 1)
+    assert result["batch"] == {"global_size": 32, "micro_size": 16, "accumulation": 2}
+    assert result["resumed_from"].startswith("step-")
 
 
 def test_a_machine_that_the_run_does_not_have_is_refused(tmp_path: Path) -> None:

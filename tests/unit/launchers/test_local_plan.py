@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from galley.errors import ConfigError
-from galley.spec import to_json
+from galley.schema import Torchrun
+from galley.spec import RunSpec, to_json
 from launchers import LAUNCHERS, make_launcher
 from launchers.base import Launcher
 from launchers.local import LocalLauncher
@@ -47,6 +49,38 @@ def test_every_registered_launcher_can_be_made(name: str) -> None:
 def test_an_unknown_launcher_is_a_configuration_error() -> None:
     with pytest.raises(ConfigError, match="did you mean 'local'"):
         make_launcher("loacl")
+
+
+def on_machines(nodes: int, **torchrun: Any) -> RunSpec:
+    spec = make_spec()
+    recipe = replace(
+        spec.recipe,
+        launcher=replace(spec.recipe.launcher, torchrun=Torchrun(rendezvous="a:29500", **torchrun)),
+        cluster=replace(spec.recipe.cluster, nodes=nodes),
+    )
+    return replace(spec, recipe=recipe, layout=replace(spec.layout, nodes=nodes, procs_per_node=1))
+
+
+def test_an_elastic_run_has_bounds_and_goes_on_from_its_checkpoint() -> None:
+    plan = LocalLauncher().plan(on_machines(2, min_nodes=1, max_nodes=4), RUN_DIR, FACTS, 1)
+    assert {"--nnodes=1:4", "--max-restarts=3"} < set(plan.argv)
+    assert (plan.env["GALLEY_ELASTIC"], plan.env["GALLEY_RESUME"]) == ("1", "1")
+    fixed = LocalLauncher().plan(on_machines(2), RUN_DIR, FACTS, 1)
+    assert {"--nnodes=2", "--max-restarts=0"} < set(fixed.argv)
+    assert not {"GALLEY_ELASTIC", "GALLEY_RESUME"} & set(fixed.env)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_nodes": 2}, "is set without max_nodes"),
+        ({"min_nodes": 3, "max_nodes": 4}, "2 is not within 3 … 4"),
+        ({"max_nodes": 4, "backend": "static"}, "an elastic run needs c10d"),
+    ],
+)
+def test_bounds_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        LocalLauncher().facts(on_machines(2, **options).recipe)
 
 
 def test_threads_follow_the_layout() -> None:
