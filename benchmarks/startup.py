@@ -31,6 +31,9 @@ COMMANDS: dict[str, list[str]] = {
     "train.py plan": [sys.executable, "-P", TRAIN, "plan"],
     "train.py recipes": [sys.executable, "-P", TRAIN, "recipes"],
 }
+PLAN = "train.py plan"
+CLUSTERS = ("mpi", "slurm", "k8s", "ray")
+COMMANDS |= {f"{PLAN} launcher={name}": [*COMMANDS[PLAN], f"launcher={name}"] for name in CLUSTERS}
 
 
 def wall_time(argv: Sequence[str], cwd: str) -> float:
@@ -56,14 +59,15 @@ def measure(rounds: int) -> dict[str, list[float]]:
 
 
 def summarize(times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
-    """Median, least and greatest seconds of each command, and its ratio to the baseline."""
-    baseline = statistics.median(times[BASELINE])
+    """Median, least and greatest seconds of each command, its ratio to the baseline and to `plan`."""
+    baseline, plan = (statistics.median(times[name]) for name in (BASELINE, PLAN))
     return {
         name: {
             "median_s": statistics.median(taken),
             "min_s": min(taken),
             "max_s": max(taken),
             "ratio": statistics.median(taken) / baseline,
+            "to_plan": statistics.median(taken) / plan,
         }
         for name, taken in times.items()
     }
@@ -72,11 +76,13 @@ def summarize(times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
 def show(summary: dict[str, dict[str, float]], rounds: int) -> None:
     table = Table(title=f"start-up, median of {rounds} interleaved rounds", title_justify="left")
     table.add_column("command")
-    for heading in ("median s", "min s", "max s", f"÷ {BASELINE}"):
+    for heading in ("median s", "min s", "max s", f"÷ {BASELINE}", "÷ plan"):
         table.add_column(heading, justify="right")
     for name, row in summary.items():
         table.add_row(
-            name, *(f"{row[key]:.3f}" for key in ("median_s", "min_s", "max_s")), f"{row['ratio']:.2f}"
+            name,
+            *(f"{row[key]:.3f}" for key in ("median_s", "min_s", "max_s")),
+            *(f"{row[key]:.2f}" for key in ("ratio", "to_plan")),
         )
     Console().print(table)
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     import psutil
 
 
+# torchrun finds a lost agent after 15 s, and waits 30 s for others before it goes on with fewer.
+_ELASTIC_JOIN_S = 120
 _RENDEZVOUS = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")
 
 
@@ -187,7 +189,10 @@ def _rendezvous(spec: RunSpec, facts: ClusterFacts, attempt: int) -> tuple[str, 
     if spec.layout.nodes == 1 and not is_elastic(spec):
         return ("--standalone",)
     backend = spec.recipe.launcher.torchrun.backend
-    c10d = f"is_host={int(facts.node == 0)},join_timeout={spec.recipe.launcher.timeout_s}"
+    wait_s = spec.recipe.launcher.timeout_s
+    if is_elastic(spec):
+        wait_s = max(wait_s, _ELASTIC_JOIN_S)
+    c10d = f"is_host={int(facts.node == 0)},join_timeout={wait_s}"
     return (
         f"--rdzv-backend={backend}",
         f"--rdzv-endpoint={spec.recipe.launcher.torchrun.rendezvous}",

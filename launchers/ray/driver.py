@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from launchers.ray.node import Node
 
 _WAIT_S = 1.0
 _SAY_EVERY_S = 60.0
+_STOP_S = 1.5
 
 
 def node_command(plan: Mapping[str, Any], node: int, place: str, address: str) -> list[str]:
@@ -85,17 +87,19 @@ def start_nodes(count: int, bundle: Mapping[str, float]) -> list[Any]:
 
 
 def await_nodes(running: dict[Any, Any], grace_s: float) -> int:
-    """Until all have ended; the first that fails ends the others."""
+    """Until all have ended; the first that fails, or the end of the job, ends the others."""
     import ray
 
+    asked = list[int]()
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     failed = 0
-    while running:
-        (done,), _ = ray.wait(list(running))
-        running.pop(done)
-        code: int = ray.get(done)
-        if code and not failed:
-            failed = code
-            ray.get([node.stop.remote(grace_s) for node in running.values()])
+    while running and not failed:
+        for done in ray.wait(list(running), timeout=_WAIT_S)[0]:
+            running.pop(done)
+            failed = failed or int(ray.get(done))
+        failed = failed or sum(asked)
+    # Ray kills the job 3 s after it was asked to stop.
+    ray.get([node.stop.remote(min(grace_s, _STOP_S)) for node in running.values()])
     return failed
 
 

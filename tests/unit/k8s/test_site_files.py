@@ -13,7 +13,7 @@ from galley.schema import K8s
 from launchers.k8s.checks import object_problems
 from launchers.k8s.launcher import MANIFEST
 from tests.integration.k8s.crds import load, rejections
-from tests.support import REPO
+from tests.support import REPO, require_program, run_process
 from tests.unit.k8s.runs import make_spec, plan
 
 SITE = REPO / "k8s"
@@ -61,3 +61,14 @@ def test_the_role_allows_what_is_created_and_no_more(kind: str) -> None:
     assert {"get", "list"} <= allowed["", "pods/log"] | allowed["", "pods"]
     assert all("*" not in (*rule["verbs"], *rule["resources"], *rule["apiGroups"]) for rule in rules)
     assert not any("secrets" in rule["resources"] for rule in rules), "secrets are references"
+
+
+def test_kustomize_puts_all_of_it_together() -> None:
+    """By the real kubectl, which needs no cluster for it."""
+    kubectl = require_program("kubectl", "the check of k8s/kustomization.yaml")
+    done = run_process([kubectl, "kustomize", SITE])
+    assert done.rc == 0, done.err
+    made = {(body["kind"], body["metadata"]["name"]) for body in yaml.safe_load_all(done.out)}
+    files = [file.relative_to(SITE).as_posix() for file in SITE.rglob("*.yaml")]
+    ours = [body for name in files if name != "kustomization.yaml" for body in objects(name)]
+    assert made == {(body["kind"], body["metadata"]["name"]) for body in ours}
