@@ -15,7 +15,7 @@ PROFILES = sorted(file.stem for file in (REPO / "conf" / "cluster").glob("slurm_
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_a_profile_says_all_that_slurm_is_asked(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["launcher=slurm", f"cluster={name}", "cluster.nodes=2", "batch.global_size=64"]
+    words = ["launcher=slurm", f"cluster={name}", "cluster.nodes=2", "batch.global_size=64", "precision=fp32"]
     assert main(["plan", *words, "--json"]) == 0
     plan: dict[str, Any] = json.loads(capsys.readouterr().out)
     script = plan["files"]["job.sh"]
