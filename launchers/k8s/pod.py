@@ -68,7 +68,7 @@ def environment(spec: RunSpec, run_dir: PurePosixPath, attempt: int) -> list[Obj
         "HOME": "/tmp",  # noqa: S108  # the image's user may have none
         **_caches(launcher.k8s),
         **attempt_environment(attempt),
-        **({"GALLEY_RESUME": "1"} if launcher.k8s.max_restarts else {}),
+        **({"GALLEY_RESUME": "1"} if launcher.k8s.max_restarts or launcher.k8s.max_nodes else {}),
         **({"GALLEY_ELASTIC": "1"} if launcher.k8s.max_nodes else {}),
         **rank_environment(spec, Path(run_dir)),
     }

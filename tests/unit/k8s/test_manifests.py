@@ -270,3 +270,11 @@ def test_what_cannot_run_is_refused_by_the_plan(k8s: dict[str, Any], key: str) -
 def test_variables_of_the_operator_are_refused() -> None:
     with pytest.raises(ConfigError, match="PET_NNODES is set by the operator"):
         plan(make_spec({"kind": "trainjob"}, env={"PET_NNODES": "3"}))
+
+
+@pytest.mark.parametrize("k8s", [{"max_nodes": 4}, {"max_restarts": 2}])
+def test_ranks_that_may_start_again_go_on_from_their_checkpoint(k8s: dict[str, Any]) -> None:
+    """Also when pods come and go, which restarts all ranks without a failure."""
+    values = {entry["name"]: entry.get("value") for entry in _env(job_of(make_spec(k8s)))}
+    assert values["GALLEY_RESUME"] == "1"
+    assert (values.get("GALLEY_ELASTIC") == "1") == ("max_nodes" in k8s)
