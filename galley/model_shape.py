@@ -81,6 +81,16 @@ def num_adapter_parameters(model: Model) -> int | None:
     return rank * shape.num_layers * (2 if targets is None else len(targets)) * 2 * shape.hidden_size
 
 
+def missing_targets(model: Model) -> list[tuple[str, list[str]]]:
+    """(name, names that there are) for each of `lora.target_modules` that a local folder does not have."""
+    paths = [f".{name.removesuffix('.weight')}" for name, s in _tensor_shapes(model).items() if len(s) >= 2]
+    targets = model.lora.target_modules or []
+    if not paths or targets == ["all-linear"]:
+        return []
+    valid = sorted({path.rpartition(".")[2] for path in paths})
+    return [(target, valid) for target in targets if not any(path.endswith(f".{target}") for path in paths)]
+
+
 def _is_target(path: str, targets: list[str] | None) -> bool:
     if targets == ["all-linear"]:
         return "embed" not in path and path.rpartition(".")[2] not in _HEADS

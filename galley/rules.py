@@ -11,6 +11,7 @@ from typing import Literal
 from galley.datacheck import ROWS_BEFORE_LAUNCH, check_class_sets, check_data, check_numbers
 from galley.datafiles import DataError
 from galley.errors import Problem, valid_values
+from galley.model_shape import missing_targets
 from galley.schema import Data, Lora, Recipe
 from galley.squad import check_questions, longest_stride, question_limit
 from galley.strategy_rules import strategy_problems
@@ -104,6 +105,9 @@ def _task(recipe: Recipe) -> Iterator[Problem]:
 def _lora(recipe: Recipe) -> Iterator[Problem]:
     lora, unused = recipe.model.lora, Lora()
     if lora.r is not None:
+        for name, valid in missing_targets(recipe.model):
+            what = f"the model has no layer '{name}'"
+            yield Problem("model.lora.target_modules", what, valid_values(name, valid))
         return
     for key in fields(lora):
         if getattr(lora, key.name) != getattr(unused, key.name):

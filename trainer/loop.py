@@ -156,10 +156,15 @@ class Loop:
         return total
 
     def _inputs(self, micro: MicroBatch) -> tuple[Batch, torch.Tensor]:
-        device = self.parts.ranks.device
         batch = self.parts.task.collate(self.parts.data.train.rows(micro.samples.tolist()))
-        on_device = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-        return on_device, torch.from_numpy(micro.weights).to(device, non_blocking=True)
+        on_device = {name: self._to_device(tensor) for name, tensor in batch.items()}
+        return on_device, self._to_device(torch.from_numpy(micro.weights))
+
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Without waiting: only from page-locked memory does the copy run beside the host."""
+        device = self.parts.ranks.device
+        held = tensor.pin_memory() if device.type == "cuda" else tensor
+        return held.to(device, non_blocking=True)
 
     def _after_step(self) -> bool:
         """Log, evaluate, save, as often as the recipe says. Whether to end early."""

@@ -235,6 +235,20 @@ class Ranks:
             log.warning(advice)
 
 
+def device_index(local_rank: int, visible: int) -> int:
+    """Index of this rank's GPU: a launcher may show all of them to every rank, or each its own.
+
+    Raises `ConfigError` where there is none for this rank.
+    """
+    if visible == 1:
+        return 0
+    if local_rank < visible:
+        return local_rank
+    what = f"local rank {local_rank} sees {visible} GPUs"
+    hint = "at most one rank a GPU, or cluster.device=cpu; CUDA_VISIBLE_DEVICES says which GPUs are seen"
+    raise ConfigError(Problem("cluster.procs_per_node", what, hint))
+
+
 def open_ranks(
     facts: RankFacts, device_kind: str, timeout_s: int, grouped: bool, choice: Choice | None = None
 ) -> Ranks:
@@ -248,7 +262,7 @@ def open_ranks(
 
     device = torch.device("cpu")
     if device_kind == "cuda":
-        device = torch.device("cuda", facts.local_rank)
+        device = torch.device("cuda", device_index(facts.local_rank, torch.cuda.device_count()))
         torch.cuda.set_device(device)
     ranks = Ranks(facts, device, grouped)
     if grouped:

@@ -37,7 +37,9 @@ def engine_class(strategy: Strategy) -> type[Engine]:
 
 def wrap(model: torch.nn.Module, setup: Setup) -> Engine:
     """The model on its device under the recipe's strategy, in training mode. A collective."""
-    model.to(setup.ranks.device)
+    strategy = setup.recipe.strategy
+    if strategy.shard != "params" and strategy.engine != "fsdp":
+        model.to(setup.ranks.device)  # the others move it piece by piece: it need not fit as a whole
     model.train()
     if setup.recipe.train.compile:
         compile_forwards(model, setup.recipe.strategy, setup.ranks.device.type)

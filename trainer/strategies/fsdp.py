@@ -39,7 +39,7 @@ class FsdpEngine(SingleEngine):
         self.mesh = make_mesh(setup)
         strategy = setup.recipe.strategy
         if strategy.sync_module_states:
-            send_from_main(model)
+            send_from_main(model, setup.ranks.device)
         policy: dict[str, Any] = {
             "mesh": self.mesh,
             "reshard_after_forward": strategy.reshard_after_forward,
@@ -111,11 +111,13 @@ class FsdpEngine(SingleEngine):
         return -(-rows // parts) * (parameter.numel() // max(1, rows))
 
 
-def send_from_main(model: torch.nn.Module) -> None:
-    """Every rank gets the main rank's weights and buffers. A collective."""
+def send_from_main(model: torch.nn.Module, device: torch.device) -> None:
+    """Every rank gets the main rank's weights and buffers, by way of the device. A collective."""
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
-            dist.broadcast(tensor, src=0)
+            sent = tensor.to(device)  # the tensor itself where it is there already
+            dist.broadcast(sent, src=0)
+            tensor.copy_(sent)
 
 
 def prefetch_next(layers: list[Any], wrap: str) -> None:

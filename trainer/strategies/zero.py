@@ -28,11 +28,17 @@ class ZeroEngine(Engine):
         refuse_nvme(setup.recipe.strategy)
         config = deepspeed_config(setup, sum(p.numel() for p in self.parameters.values()))
         self.cpu_adam = uses_cpu_adam(setup.recipe.strategy)
+        optimizer = (
+            make_cpu_adam(model, setup) if self.cpu_adam else make_optimizer(model, setup.recipe.optim)
+        )
+        if setup.recipe.strategy.shard == "params":
+            # One parameter at a time goes to the device; `initialize` would move all of them first.
+            deepspeed.zero.Init(module=model, config_dict_or_path=config)
+            for buffer in model.buffers():
+                buffer.data = buffer.data.to(setup.ranks.device)
         self.module, self.zero, _, _ = deepspeed.initialize(
             model=model,
-            optimizer=make_cpu_adam(model, setup)
-            if self.cpu_adam
-            else make_optimizer(model, setup.recipe.optim),
+            optimizer=optimizer,
             config=config,
             dist_init_required=False,
         )

@@ -138,7 +138,7 @@ class Hungry(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
-        return grads[0] + torch.empty(2**58)
+        return grads[0] + torch.empty(2**58, device=grads[0].device)
 
 
 def await_writer() -> None:
@@ -288,12 +288,28 @@ def enter_worker(run_dir: str, sha256: str, environ: dict[str, str]) -> None:
     if "TINY_PLAN" in environ:
         module, _, name = environ["TINY_PLAN"].partition(":")
         trainer.session.BatchPlan = getattr(importlib.import_module(module), name)  # type: ignore[misc]
+    if "TINY_SYNC_DEBUG" in environ:
+        raise_on_waiting(int(environ["TINY_SYNC_DEBUG"]))
     if "OWN_TASK" not in environ:
         trainer.tasks.make_task = TinyTask  # type: ignore[attr-defined]
     if "TINY_WRITE" in environ:
         trainer.checkpoints.store.save_file = save_in_trouble  # type: ignore[attr-defined]
     sys.argv = ["worker", "--run-dir", run_dir, "--sha256", sha256]
     main()
+
+
+def raise_on_waiting(first_step: int) -> None:
+    """From that step on torch raises wherever a training step would wait for the GPU."""
+    from trainer.loop import Loop
+
+    train_step = Loop._train_step
+
+    def watched(self: Loop, batch: Any) -> None:
+        torch.cuda.set_sync_debug_mode("error" if self.step >= first_step else "default")
+        train_step(self, batch)
+        torch.cuda.set_sync_debug_mode("default")
+
+    Loop._train_step = watched  # type: ignore[method-assign]
 
 
 def free_port() -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from galley.compose import compose_recipe
 from galley.errors import ConfigError
 from galley.model_shape import num_adapter_parameters
 from galley.schema import Data, Lora, Model, Recipe
@@ -126,3 +127,12 @@ def test_the_estimate_counts_the_adapters_that_peft_makes(
     model = lora.with_adapters(made.model(), made, made.recipe)
     adapters = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
     assert num_adapter_parameters(made.recipe.model) == adapters
+
+
+def test_a_local_model_is_asked_before_anything_starts(tiny_model: Path) -> None:
+    words = [f"model.name={tiny_model}", "model.lora.r=2", "model.lora.target_modules=[self.querry,dense]"]
+    with pytest.raises(ConfigError) as caught:
+        compose_recipe(words)
+    (problem,) = caught.value.problems
+    assert "the model has no layer 'self.querry'" in problem.what
+    assert "query" in problem.hint

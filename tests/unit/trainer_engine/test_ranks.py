@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from galley.errors import ConfigError
-from trainer.ranks import RANK_VARIABLES, RankFacts, read_rank_facts
+from trainer.ranks import RANK_VARIABLES, RankFacts, device_index, read_rank_facts
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
 OPENMPI = {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
@@ -54,3 +54,11 @@ def test_a_lone_process_is_its_own_world() -> None:
 def test_impossible_places_are_refused(change: Any) -> None:
     with pytest.raises(ConfigError, match="RANK"):
         read_rank_facts({**TORCHRUN, **change})
+
+
+def test_a_rank_finds_its_gpu_among_all_or_has_it_to_itself() -> None:
+    assert [device_index(rank, 4) for rank in range(4)] == [0, 1, 2, 3]
+    assert [device_index(rank, 1) for rank in range(4)] == [0, 0, 0, 0]
+    for visible in (0, 2):
+        with pytest.raises(ConfigError, match=f"local rank 2 sees {visible} GPUs"):
+            device_index(2, visible)
