@@ -48,7 +48,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "galley.verbs.checkpoint:checkpoint",
         "ls RUN | verify RUN_OR_CHECKPOINT | convert CHECKPOINT OUT",
     ),
-    "verify": ("galley.verbs.compare:verify", "drift of code and packages since RUN was sealed"),
+    "verify": (
+        "galley.verbs.compare:verify",
+        "drift of code, configuration, packages and data since RUN was sealed",
+    ),
     "diff": ("galley.verbs.compare:diff", "what differs between RUN_A and RUN_B"),
     "doctor": ("galley.verbs.doctor:doctor", "what this machine can do"),
 }

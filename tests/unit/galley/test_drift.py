@@ -16,6 +16,8 @@ from galley.rundir import RunFolder
 from galley.schema import Batch, Data, Recipe
 from galley.seal import seal, write_snapshot
 from galley.spec import ClusterFacts
+from launchers import make_launcher
+from launchers.run import write_plan
 
 
 @pytest.fixture
@@ -54,7 +56,17 @@ def change_data(folder: RunFolder) -> None:
     (data / "train.json").write_text("[]")
 
 
+def change_the_sealed_recipe(folder: RunFolder) -> None:
+    for kind in ("local", "slurm", "ray"):
+        spec = folder.read_spec()
+        plan = make_launcher(kind).plan(spec, folder.root, ClusterFacts("here", 0, 0.0, 1, 8.0), 1)
+        write_plan(plan, folder)
+        assert find_drift(folder) == [], kind
+    folder.write_spec(replace(spec, recipe=replace(spec.recipe, seed=7)))
+
+
 CHANGES = {
+    change_the_sealed_recipe: ["run.json was changed after the run was sealed"],
     change_code: ["code: the snapshot", "snapshot, which is what runs: galley/errors.py"],
     change_config: ["code: the snapshot", "config: this checkout differs"],
     change_packages: ["python: sealed with 2.7", "torch: sealed with 0.1"],
