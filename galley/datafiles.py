@@ -1,21 +1,25 @@
-"""Local data files: found by their split, and read row by row: csv, tsv, json, jsonl, parquet."""
+"""Local data files: found by their split, and read row by row: csv, tsv, json, jsonl, parquet, arrow,
+txt."""
 
 from __future__ import annotations
 
 import csv
 import json
 from collections.abc import Iterator
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from galley.errors import ConfigError, Problem
 
 SplitName = Literal["train", "eval"]
 FILE_STEMS: dict[SplitName, tuple[str, ...]] = {"train": ("train",), "eval": ("dev", "validation")}
-SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".txt")
 
+Documents = Literal["file", "line", "paragraph"]
+"""What one row of a txt file is; its column is called `text`."""
 Row = tuple[int, dict[str, Any]]
-"""(line, or record number in json and parquet, counted from 1; values by column)."""
+"""(line, or record number in json, parquet and arrow, counted from 1; values by column)."""
 
 
 class DataError(ConfigError):
@@ -24,13 +28,29 @@ class DataError(ConfigError):
 
 def find_file(folder: Path, split: SplitName) -> Path:
     """The file of a split. Raises `DataError` where there is none, or more than one."""
+    found = find_files(folder, split)
+    if len(found) > 1:
+        what = f"has {len(found)} {split} files, {found[0].name} and others; this task reads one"
+        raise DataError(Problem(f"data.path={folder}", what, "join them"))
+    return found[0]
+
+
+def find_files(folder: Path, split: SplitName) -> list[Path]:
+    """The files of a split: `train.*`, or the parts `train-*.*` or `train/*` in order of their names.
+
+    Raises `DataError` where there is none, or more than one of these.
+    """
     candidates = [folder / f"{stem}{suffix}" for stem in FILE_STEMS[split] for suffix in SUFFIXES]
-    found = [path for path in candidates if path.is_file()]
+    found = [[path] for path in candidates if path.is_file()]
+    for stem in FILE_STEMS[split]:
+        for parts in (folder.glob(f"{stem}-*"), folder.glob(f"{stem}/*")):
+            files = sorted(path for path in parts if path.suffix in SUFFIXES and path.is_file())
+            found += [files] if files else []
     if len(found) == 1:
         return found[0]
     stems = " or ".join(f"{stem}.*" for stem in FILE_STEMS[split])
     if found:
-        names = ", ".join(path.name for path in found)
+        names = ", ".join(str(files[0].relative_to(folder)) for files in found)
         raise DataError(
             Problem(f"data.path={folder}", f"has several {split} files: {names}", "keep one of them")
         )
@@ -39,29 +59,73 @@ def find_file(folder: Path, split: SplitName) -> Path:
     raise DataError(Problem(f"data.path={folder}", what, f"it holds {names}"))
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """The rows in the order of the file. Raises `DataError` at the first that cannot be read."""
+def read_rows(path: Path, documents: Documents = "file", skip: int = 0) -> Iterator[Row]:
+    """The rows in the order of the file, without the first `skip`.
+
+    Raises `DataError` at the first that cannot be read.
+    """
     try:
-        yield from _rows(path)
+        yield from _rows(path, documents, skip)
     except UnicodeDecodeError as error:
         raise DataError(_encoding_problem(path, error)) from error
     except OSError as error:
         raise DataError(Problem(str(path), f"cannot be read: {error.strerror or error}")) from error
 
 
-def _rows(path: Path) -> Iterator[Row]:
-    if path.suffix == ".parquet":
-        yield from enumerate(_parquet_records(path), 1)
+def _rows(path: Path, documents: Documents, skip: int) -> Iterator[Row]:
+    if path.suffix in (".parquet", ".arrow"):
+        yield from islice(enumerate(_records(path), 1), skip, None)
         return
     # Spreadsheets write a byte order mark, GLUE's files carry one.
-    with path.open(encoding="utf-8-sig", newline="") as stream:
+    newline = None if path.suffix == ".txt" else ""
+    with path.open(encoding="utf-8-sig", newline=newline) as stream:
         if path.suffix == ".jsonl":
             lines = ((number, line) for number, line in enumerate(stream, 1) if line.strip())
-            yield from ((number, _json_object(line.rstrip(), path, number)) for number, line in lines)
+            for number, line in islice(lines, skip, None):
+                yield number, _json_object(line.rstrip(), path, number)
         elif path.suffix == ".json":
-            yield from enumerate(_json_objects(stream.read(), path), 1)
+            yield from islice(enumerate(_json_objects(stream.read(), path), 1), skip, None)
+        elif path.suffix == ".txt":
+            yield from islice(_texts(stream, documents), skip, None)
         else:
-            yield from _delimited(stream, path)
+            yield from islice(_delimited(stream, path), skip, None)
+
+
+def _texts(stream: IO[str], documents: Documents) -> Iterator[Row]:
+    """Texts that are not blank, each with the line that it starts in."""
+    if documents == "file":
+        text = stream.read()
+        yield from [(1, {"text": text})] if text.strip() else []
+    elif documents == "line":
+        yield from ((n, {"text": line.rstrip("\n")}) for n, line in enumerate(stream, 1) if line.strip())
+    else:
+        for blank, lines in groupby(enumerate(stream, 1), key=lambda line: not line[1].strip()):
+            paragraph = list(lines)
+            if not blank:
+                yield paragraph[0][0], {"text": "".join(line for _, line in paragraph).rstrip("\n")}
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    return _parquet_records(path) if path.suffix == ".parquet" else _arrow_records(path)
+
+
+def _arrow_records(path: Path) -> Iterator[dict[str, Any]]:
+    """Of both formats of Arrow: the stream, which `datasets` writes, and the file."""
+    try:
+        import pyarrow as arrow
+    except ImportError as error:
+        hint = "install Galley's extra `train`, or convert the file to csv or jsonl"
+        raise DataError(Problem(str(path), "arrow needs the package pyarrow", hint)) from error
+    try:
+        with arrow.memory_map(str(path)) as stored:
+            is_file = stored.read(6) == b"ARROW1"
+            stored.seek(0)
+            opened = arrow.ipc.open_file(stored) if is_file else arrow.ipc.open_stream(stored)
+            count = range(opened.num_record_batches) if is_file else None
+            for batch in opened if count is None else map(opened.get_batch, count):
+                yield from batch.to_pylist()
+    except arrow.ArrowInvalid as error:
+        raise DataError(Problem(str(path), f"is not a whole arrow file: {error}")) from error
 
 
 def _parquet_records(path: Path) -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,7 @@ from galley.model_shape import missing_targets
 from galley.schema import Data, Lora, Recipe
 from galley.squad import check_questions, longest_stride, question_limit
 from galley.strategy_rules import strategy_problems
-from galley.tables import ROLES, column_problems, load_tables
+from galley.tables import ROLES, column_problems, load_tables, mixture_problems
 from galley.tags import check_tags
 from galley.trackers import tracker_problems
 
@@ -29,6 +29,9 @@ TASK_METRICS = {
         "eval/f1", "eval/exact_match", "eval/has_answer_f1", "eval/no_answer_f1", "eval/loss"
     ),
     "token_classification": ("eval/f1", "eval/precision", "eval/recall", "eval/accuracy", "eval/loss"),
+    "causal_lm": ("eval/perplexity", "eval/accuracy", "eval/loss"),
+    "masked_lm": ("eval/perplexity", "eval/accuracy", "eval/loss"),
+    "seq2seq": ("eval/bleu", "eval/chrf", "eval/loss"),
     "contrastive": ("eval/mrr", "eval/accuracy", "eval/loss"),
 }  # fmt: skip
 SMALLER_IS_BETTER = ("loss", "perplexity", "mse")
@@ -58,10 +61,11 @@ def _data(recipe: Recipe) -> list[Problem]:
     kind, data = recipe.task.kind, recipe.data
     if kind in OWN_CHECKS:
         return [] if data.path is None else OWN_CHECKS[kind](data)
-    problems = column_problems(data.columns, kind)
-    if data.path is not None and kind in ROLES:
+    problems = [*column_problems(data.columns, kind), *mixture_problems(data)]
+    paths = [source.path for source in data.mix] or [data.path]
+    for path in filter(None, paths if kind in ROLES else ()):
         try:
-            load_tables(data, ROLES[kind], limit=ROWS_BEFORE_LAUNCH)
+            load_tables(replace(data, path=path), ROLES[kind], limit=ROWS_BEFORE_LAUNCH)
         except DataError as error:
             problems += error.problems
     return problems
@@ -70,6 +74,8 @@ def _data(recipe: Recipe) -> list[Problem]:
 def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from _task(recipe)
     yield from _lora(recipe)
+    yield from _model(recipe)
+    yield from _streaming(recipe)
     yield from _batch(recipe)
     yield from _schedule(recipe)
     yield from _groups(recipe)
@@ -113,6 +119,31 @@ def _lora(recipe: Recipe) -> Iterator[Problem]:
         if getattr(lora, key.name) != getattr(unused, key.name):
             what = "is set, but model.lora.r is null: the whole model is trained"
             yield Problem(f"model.lora.{key.name}", what, "set model.lora.r=N, such as 8, or leave it out")
+
+
+def _model(recipe: Recipe) -> Iterator[Problem]:
+    model = recipe.model
+    if model.architecture is not None and model.tokenizer is None:
+        hint = "embedded:gpt2_bpe, characters, a folder, or a repository on the hub"
+        yield Problem("model.tokenizer", f"architecture '{model.architecture}' brings no tokenizer", hint)
+    if model.architecture is not None and model.from_config:
+        yield Problem("model.from_config", "is for a named model, but model.architecture is set", "keep one")
+
+
+def _streaming(recipe: Recipe) -> Iterator[Problem]:
+    if not recipe.data.streaming:
+        return
+    kind = recipe.task.kind
+    if kind not in ("causal_lm", "masked_lm") or not recipe.task.lm.packing:
+        what = f"task '{kind}' cannot stream" if kind != "causal_lm" else "texts are streamed packed"
+        yield Problem("data.streaming", what, "task=causal_lm or masked_lm, with task.lm.packing=true")
+    if recipe.train.max_steps is None:
+        yield Problem("train.max_steps", "a stream has no end: the run needs one", "train.max_steps=N")
+    for key, value in (("hold_out", recipe.data.hold_out), ("max_samples", recipe.data.max_samples)):
+        if value is not None:
+            yield Problem(f"data.{key}", "cannot be counted off a stream", f"data.{key}=null")
+    if recipe.model.tokenizer == "characters":
+        yield Problem("model.tokenizer", "characters are those of all texts, which a stream does not know")
 
 
 def _batch(recipe: Recipe) -> Iterator[Problem]:
@@ -181,6 +212,8 @@ def _eval(recipe: Recipe) -> Iterator[Problem]:
 def watched(recipe: Recipe) -> tuple[str, Literal["max", "min"]]:
     """The metric that early stopping watches, and whether it is to grow or to fall."""
     known = TASK_METRICS.get(recipe.task.kind, ("eval/loss",))
+    if recipe.task.kind == "seq2seq" and not recipe.task.seq2seq.generate:
+        known = ("eval/loss",)
     metric = recipe.eval.metric or known[0]
     return metric, recipe.eval.mode or ("min" if metric.endswith(SMALLER_IS_BETTER) else "max")
 

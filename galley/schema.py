@@ -60,7 +60,14 @@ class Model:
 
     Attributes:
         name: a Hugging Face repository, a folder, or `embedded:NAME` for a model that an
-            installed package carries (`minilm`, `deberta_minilm`).
+            installed package carries (`minilm`, `deberta_minilm`, `smollm2`).
+        from_config: take only the configuration of `name`; the weights are drawn from the seed.
+        architecture: a model type of Transformers (`gpt2`, `llama`, `t5`), built with its default
+            configuration and weights drawn from the seed; `name` is then not read, and `tokenizer` is
+            needed.
+        config: values over those of the model's configuration: `{n_layer: 2}`.
+        tokenizer: as `name`, where it is not the model's own; `embedded:gpt2_bpe` is GPT-2's, and
+            `characters` has one token for each character of the training data.
         num_parameters: for the memory estimate, where it cannot be read from a local folder.
         ignore_mismatched_head: give the model a new head when the stored one has another
             number of labels; otherwise that is an error.
@@ -71,6 +78,10 @@ class Model:
     """
 
     name: str = "embedded:minilm"
+    from_config: bool = False
+    architecture: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    tokenizer: str | None = None
     num_parameters: Positive | None = None
     shape: Shape = field(default_factory=Shape)
     ignore_mismatched_head: bool = False
@@ -81,33 +92,66 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Source:
+    """One of several sources of a mixture: keys as in `data`.
+
+    Attributes:
+        weight: its share of the training samples, next to the others'; of equal weights each gives as
+            many. The smallest share that a source can fill decides the size of an epoch.
+    """
+
+    name: str = ""
+    subset: str | None = None
+    path: str | None = None
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+@dataclass(frozen=True)
 class Data:
     """What it is trained on.
 
     Attributes:
         name: a Hugging Face dataset, or `embedded:NAME`; not read when `path` is set.
         subset: the dataset's configuration on the hub (`mrpc` of `glue`).
+        train_split, eval_split: their names on the hub; null for `train`, and the first of
+            `validation`, `dev`, `test`.
+        hold_out: so many training samples are kept for evaluation, instead of an evaluation split.
         path: a folder with `train.*` and `dev.*` or `validation.*` (csv, tsv, json, jsonl,
-            parquet).
+            parquet, arrow, txt), or several such files a split: `train-*.jsonl`.
+        mix: several sources, read instead of `name` and `path`.
+        documents: what one sample of a txt file is: the whole `file`, a `line`, or a `paragraph`
+            between empty lines.
         text_columns: one column, or two for sentence pairs; null to recognise them.
         label_column: null to recognise it (`label`, or GLUE's `Quality`).
         columns: the column of each thing that a task reads, by its name: `{text: content}`; what is
             not named is recognised. Classification has the two keys above.
         label_names: what the numbers of tags mean, in their order; null where the tags are text.
-        max_length: tokens a sample, longer ones are truncated.
+        max_length: tokens a sample; longer ones are truncated, or cut in pieces by the task.
         max_samples: at most so many training and evaluation samples each; null for all.
+        streaming: read while training, without preparing and keeping the whole; a run then has
+            `train.max_steps` instead of epochs.
+        shuffle_buffer: samples that a stream holds and shuffles together.
+        workers: processes that tokenise; 0 does it in the rank itself.
         cache_dir: tokenised data, keyed by content; null is `$XDG_CACHE_HOME/galley`.
     """
 
     name: str = "embedded:pydoc_pairs"
     subset: str | None = None
+    train_split: str | None = None
+    eval_split: str | None = None
+    hold_out: Positive | None = None
     path: str | None = None
+    mix: list[Source] = field(default_factory=list)
+    documents: Literal["file", "line", "paragraph"] = "file"
     text_columns: list[str] | None = None
     label_column: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     label_names: list[str] | None = None
     max_length: Positive = 128
     max_samples: Positive | None = None
+    streaming: bool = False
+    shuffle_buffer: Positive = 1000
+    workers: NonNegative = 0
     cache_dir: str | None = None
 
 
@@ -167,16 +211,58 @@ class Distillation:
 
 
 @dataclass(frozen=True)
+class LanguageModeling:
+    """What only `causal_lm` and `masked_lm` know.
+
+    Attributes:
+        packing: join all texts and cut the whole into pieces of `data.max_length` tokens; otherwise
+            a text is a sample, truncated.
+        separator: put the end-of-text token behind every text.
+        fim_rate: share of the texts that are rearranged for fill-in-the-middle.
+        fim_spm_rate: share of those in which the suffix comes first (SPM), not the prefix (PSM).
+        eval_stride: tokens between the starts of two evaluation windows of `data.max_length`; each
+            token is measured once, with what came before it in its window. Null is `data.max_length`.
+        mask_rate: masked_lm: share of the tokens that are to be found again.
+    """
+
+    packing: bool = True
+    separator: bool = True
+    fim_rate: Fraction = 0.0
+    fim_spm_rate: Fraction = 0.5
+    eval_stride: Positive | None = None
+    mask_rate: Annotated[float, Field(gt=0, lt=1)] = 0.15
+
+
+@dataclass(frozen=True)
+class Seq2Seq:
+    """What only `seq2seq` knows; `data.max_length` is the length of the source.
+
+    Attributes:
+        prefix: put before every source.
+        max_target_length: tokens of the target, and of what is generated.
+        beams: of beam search in evaluation; 1 is greedy.
+        generate: whether evaluation generates and reports BLEU.
+    """
+
+    prefix: str = ""
+    max_target_length: Positive = 64
+    beams: Positive = 1
+    generate: bool = True
+
+
+@dataclass(frozen=True)
 class Task:
     """What the model learns.
 
     Attributes:
-        kind: `sequence_classification`, or `MODULE:CLASS`, a class of your own behind the task seam
+        kind: one of those in conf/task/, or `MODULE:CLASS`, a class of your own behind the task seam
             (`trainer.tasks.base.Task`), from one of the folders in `plugins`.
         classification: read by `sequence_classification` and `distillation` only.
         qa: read by `question_answering` only.
         contrastive: read by `contrastive` only.
         distillation: read by `distillation` only.
+        lm: read by `causal_lm` and `masked_lm` only.
+        seq2seq: read by `seq2seq` only.
     """
 
     kind: str = "sequence_classification"
@@ -184,6 +270,8 @@ class Task:
     qa: QuestionAnswering = field(default_factory=QuestionAnswering)
     contrastive: Contrastive = field(default_factory=Contrastive)
     distillation: Distillation = field(default_factory=Distillation)
+    lm: LanguageModeling = field(default_factory=LanguageModeling)
+    seq2seq: Seq2Seq = field(default_factory=Seq2Seq)
 
 
 @dataclass(frozen=True)

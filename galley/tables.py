@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from galley.datafiles import FILE_STEMS, DataError, Row, SplitName, find_file, read_rows
+from galley.datafiles import DataError, Row, SplitName, find_files, read_rows
 from galley.errors import Problem, nearest, valid_values
 from galley.schema import Data
 
@@ -90,23 +90,41 @@ class Table:
 
 
 def load_tables(data: Data, roles: Sequence[Role], limit: int | None = None) -> dict[SplitName, Table]:
-    """Both splits of `data.path`, the first `limit` rows of each.
+    """Both splits of `data.path`, the first `limit` rows of each file; with `data.hold_out` training alone.
 
     Raises `DataError` with the problems of both.
     """
     folder = data_folder(data)
     found: dict[SplitName, Table] = {}
     problems: list[Problem] = []
-    for name in FILE_STEMS:
+    for name in splits_read(data):
         try:
-            path = find_file(folder, name)
-            rows = list(islice(read_rows(path), limit))
-            found[name] = to_table(rows, roles, data, str(path), limit is None or len(rows) < limit)
+            parts = [_load(path, roles, data, limit) for path in find_files(folder, name)]
+            found[name] = joined(parts)
         except DataError as error:
             problems += error.problems
     if problems:
         raise DataError(problems)
     return found
+
+
+def splits_read(data: Data) -> tuple[SplitName, ...]:
+    """What is read; with `data.hold_out` the samples for evaluation are taken from training."""
+    return ("train",) if data.hold_out else ("train", "eval")
+
+
+def _load(path: Path, roles: Sequence[Role], data: Data, limit: int | None) -> Table:
+    rows = list(islice(read_rows(path, data.documents), limit))
+    return to_table(rows, roles, data, str(path), limit is None or len(rows) < limit)
+
+
+def joined(parts: Sequence[Table]) -> Table:
+    """The rows of all parts, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = {name: list(chain(*(part.columns[name] for part in parts))) for name in parts[0].columns}
+    where = f"{parts[0].where} and {len(parts) - 1} more"
+    return Table(columns, where, all(part.complete for part in parts))
 
 
 def data_folder(data: Data) -> Path:
@@ -169,6 +187,15 @@ def column_problems(columns: Mapping[str, str], kind: str) -> list[Problem]:
         Problem(f"data.columns.{name}", f"task '{kind}' reads no '{name}'", valid_values(name, valid))
         for name in columns
         if kind in ROLES and name not in valid
+    ]
+
+
+def mixture_problems(data: Data) -> list[Problem]:
+    """Sources of `data.mix` that name nothing, or two things."""
+    return [
+        Problem(f"data.mix[{number}]", "needs a name or a path, and not both", "{name: …} or {path: …}")
+        for number, source in enumerate(data.mix)
+        if bool(source.name) == bool(source.path)
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +11,16 @@ from typing import Any
 
 import torch
 
-from galley.errors import ConfigError, Problem
+from galley.errors import ConfigError, Problem, nearest
 from galley.schema import Recipe
-from trainer.assets import is_embedded, model_folder
+from trainer.assets import is_embedded, model_folder, tokenizer_folder
 from trainer.cache import cache_root
+from trainer.characters import character_tokenizer
 from trainer.hub import hub_errors, quiet_transformers, use_cache_if_unreachable
 
 log = logging.getLogger("galley")
+
+CHARACTERS = "characters"
 
 
 @dataclass(frozen=True)
@@ -33,35 +36,63 @@ def find_source(recipe: Recipe) -> Source:
     name = recipe.model.name
     if is_embedded(name):
         return Source(str(model_folder(name, cache_root(recipe.data))), local=True)
+    return _folder_or_hub(name, "model.name", "config.json")
+
+
+def _folder_or_hub(name: str, key: str, file: str) -> Source:
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").exists():
-            raise ConfigError(Problem(f"model.name={name}", "is a folder without config.json"))
+        if not (folder / file).exists():
+            raise ConfigError(Problem(f"{key}={name}", f"is a folder without {file}"))
         return Source(str(folder), local=True)
     if name.startswith((".", "/", "~")):
-        raise ConfigError(Problem(f"model.name={name}", "does not exist"))
+        raise ConfigError(Problem(f"{key}={name}", "does not exist"))
     use_cache_if_unreachable()
     return Source(name, local=False)
 
 
-def load_tokenizer(recipe: Recipe) -> Any:
-    """The fast tokenizer of the model.
+def load_tokenizer(recipe: Recipe, texts: Iterable[str] | None = None, pad_with_end: bool = False) -> Any:
+    """The fast tokenizer of the model, or the one of `model.tokenizer`.
 
-    Raises `ConfigError` where it has none, cannot pad, or `data.max_length` is more than the model reads.
+    `texts` are those whose characters `model.tokenizer=characters` takes. With `pad_with_end` a
+    tokenizer that cannot pad (GPT-2) does so with its end-of-text token, which the task leaves out.
+    Raises `ConfigError` where it is not fast, cannot pad, or `data.max_length` is more than it allows.
     """
-    with _loading(recipe) as path:
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=recipe.model.trust_remote_code)
-    where, limit = f"model.name={recipe.model.name}", tokenizer.model_max_length
+    where = f"model.name={recipe.model.name}"
+    if recipe.model.tokenizer is not None:
+        where = f"model.tokenizer={recipe.model.tokenizer}"
+    tokenizer = _characters(where, texts) if recipe.model.tokenizer == CHARACTERS else _stored(recipe)
     if not tokenizer.is_fast:
         raise ConfigError(Problem(where, "has no fast tokenizer (tokenizer.json)"))
+    if tokenizer.pad_token_id is None and pad_with_end:
+        tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
         raise ConfigError(Problem(where, "its tokenizer has no padding token", "add pad_token to it"))
-    if recipe.data.max_length > limit:
-        what = f"{where} reads at most {limit} tokens"
+    if recipe.data.max_length > tokenizer.model_max_length:
+        what = f"{where} reads at most {tokenizer.model_max_length} tokens"
         raise ConfigError(Problem(f"data.max_length={recipe.data.max_length}", what))
     return tokenizer
+
+
+def _characters(where: str, texts: Iterable[str] | None) -> Any:
+    if texts is None:
+        raise ConfigError(Problem(where, "is for language modeling alone", "a tokenizer of a model"))
+    return character_tokenizer(texts)
+
+
+def _stored(recipe: Recipe) -> Any:
+    from transformers import AutoTokenizer
+
+    key = "name" if recipe.model.tokenizer is None else "tokenizer"
+    name = recipe.model.tokenizer or recipe.model.name
+    if recipe.model.tokenizer is None:
+        source = find_source(recipe)
+    elif is_embedded(name):
+        source = Source(str(tokenizer_folder(name, cache_root(recipe.data))), local=True)
+    else:
+        source = _folder_or_hub(name, "model.tokenizer", "tokenizer_config.json")
+    with quiet_transformers(), hub_errors(f"model.{key}", name, source.local):
+        return AutoTokenizer.from_pretrained(source.path, trust_remote_code=recipe.model.trust_remote_code)
 
 
 def load_classifier(recipe: Recipe, num_labels: int) -> torch.nn.Module:
@@ -71,39 +102,116 @@ def load_classifier(recipe: Recipe, num_labels: int) -> torch.nn.Module:
     )
 
 
-def load_model(recipe: Recipe, auto_class: str, head: str = "", **config: Any) -> torch.nn.Module:
+def load_model(
+    recipe: Recipe, auto_class: str, head: str = "", tokenizer: Any = None, **config: Any
+) -> torch.nn.Module:
     """The recipe's model as one of Transformers' auto classes, in fp32, on the CPU.
 
-    `config` goes into the model's configuration; `head` says in a message what the task's head has.
-    A head that the stored model lacks is drawn from the recipe's seed alone, so that every rank,
-    and every run of this seed, starts from the same weights. Raises `ConfigError` where the stored
-    head has another shape and `model.ignore_mismatched_head` is off, and where any other weight has.
+    `config` goes into the model's configuration, under `model.config`; `head` says in a message what
+    the task's head has. With `tokenizer` the model reads all its tokens: a new model has exactly its
+    vocabulary and special tokens, a stored one with fewer embeddings gets new ones, which is logged.
+    What the stored model lacks, or all of a model from configuration, is drawn from the recipe's seed
+    alone, so that every rank, and every run of this seed, starts from the same weights.
+
+    Raises `ConfigError` where the stored head has another shape and `model.ignore_mismatched_head` is
+    off, where any other weight has, and for keys that the configuration has not.
     """
-    options: dict[str, Any] = {"trust_remote_code": recipe.model.trust_remote_code, **config}
+    import transformers
+
+    family, options = getattr(transformers, auto_class), {}
     if recipe.model.attn_implementation is not None:
         options["attn_implementation"] = recipe.model.attn_implementation
-    with _loading(recipe) as path, torch.random.fork_rng(devices=[]):
-        import transformers
-
-        options |= _dropout_options(recipe, path)
+    with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model, info = getattr(transformers, auto_class).from_pretrained(
-            path, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
-        )
-    new = _check_weights(info, recipe, model.base_model_prefix, head)
+        settings = _configuration(recipe, config)
+        if recipe.model.architecture is None and not recipe.model.from_config:
+            model, new = _with_weights(recipe, family, settings, options, head)
+            if tokenizer is not None and len(tokenizer) > model.get_input_embeddings().num_embeddings:
+                _add_embeddings(recipe, model, len(tokenizer))
+        else:
+            if tokenizer is not None:
+                _take_vocabulary(settings, tokenizer)
+            model, new = family.from_config(settings, dtype=torch.float32, **options), []
+            log.info("a new %s, drawn from seed %d", type(model).__name__, recipe.seed)
     model.config.use_cache = False
     loaded: torch.nn.Module = model
     mark_new(loaded, new)
     return loaded
 
 
-def _dropout_options(recipe: Recipe, path: str) -> dict[str, float]:
+def _with_weights(
+    recipe: Recipe, family: Any, settings: Any, options: dict[str, Any], head: str
+) -> tuple[Any, list[str]]:
+    options = {"trust_remote_code": recipe.model.trust_remote_code, "config": settings, **options}
+    with _loading(recipe) as path:
+        model, info = family.from_pretrained(
+            path, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
+        )
+    return model, _check_weights(info, recipe, model.base_model_prefix, head)
+
+
+def _configuration(recipe: Recipe, config: dict[str, Any]) -> Any:
+    """The model's configuration, with the values of the task, of `model.config` and `model.dropout`."""
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    kind = recipe.model.architecture
+    if kind is None:
+        with _loading(recipe) as path:
+            settings = AutoConfig.from_pretrained(
+                path, trust_remote_code=recipe.model.trust_remote_code, **config
+            )
+    elif kind in CONFIG_MAPPING:
+        settings = AutoConfig.for_model(kind, **config)
+    else:
+        near = nearest(kind, CONFIG_MAPPING)
+        raise ConfigError(Problem(f"model.architecture={kind}", "Transformers has no such model type", near))
+    wanted = {**recipe.model.config, **_dropout_options(recipe, settings)}
+    for name in recipe.model.config:
+        if not hasattr(settings, name):
+            hint = nearest(name, settings.to_dict())
+            raise ConfigError(Problem(f"model.config.{name}", f"{settings.model_type} has no such key", hint))
+    if kind is None:
+        for name, value in wanted.items():
+            setattr(settings, name, value)
+        return settings
+    return AutoConfig.for_model(kind, **{**config, **wanted})  # again, for values that follow from others
+
+
+def _take_vocabulary(settings: Any, tokenizer: Any) -> None:
+    """Special tokens of a new model; its decoder starts from padding, as T5's and BART's may."""
+    settings.vocab_size = len(tokenizer)
+    settings.pad_token_id = tokenizer.pad_token_id
+    settings.bos_token_id = _first_known(tokenizer.bos_token_id, tokenizer.cls_token_id)
+    settings.eos_token_id = _first_known(tokenizer.eos_token_id, tokenizer.sep_token_id)
+    if settings.is_encoder_decoder:
+        settings.decoder_start_token_id = tokenizer.pad_token_id
+        settings.forced_eos_token_id = None
+
+
+def _first_known(*tokens: int | None) -> int | None:
+    return next((token for token in tokens if token is not None), None)
+
+
+def _add_embeddings(recipe: Recipe, model: Any, size: int) -> None:
+    had = model.get_input_embeddings().num_embeddings
+    model.resize_token_embeddings(size, mean_resizing=False)
+    log.info(
+        "%d new embeddings for the tokenizer's %d tokens, drawn from seed %d", size - had, size, recipe.seed
+    )
+
+
+def check_positions(model: Any, recipe: Recipe) -> None:
+    """Raises `ConfigError` where the model has positions for fewer tokens than `data.max_length`."""
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if limit is not None and recipe.data.max_length > limit:
+        what = f"{model.config.model_type} has positions for {limit} tokens"
+        raise ConfigError(Problem(f"data.max_length={recipe.data.max_length}", what, f"at most {limit}"))
+
+
+def _dropout_options(recipe: Recipe, config: Any) -> dict[str, float]:
     """Every dropout probability that the model's configuration has, set to `model.dropout`."""
     if recipe.model.dropout is None:
         return {}
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(path, trust_remote_code=recipe.model.trust_remote_code)
     names = [name for name, value in config.to_dict().items() if "drop" in name and _is_probability(value)]
     if not names and recipe.model.dropout > 0:
         where = f"model.dropout={recipe.model.dropout}"

@@ -10,11 +10,14 @@ from galley.datafiles import SplitName
 from galley.errors import ConfigError, Problem, valid_values
 
 PREFIX = "embedded:"
-MODELS = ("minilm", "deberta_minilm")
+MODELS = ("minilm", "deberta_minilm", "smollm2")
+TOKENIZERS = (*MODELS, "gpt2_bpe")
 # Each gives the rows of a split as {column: value}, in a fixed order.
 DATA = {
     "pydoc_pairs": "trainer.assets.pydoc_pairs:rows",
     "pydoc_qa": "trainer.assets.pydoc_qa:questions",
+    "pydoc_text": "trainer.assets.pydoc_text:rows",
+    "pydoc_dialogue": "trainer.assets.pydoc_dialogue:rows",
 }
 
 
@@ -33,8 +36,25 @@ def model_folder(name: str, cache: Path) -> Path:
             from trainer.assets.deberta_minilm import folder as converted
 
             return converted(cache)
+        case "smollm2":
+            from trainer.assets.smollm2 import folder as read_from_gguf
+
+            return read_from_gguf(cache)
         case other:
             raise ConfigError(Problem(f"model.name={name}", "is not embedded", valid_values(other, MODELS)))
+
+
+def tokenizer_folder(name: str, cache: Path) -> Path:
+    """The Hugging Face folder of the tokenizer `embedded:NAME`."""
+    short = name.removeprefix(PREFIX)
+    if short == "gpt2_bpe":
+        from trainer.assets.gpt2_bpe import folder
+
+        return folder(cache)
+    if short not in TOKENIZERS:
+        where = f"model.tokenizer={name}"
+        raise ConfigError(Problem(where, "is not embedded", valid_values(short, TOKENIZERS)))
+    return model_folder(name, cache)
 
 
 def data_rows(name: str, split: SplitName) -> list[dict[str, Any]]:

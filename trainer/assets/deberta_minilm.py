@@ -12,11 +12,11 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.assets import minilm
+from trainer.assets.folder import made_once
 
 if TYPE_CHECKING:
     import torch
@@ -59,24 +59,7 @@ def folder(cache: Path) -> Path:
     """The converted model in `cache`, made on first use; safe when several processes ask at once."""
     source = minilm.folder("deberta_minilm")
     key = hashlib.sha256(f"{VERSION} {minilm.weights_digest()}".encode()).hexdigest()[:16]
-    target = cache / "assets" / f"deberta_minilm-{key}"
-    if not target.exists():
-        _convert(source, target)
-    return target
-
-
-def _convert(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        _write(source, partial)
-        partial.chmod(0o755)
-        partial.rename(target)
-    except OSError:
-        if not target.exists():  # otherwise another process was faster
-            raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    return made_once(cache / "assets" / f"deberta_minilm-{key}", lambda partial: _write(source, partial))
 
 
 def _write(source: Path, target: Path) -> None:

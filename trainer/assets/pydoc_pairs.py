@@ -56,10 +56,13 @@ def rows(split: str) -> list[dict[str, str | int]]:
 def topics_of(split: str) -> dict[str, list[str]]:
     """The sentences of each topic of a split, in the order of the text."""
     return {
-        name: list(sentences)
-        for name, sentences in _sentences_by_topic().items()
-        if (int(digest(name), 16) % EVAL_EVERY == 0) == (split == "eval")
+        name: list(sentences) for name, sentences in _sentences_by_topic().items() if is_in_split(name, split)
     }
+
+
+def is_in_split(topic: str, split: str) -> bool:
+    """Each topic is wholly in `train`, or wholly in `eval`."""
+    return (int(digest(topic), 16) % EVAL_EVERY == 0) == (split == "eval")
 
 
 def _positives(split: str) -> list[tuple[str, str, str]]:

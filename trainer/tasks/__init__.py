@@ -16,6 +16,9 @@ TASKS = {
     "question_answering": "trainer.tasks.question_answering:QuestionAnswering",
     "token_classification": "trainer.tasks.token_classification:TokenClassification",
     "contrastive": "trainer.tasks.contrastive:Contrastive",
+    "causal_lm": "trainer.tasks.language_modeling:CausalLM",
+    "masked_lm": "trainer.tasks.language_modeling:MaskedLM",
+    "seq2seq": "trainer.tasks.seq2seq:Seq2Seq",
 }
 
 

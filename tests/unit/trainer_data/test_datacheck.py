@@ -60,8 +60,9 @@ def test_the_path_is_a_file(tmp_path: Path) -> None:
 def test_both_files_are_missing_and_both_are_reported(tmp_path: Path) -> None:
     (tmp_path / "training.csv").write_text(GOOD)
     assert messages(Data(path=str(tmp_path))) == [
-        "data.path=DIR: has no train.* (csv, tsv, json, jsonl, parquet)\n    it holds training.csv",
-        "data.path=DIR: has no dev.* or validation.* (csv, tsv, json, jsonl, parquet)\n"
+        "data.path=DIR: has no train.* (csv, tsv, json, jsonl, parquet, arrow, txt)\n"
+        "    it holds training.csv",
+        "data.path=DIR: has no dev.* or validation.* (csv, tsv, json, jsonl, parquet, arrow, txt)\n"
         "    it holds training.csv",
     ]
 

@@ -1,0 +1,42 @@
+"""Assets that are converted once, into a folder of the cache."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from galley.errors import ConfigError, Problem
+
+
+def made_once(target: Path, write: Callable[[Path], None]) -> Path:
+    """`target`, filled by `write` on first use; safe when several processes ask at once."""
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        write(partial)
+        partial.chmod(0o755)
+        partial.rename(target)
+    except OSError:
+        if not target.exists():  # otherwise another process was faster
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def package_folder(package: str, distribution: str, name: str) -> Path:
+    """The folder of an installed package, which is found but not imported.
+
+    `name` is the embedded asset that needs it. Raises `ConfigError` where it is not installed.
+    """
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        what = f"the package {distribution} is not installed"
+        hint = "install Galley's extra `embedded` (make setup), or choose another model"
+        raise ConfigError(Problem(f"embedded:{name}", what, hint))
+    return Path(spec.origin).parent

@@ -1,0 +1,26 @@
+"""A tokenizer whose tokens are the characters of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+END_OF_TEXT = "<|endoftext|>"
+UNKNOWN = "<|unknown|>"
+
+
+def character_tokenizer(texts: Iterable[str]) -> Any:
+    """One token for each character of `texts`, in the order of Unicode, behind two special ones.
+
+    A character that `texts` lack becomes `<|unknown|>`.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    characters = sorted(set().union(*texts))
+    vocabulary = {token: number for number, token in enumerate([END_OF_TEXT, UNKNOWN, *characters])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    backend.decoder = decoders.Fuse()
+    made: Any = PreTrainedTokenizerFast  # untyped
+    return made(tokenizer_object=backend, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT, unk_token=UNKNOWN)

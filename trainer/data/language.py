@@ -1,0 +1,139 @@
+"""Texts prepared for language modeling, and kept in the cache.
+
+A sample is `input_ids` and `context`: so many tokens in front that are read but not measured.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from galley.errors import ConfigError, Problem
+from galley.tables import Table
+from trainer.data.encoding import encode_all
+from trainer.data.packing import FillInTheMiddle, Tokens, Window, pieces, windows
+from trainer.data.store import ArrowDataset, digest, stored, tokenizer_settings
+
+log = logging.getLogger("galley")
+
+FORMAT = 1
+SCHEMA = pa.schema([("input_ids", pa.list_(pa.uint32())), ("context", pa.int32())])
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How texts become samples.
+
+    Attributes:
+        size: tokens of a sample at most.
+        packing: texts are joined; otherwise each is a sample, truncated.
+        separator: the token behind every text; null puts none.
+        special: with the tokens that the tokenizer puts around a text.
+        stride: between evaluation windows.
+    """
+
+    size: int
+    packing: bool
+    separator: int | None
+    special: bool
+    stride: int
+    fim: FillInTheMiddle | None = None
+
+
+class TextEncoder:
+    """Texts to token sequences as a preparation says."""
+
+    def __init__(self, tokenizer: Any, preparation: Preparation, workers: int) -> None:
+        self.tokenizer = tokenizer
+        self.preparation = preparation
+        self.workers = workers
+
+    def sequences(self, texts: Iterable[str], training: bool) -> Iterator[Tokens]:
+        for _, tokens in self.pairs(((text, text) for text in texts), training):
+            yield tokens
+
+    def pairs(self, items: Iterable[tuple[Any, str]], training: bool) -> Iterator[tuple[Any, Tokens]]:
+        """Items that carry a text, each with the text's sequence."""
+        special = self.preparation.special
+        encoded = encode_all(items, lambda item: item[1], self.tokenizer, special, self.workers)
+        for (item, _), tokens in encoded:
+            yield item, self._finished(np.asarray(tokens, dtype=np.uint32), training)
+
+    def _finished(self, tokens: Tokens, training: bool) -> Tokens:
+        preparation = self.preparation
+        if training and preparation.fim is not None:
+            tokens = preparation.fim.apply(tokens)
+        if preparation.separator is not None:
+            tokens = np.append(tokens, np.uint32(preparation.separator))
+        return tokens
+
+
+def training_samples(table: Table, encoder: TextEncoder, cache: Path) -> ArrowDataset:
+    """Pieces of the joined texts, or one truncated sample a text."""
+    return stored(_key(table, encoder, "train"), lambda: _training(table, encoder), cache)
+
+
+def evaluation_windows(table: Table, encoder: TextEncoder, cache: Path) -> ArrowDataset:
+    """Sliding windows over the joined texts, or over each text that is not packed."""
+    return stored(_key(table, encoder, "eval"), lambda: _evaluation(table, encoder), cache)
+
+
+def _key(table: Table, encoder: TextEncoder, split: str) -> str:
+    backend = tokenizer_settings(encoder.tokenizer)
+    settings = {"format": FORMAT, "split": split, "tokenizer": backend, **asdict(encoder.preparation)}
+    return digest(settings, [table.columns["text"]])
+
+
+def _training(table: Table, encoder: TextEncoder) -> pa.Table:
+    sequences, size = _sequences(table, encoder, training=True), encoder.preparation.size
+    if encoder.preparation.packing:
+        samples = pieces(sequences, size)
+    else:
+        longer = sum(len(tokens) > size for tokens in sequences)
+        if longer:
+            log.warning("%s: %d texts are longer than %d tokens: truncated", table.where, longer, size)
+        samples = [tokens[:size] for tokens in sequences if len(tokens) > 1]
+    return _table(table, samples, [0] * len(samples))
+
+
+def _evaluation(table: Table, encoder: TextEncoder) -> pa.Table:
+    preparation = encoder.preparation
+    sequences = _sequences(table, encoder, training=False)
+    if preparation.packing:
+        sequences = [np.concatenate(sequences)]
+    samples, contexts = [], []
+    for tokens in sequences:
+        for window in windows(len(tokens), preparation.size, preparation.stride):
+            if _is_measured(window):
+                samples.append(tokens[window.start : window.end])
+                contexts.append(window.context)
+    return _table(table, samples, contexts)
+
+
+def _is_measured(window: Window) -> bool:
+    """The first token of a window has nothing before it from which it could be told."""
+    return window.end - window.start > max(1, window.context)
+
+
+def _sequences(table: Table, encoder: TextEncoder, training: bool) -> list[Tokens]:
+    texts = [text for text in table.columns["text"] if text.strip()]
+    blank = len(table) - len(texts)
+    if blank:
+        log.warning("%s: %d empty texts are left out", table.where, blank)
+    found = list(encoder.sequences(texts, training))
+    log.info("%s: %d texts, %d tokens", table.where, len(texts), sum(map(len, found)))
+    return found
+
+
+def _table(table: Table, samples: list[Tokens], contexts: list[int]) -> pa.Table:
+    if not samples:
+        raise ConfigError(Problem(table.where, "has no text of two tokens"))
+    offsets = np.cumsum([0, *map(len, samples)], dtype=np.int32)
+    ids = pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(samples)))
+    return pa.table([ids, pa.array(contexts, pa.int32())], schema=SCHEMA)
