@@ -125,7 +125,7 @@ class LanguageModeling(Task):
     def metrics(self, predictions: NDArray[Any], dataset: TokenizedDataset) -> dict[str, float]:
         """`perplexity` = exp(mean loss of a token), and `accuracy` of the likeliest token."""
         losses, tokens, right = predictions.astype(np.float64).sum(axis=0)
-        return {"perplexity": perplexity(losses / tokens), "accuracy": right / tokens}
+        return {"perplexity": perplexity(losses / tokens), "accuracy": float(right / tokens)}
 
     def save_pretrained(self, model: torch.nn.Module, state: Batch, folder: str) -> None:
         with quiet_transformers():
