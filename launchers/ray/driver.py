@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="launchers.ray.driver")
     parser.add_argument("--run-dir", type=Path, required=True)
     folder = RunFolder(parser.parse_args().run_dir)
+    if find_spec("ray") is None:
+        print(f"{sys.executable} has no Ray: pip install -c constraints.txt -e '.[ray]'")
+        return 1
     plan = from_json(LaunchPlan, (folder.plan / "launch.json").read_bytes())
     return run(json.loads(plan.files["nodes.json"]), folder, plan)
 

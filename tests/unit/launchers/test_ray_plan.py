@@ -1,0 +1,57 @@
+"""The plan of a Ray job, and what its job says where something is missing."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from galley.errors import ConfigError
+from galley.schema import Cluster, Ray
+from galley.spec import RunSpec
+from launchers.ray import driver
+from launchers.ray.launcher import RayLauncher, bundle
+from tests.integration.local.standin import FACTS, make_spec
+
+RUN_DIR = Path('/runs/it\'s "here"; #é')
+
+
+def make_ray_spec(cluster: Cluster | None = None, **resources: float) -> RunSpec:
+    spec = make_spec()
+    launcher = replace(spec.recipe.launcher, kind="ray", ray=Ray(resources=resources))
+    return replace(spec, recipe=replace(spec.recipe, launcher=launcher, cluster=cluster or Cluster()))
+
+
+def test_the_entrypoint_is_the_plans_command_for_any_path() -> None:
+    plan = RayLauncher("python").plan(make_ray_spec(), RUN_DIR, FACTS, 2)
+    job = json.loads(plan.files["job.json"])
+    assert shlex.split(job["entrypoint"]) == list(plan.argv)
+    assert job["runtime_env"]["env_vars"] == {"PYTHONPATH": f"{RUN_DIR}/code"}
+    assert job["submission_id"].startswith("galley-it-s-here")
+    assert job["submission_id"].endswith("-2")
+
+
+def test_a_bundle_is_what_a_node_is_asked_for() -> None:
+    assert bundle(make_ray_spec()) == {"CPU": 2}
+    cluster = Cluster(cpus_per_node=16, gpus_per_node=4, memory_gib_per_node=1.5)
+    spec = make_ray_spec(cluster, fast_disk=1)
+    spec = replace(spec, layout=replace(spec.layout, device="cuda"))
+    assert bundle(spec) == {"CPU": 16, "GPU": 4, "memory": 3 * 2**29, "fast_disk": 1}
+
+
+def test_a_path_that_ray_would_change_is_refused() -> None:
+    with pytest.raises(ConfigError, match="which Ray would expand"):
+        RayLauncher().plan(make_ray_spec(), Path("/runs/$HOME"), FACTS, 1)
+
+
+def test_a_cluster_without_ray_in_this_environment_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(driver, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["driver", "--run-dir", "/runs/x"])
+    assert driver.main() == 1
+    assert "has no Ray: pip install" in capsys.readouterr().out
