@@ -25,6 +25,11 @@ def run(root: Path, strategy: Strategy, world_size: int, compiled: bool, **envir
     return folder
 
 
+@pytest.fixture(scope="module")
+def eager(tmp_path_factory: pytest.TempPathFactory) -> tiny.RunFolder:
+    return run(tmp_path_factory.mktemp("eager"), tiny.STRATEGIES["single"], 1, compiled=False)
+
+
 @pytest.mark.parametrize(
     ("strategy", "world_size"),
     [
@@ -36,11 +41,14 @@ def run(root: Path, strategy: Strategy, world_size: int, compiled: bool, **envir
     ids=lambda value: getattr(value, "name", ""),
 )
 def test_compiled_training_has_the_same_losses(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, strategy: Strategy, world_size: int
+    eager: tiny.RunFolder,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    strategy: Strategy,
+    world_size: int,
 ) -> None:
     cache = str(tmp_path_factory.getbasetemp() / "inductor")
-    eager = run(tmp_path / "eager", tiny.STRATEGIES["single"], 1, compiled=False)
-    folder = run(tmp_path / "compiled", strategy, world_size, compiled=True, TORCHINDUCTOR_CACHE_DIR=cache)
+    folder = run(tmp_path, strategy, world_size, compiled=True, TORCHINDUCTOR_CACHE_DIR=cache)
     assert tiny.losses(folder) == pytest.approx(tiny.losses(eager), abs=1e-5)
     engaged = folder.read_result().engaged
     assert engaged.compiled_graphs >= (2 if strategy is LAYERS else 1)
