@@ -1,6 +1,7 @@
 """What a sweep costs beside its training, and how well it uses its slots, next to other tools.
 
-    python -m benchmarks.sweeps [--trials 5] [--parts overhead,slots] [--hydra-python PYTHON] [--json]
+    python -m benchmarks.sweeps [--trials 5] [--parts overhead,slots] [--shortest 10] [--json]
+                                [--hydra-python PYTHON]
 
 overhead: seconds a trial takes from the moment its parameters are drawn to the moment its end is
 known, less the seconds of its training loop; two ranks, MiniLM, two steps. The first trial of each
@@ -118,15 +119,15 @@ def measure_overhead(trials: int, hydra_python: str | None) -> dict[str, Any]:
     return {name: {**row, "ratio": row["median_s"] / best} for name, row in found.items()}
 
 
-def lengths(seed: int = 3) -> list[int]:
-    """Milliseconds: Pareto with exponent 1.5, between 5 s and 40 s."""
+def lengths(shortest_s: float, seed: int = 3) -> list[int]:
+    """Milliseconds: Pareto with exponent 1.5, from the shortest to eight times as long."""
     draw = random.Random(seed)
-    return [min(40_000, int(5000 * draw.paretovariate(1.5))) + n for n in range(LENGTHS)]
+    return [int(1000 * shortest_s * min(8.0, draw.paretovariate(1.5))) + n for n in range(LENGTHS)]
 
 
-def measure_slots() -> dict[str, float]:
+def measure_slots(shortest_s: float) -> dict[str, float]:
     """Utilisation of `SLOTS` slots, by Galley measured, by a barrier computed."""
-    every = lengths()
+    every = lengths(shortest_s)
     with tempfile.TemporaryDirectory() as folder:
         trials = galley(
             Path(folder) / "study", "hpo=grid", "hpo.trials=null", f"hpo.parallel={SLOTS}", "hpo.warm=true",
@@ -187,6 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.sweeps")
     parser.add_argument("--trials", type=int, default=5)
     parser.add_argument("--parts", default="overhead,slots")
+    parser.add_argument("--shortest", type=float, default=10.0, help="seconds of the shortest sleeping trial")
     parser.add_argument("--hydra-python", help="an environment with hydra-optuna-sweeper")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
@@ -195,7 +197,7 @@ def main() -> None:
     if "overhead" in parts:
         found["overhead"] = measure_overhead(asked.trials, asked.hydra_python)
     if "slots" in parts:
-        found["slots"] = measure_slots()
+        found["slots"] = measure_slots(asked.shortest)
     print(json.dumps(found)) if asked.json else show(found)
 
 

@@ -30,3 +30,13 @@ def test_strategies_are_measured_next_to_a_bare_loop() -> None:
     assert found["bare torch DDP"]["ratio"] == 1
     for row in found.values():
         assert all(row[key] > 0 for key in ("samples_per_s", "peak_memory_gib", "stall_s", "ratio"))
+
+
+@pytest.mark.timeout(600)
+def test_slots_are_measured_next_to_a_barrier() -> None:
+    words = ["--parts", "slots", "--shortest", "0.2", "--json"]
+    done = run_process([sys.executable, "-P", "-m", "benchmarks.sweeps", *words], timeout=540)
+    assert done.rc == 0, done.err
+    found = json.loads(done.out)["slots"]
+    assert 0 < found["galley, warm"] <= 1
+    assert 0 < found["barrier, at best"] < 0.7
