@@ -19,7 +19,7 @@ from galley.spec import FailureClass, RunResult
 from hpo.base import HpoBackend
 from hpo.journal import Asked, Cancelled, Ended, Event, Journal, Retried
 from hpo.objectives import judge, measure
-from hpo.pruning import Pruner
+from hpo.pruning.base import Pruner
 from hpo.runs import Slot, TrialRuns
 from hpo.study import Study
 from hpo.values import Params, Trial, TrialState
@@ -218,7 +218,6 @@ class Controller:
         self._write(
             Ended(number, state, time.time(), values or {}, metrics or {}, feasible, message, attempts)
         )
-        self._pruner.ended(self._study.trials[number])
         self._backend.tell(self._study.trials[number])
 
     def _write(self, event: Event) -> None:
