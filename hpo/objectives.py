@@ -20,7 +20,6 @@ RUN_METRICS: dict[str, Direction] = {
     "wall_s": "minimize",
     "train_s": "minimize",
     "peak_memory_gib": "minimize",
-    "energy_kwh": "minimize",
     "cost": "minimize",
     "train/loss": "minimize",
 }

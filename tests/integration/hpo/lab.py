@@ -44,7 +44,8 @@ def make_study(root: Path, *words: str) -> StudyFolder:
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     shutil.copy(Path(__file__).with_name("standin_trainer.py"), package / "worker.py")
-    asked = [*WORDS, *words]
+    own = {word.partition("=")[0] for word in words}
+    asked = [*(word for word in WORDS if word.partition("=")[0] not in own), *words]
     code = CodeSnapshot("0" * 64, None, False)
     journal = Journal(folder.journal)
     journal.append(Begun(root.name, asked, [], compose_recipe(asked, composed=COMPOSED), code, time.time()))

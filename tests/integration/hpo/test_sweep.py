@@ -1,0 +1,167 @@
+"""The controller with a trainer of milliseconds: retries, bounds, pruning, cancelling, broken journals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from galley.errors import ConfigError, SubmissionError
+from hpo import sweep
+from hpo.folder import StudyFolder
+from hpo.select import pareto_front
+from hpo.study import Study, read_study
+from tests.integration.hpo import lab
+from tests.integration.local.standin import wait_until
+from tests.support import REPO
+
+
+def run(root: Path, *words: str, **files: object) -> Study:
+    folder = lab.make_study(root, *words)
+    for name, content in files.items():
+        (folder.root / f"{name}.json").write_text(json.dumps(content))
+    return lab.run(folder)
+
+
+def states(study: Study) -> list[str]:
+    return [trial.state for trial in study.trials]
+
+
+def start(folder: StudyFolder) -> subprocess.Popen[bytes]:
+    """The controller as a process, whose trials last seconds."""
+    environ = {**os.environ, "PYTHONPATH": str(REPO), "STANDIN_STEP_S": "1"}
+    argv = [sys.executable, "-W", "ignore", "-m", "tests.integration.hpo.lab", str(folder.root)]
+    process = subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait_until(lambda: list(folder.trials.glob("*/trace.jsonl")) or process.poll() is not None, timeout=90)
+    return process
+
+
+def test_failures_are_retried_by_class_and_never_stop_the_study(tmp_path: Path) -> None:
+    """[trial, attempts that fail, class]: a node is tried again, a defect and memory are not."""
+    events = [[0, 1, "node"], [1, 9, "node"], [2, 1, "user"], [3, 1, "oom"], [4, 1, "nan"]]
+    words = ("hpo=random", "hpo.trials=7", "hpo.parallel=2", "hpo.retries=1")
+    study = run(tmp_path / "study", *words, events=events, nan=[5])
+    expected = ["succeeded", "failed", "failed", "infeasible", "failed", "failed", "succeeded"]
+    assert states(study) == expected
+    assert [trial.attempts for trial in study.trials] == [2, 2, 1, 1, 1, 1, 1]
+    assert study.trials[1].message.startswith("node, 2 times")
+    assert study.trials[5].message.startswith("the run did not report 'eval/f1'")
+    assert set(pareto_front(study).front) <= {0, 6}
+    assert not lab.living(study.folder)
+
+
+def test_front_of_twenty_trials_is_that_of_brute_force(tmp_path: Path) -> None:
+    """Optuna, two objectives. Equal to Optuna's own front, and only the controller drew parameters."""
+    import optuna
+
+    from hpo.backends.optuna_storage import open_storage
+
+    study = run(tmp_path / "study", "hpo=optuna", "hpo.trials=20", "hpo.parallel=3")
+    assert states(study) == ["succeeded"] * 20
+    points = [(t.values["eval/f1"], t.values["samples_per_s"]) for t in study.trials]
+    beaten = [any(b != a and b[0] >= a[0] and b[1] >= a[1] for b in points) for a in points]
+    found = pareto_front(study)
+    assert list(found.front) == [number for number in range(20) if not beaten[number]]
+    stored = optuna.load_study(study_name="study", storage=open_storage(None, study.folder.root))
+    assert sorted(trial.number for trial in stored.best_trials) == list(found.front)
+    assert not lab.faults(study.folder, 20)
+    for trial in study.trials:  # what a rank reads is sealed: no space, no backend, one value
+        sealed = json.loads((Path(trial.run) / "run.json").read_text())["recipe"]
+        assert sealed["hpo"]["kind"] == "none"
+        assert sealed["hpo"]["space"] == {}
+        assert sealed["optim"]["lr"] == trial.params["optim.lr"]
+
+
+def test_points_that_cannot_run_are_never_started(tmp_path: Path) -> None:
+    """One does not fit into memory, one has no layout; a bound that is not kept ends no trial."""
+    words = ("hpo=grid", "hpo.trials=null", "model.num_parameters=200000000", "hpo.max_memory_gib=3")
+    space = ("optim.lr=1e-4", "batch.micro_size=3,4", "hpo.space.model.num_parameters=[1000000,900000000]")
+    objectives = "hpo.objectives=[eval/f1,{metric: samples_per_s, direction: maximize, bound: 1e9}]"
+    study = run(tmp_path / "study", *words, *space, objectives, "batch.global_size=8")
+    assert states(study) == ["infeasible", "infeasible", "succeeded", "infeasible"]
+    assert "a rank needs 13.41 GiB" in study.trials[1].message + study.trials[3].message
+    assert "global_size 8" in study.trials[0].message
+    assert [(Path(t.run) / "run.json").exists() for t in study.trials] == [False, False, True, False]
+    assert not study.trials[2].feasible
+    assert pareto_front(study).front == ()
+
+
+def test_hopeless_trials_are_pruned_and_the_front_is_not(tmp_path: Path) -> None:
+    words = ("hpo=grid", "hpo.trials=null", "hpo.pruning.kind=pareto", "hpo.pruning.min_trials=2")
+    space = ("optim.lr=1e-4,2e-4,4e-4,8e-4,9e-4,1e-3", "train.max_steps=30", "hpo.pruning.eta=2")
+    objectives = "hpo.objectives=[eval/f1,eval/loss]"
+    study = run(tmp_path / "study", *words, *space, objectives)
+    assert states(study)[0] == "succeeded"
+    assert states(study).count("pruned") >= 3
+    assert pareto_front(study).front == (0,)
+    pruned = next(trial for trial in study.trials if trial.state == "pruned")
+    assert len(lab.trace(study.folder, pruned.number)) < len(lab.trace(study.folder, 0))
+    assert "others were better in everything" in pruned.message
+
+
+def test_repeats_are_trials_of_their_own_with_other_seeds(tmp_path: Path) -> None:
+    study = run(tmp_path / "study", "hpo=optuna", "hpo.trials=4", "hpo.repeats=2", "seed=7")
+    assert [trial.repeat_of for trial in study.trials] == [None, 0, None, 2]
+    seeds = [json.loads((Path(t.run) / "run.json").read_text())["recipe"]["seed"] for t in study.trials]
+    assert seeds == [7, 8, 7, 8]
+    assert study.trials[0].params == study.trials[1].params != study.trials[2].params
+    assert [estimate.count for estimate in pareto_front(study).estimates] == [2, 2]
+    assert not lab.optuna_faults(study)
+
+
+def test_second_controller_is_refused_and_cancel_ends_everything(tmp_path: Path) -> None:
+    folder = lab.make_study(tmp_path / "study", "hpo=random", "hpo.trials=4", "hpo.parallel=2")
+    controller = start(folder)
+    try:
+        with pytest.raises(SubmissionError, match=f"process {controller.pid} is running this sweep"):
+            lab.run(folder)
+        assert sweep.cancel(folder) == "cancelled"
+        assert controller.wait(60) != 0
+    finally:
+        controller.kill()
+    assert not lab.living(folder)
+    assert set(states(read_study(folder.root))) == {"cancelled"}
+    assert sweep.cancel(folder) == "cancelled"
+    study = lab.run(folder)  # and it can be taken up again
+    assert states(study) == ["succeeded"] * 4
+    assert sweep.cancel(folder) == "done"
+    assert not lab.faults(folder, 4)
+
+
+def test_interrupted_sweep_leaves_nothing_behind_and_goes_on(tmp_path: Path) -> None:
+    folder = lab.make_study(tmp_path / "study", "hpo=random", "hpo.trials=2", "hpo.parallel=2")
+    controller = start(folder)
+    controller.send_signal(signal.SIGINT)
+    out, _ = controller.communicate(timeout=60)
+    assert b"interrupted after 0 of 2 trials" in out
+    assert not lab.living(folder)
+    assert states(lab.run(folder)) == ["succeeded"] * 2
+    assert not lab.faults(folder, 2)
+
+
+def test_broken_journal_is_named_and_left_as_it_is(tmp_path: Path) -> None:
+    study = run(tmp_path / "study", "hpo=random", "hpo.trials=2")
+    path = study.folder.journal
+    lines = path.read_text().splitlines(keepends=True)
+    broken = {
+        "journal.jsonl:3": [*lines[:2], "{garbage\n", *lines[3:]],
+        "asks trial 1, but 0 is the next": [lines[0], *lines[3:]],
+        "had ended before": [*lines, lines[-1]],
+        "does not begin a study": lines[1:],
+        "is empty": [],
+    }
+    for complaint, content in broken.items():
+        path.write_text("".join(content))
+        for read in (lambda: read_study(study.folder.root), lambda: lab.run(study.folder)):
+            with pytest.raises(ConfigError, match=complaint.replace(".", r"\.")):
+                read()
+        assert path.read_text() == "".join(content)
+    path.write_text("".join(lines[:-1]) + lines[-1][:40])  # a writer that was killed: as if never written
+    assert states(read_study(study.folder.root)) == ["succeeded", "running"]
+    assert states(lab.run(study.folder)) == ["succeeded", "succeeded"]
+    assert path.read_text().count('"event": "ended"') == 2
