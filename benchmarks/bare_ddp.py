@@ -1,8 +1,7 @@
 """What torch needs for the same steps without Galley: DDP, AdamW, clipping, and nothing else.
 
-    python -m torch.distributed.run … -m benchmarks.bare_ddp RUN_DIR
-
-Reads the sealed run of RUN_DIR for its model, data and batches, and writes RUN_DIR/bare.json:
+Run by `benchmarks.strategies` on each rank, with RUN_DIR as its argument. Reads the sealed run of
+RUN_DIR for its model, data and batches, and writes RUN_DIR/bare.json:
 `{samples_per_s, peak_memory_gib, stall_s}`. Ends with `os._exit`, as torch asks for with gloo.
 """
 

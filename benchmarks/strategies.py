@@ -1,21 +1,23 @@
 """Every strategy side by side, next to a bare torch DDP loop on the same batches.
 
-    python -m benchmarks.strategies [--strategies ddp,zero2] [--rounds 2] [--steps 12] [--json]
+    python -m benchmarks.strategies [--strategies ddp,zero2] [--rounds 2] [--steps 10] [--json]
 
-Every round runs each of them once, in turn, as a user runs it: two ranks of the embedded MiniLM on
-embedded pairs, one checkpoint in the middle. Samples/s leave the first three steps and the
-checkpoint out; peak memory is the largest resident set of a rank; stall is how long a step waits
-for the checkpoint. Medians over the rounds.
+Every round runs each of them once, in turn: two ranks of the embedded MiniLM on embedded pairs, one
+checkpoint in the middle, through the worker that a launched run has. The ranks are forked from a
+process that has the libraries loaded, so that a round takes a minute or two and not ten. Samples/s
+leave the first three steps and the checkpoint's stall out; peak memory is the largest resident set
+of a rank; stall is how long a step waits for the checkpoint. Medians over the rounds.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import multiprocessing
 import os
-import re
+import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -24,8 +26,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from galley.paths import CONF, ROOT
+from galley.errors import ConfigError
+from galley.paths import CONF
 from galley.rundir import RunFolder
+from galley.seal import write_snapshot
+from galley.verbs import Options
+from galley.verbs.prepare import Prepared, prepare
 
 BARE = "bare torch DDP"
 RANKS = 2
@@ -33,7 +39,11 @@ RANKS = 2
 LEFT_OUT = {"single", "fsdp_hybrid"}
 COLUMNS = {"samples_per_s": ("samples/s", "{:.1f}"), "peak_memory_gib": ("peak GiB a rank", "{:.2f}"),
            "stall_s": ("checkpoint stall s", "{:.2f}")}  # fmt: skip
-SAVE = re.compile(r"galley INFO save: ([\d.]+) s")
+PRELOADED = [
+    "torch._dynamo", "deepspeed", "transformers", "trainer.session", "trainer.strategies.fsdp",
+    "trainer.strategies.zero", "trainer.tasks.sequence_classification",
+]  # fmt: skip
+RUN_TIMEOUT_S = 600.0
 
 Figures = dict[str, float]
 
@@ -50,58 +60,82 @@ def settings(steps: int) -> list[str]:
     ]  # fmt: skip
 
 
-def call(argv: Sequence[str], cwd: Path) -> None:
-    """Ends the benchmark with the output of a command that fails."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(argv)} failed:\n{done.stdout}\n{done.stderr}")
-
-
-def run_strategy(name: str, folder: Path, steps: int) -> Figures:
+def ready(name: str, folder: Path, steps: int) -> Prepared | None:
+    """The run of a strategy; null, and said, where this machine cannot carry it."""
     words = [f"strategy={name}", f"run_dir={folder}", *settings(steps)]
-    call([sys.executable, "-P", str(ROOT / "train.py"), "run", *words], folder.parent)
-    run = RunFolder(folder)
-    result = run.read_result()
-    if result is None or result.samples_per_s is None or result.peak_memory_gib is None:
-        raise SystemExit(f"{folder}: the run left no figures")
-    stall = SAVE.search(run.rank_log(1, 0).read_text())
-    if stall is None:
-        raise SystemExit(f"{folder}: the run saved no checkpoint")
+    try:
+        return prepare(words, Options())
+    except ConfigError as error:
+        print(f"{name} is left out: {error}", file=sys.stderr)
+        return None
+
+
+def enter(module: str, arguments: Sequence[str], environ: dict[str, str]) -> None:
+    """The body of a forked rank."""
+    os.environ.update(environ)
+    sys.argv = [module, *arguments]
+    importlib.import_module(module).main()
+
+
+def run_ranks(module: str, arguments: Sequence[str], environ: dict[str, str]) -> list[int | None]:
+    """Exit codes, by rank."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(RANKS)}
+    processes = []
+    for rank in range(RANKS):
+        own = {**environ, **place, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        processes.append(context.Process(target=enter, args=(module, tuple(arguments), own)))
+        processes[-1].start()
+    for process in processes:
+        process.join(RUN_TIMEOUT_S)
+        process.kill()
+    return [process.exitcode for process in processes]
+
+
+def run_strategy(prepared: Prepared) -> Figures:
+    """Ends the benchmark with the ranks' logs where the run fails."""
+    folder = RunFolder(prepared.run_dir)
+    write_snapshot(prepared.recipe, folder)
+    folder.write_spec(prepared.spec)
+    words = ["--run-dir", str(folder.root), "--sha256", prepared.spec.sha256]
+    codes = run_ranks("trainer.worker", words, prepared.plan.env)
+    result = folder.read_result()
+    if any(codes) or result is None or result.samples_per_s is None or result.peak_memory_gib is None:
+        logs = [log.read_text()[-3000:] for log in sorted(folder.logs(1).glob("rank-*.log"))]
+        raise SystemExit(f"{folder.root.name} ended with {codes}:\n" + "\n".join(logs))
+    stalls = [row["checkpoint/stall_s"] for row in folder.read_metrics() if "checkpoint/stall_s" in row]
     return {
         "samples_per_s": result.samples_per_s,
         "peak_memory_gib": result.peak_memory_gib,
-        "stall_s": float(stall[1]),
+        "stall_s": max(stalls),
     }
 
 
-def can_run(name: str, steps: int) -> bool:
-    """Whether this machine can carry the strategy; says why where it cannot."""
-    argv = [sys.executable, "-P", str(ROOT / "train.py"), "plan", f"strategy={name}", *settings(steps)]
-    done = subprocess.run(argv, capture_output=True, text=True)
-    if done.returncode:
-        print(f"{name} is left out: {done.stderr.strip()}", file=sys.stderr)
-    return done.returncode == 0
-
-
-def run_bare(ddp: Path) -> Figures:
+def run_bare(ddp: Prepared) -> Figures:
     """On the model, data and batches of the ddp run, which has been made."""
-    launch = ["torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}"]
-    call([sys.executable, "-P", "-m", *launch, "-m", "benchmarks.bare_ddp", str(ddp)], ddp.parent)
-    found: Figures = json.loads((ddp / "bare.json").read_text())
+    codes = run_ranks("benchmarks.bare_ddp", [str(ddp.run_dir)], ddp.plan.env)
+    if any(codes):
+        raise SystemExit(f"the bare loop ended with {codes}")
+    found: Figures = json.loads((ddp.run_dir / "bare.json").read_text())
     return found
 
 
 def measure(names: Sequence[str], rounds: int, steps: int) -> dict[str, list[Figures]]:
-    found: dict[str, list[Figures]] = {BARE: [], **{name: [] for name in names}}
+    found: dict[str, list[Figures]] = {BARE: []}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(rounds):
-            root = Path(folder) / f"round-{number}"
-            root.mkdir()
             for name in names:
-                found[name].append(run_strategy(name, root / name, steps))
+                prepared = ready(name, Path(folder) / f"{name}-{number}", steps)
+                if prepared is None:
+                    continue
+                found.setdefault(name, []).append(run_strategy(prepared))
+                print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr)
                 if name == "ddp":
-                    found[BARE].append(run_bare(root / name))
+                    found[BARE].append(run_bare(prepared))
     return found
 
 
@@ -134,11 +168,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--strategies", default=",".join(offered()), help="ddp is always among them")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     options = parser.parse_args()
     names = list(dict.fromkeys(["ddp", *options.strategies.split(",")]))
-    names = [name for name in names if can_run(name, options.steps)]
+    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # before torch is loaded
     summary = summarize(measure(names, options.rounds, options.steps))
     if options.json:
         print(json.dumps({"rounds": options.rounds, "steps": options.steps, "strategies": summary}))
