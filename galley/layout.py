@@ -16,6 +16,7 @@ def resolve_layout(recipe: Recipe, facts: ClusterFacts) -> Layout:
     Raises `ConfigError` when the device is missing or when
     `global_size = micro_size × accumulation × ranks` has no solution.
     """
+    refuse_nvme(recipe)
     if recipe.cluster.device == "cuda" and facts.gpus == 0:
         hint = "cluster.device=auto uses the CPU here"
         raise ConfigError(Problem("cluster.device", f"no CUDA device on {facts.hostname}", hint))
@@ -52,6 +53,16 @@ def compute_format(recipe: Recipe, facts: ClusterFacts) -> Dtype:
 
 def _device(recipe: Recipe, facts: ClusterFacts) -> Device:
     return "cuda" if facts.gpus and recipe.cluster.device != "cpu" else "cpu"
+
+
+def refuse_nvme(recipe: Recipe) -> None:
+    """Raises `ConfigError` where state is to live on an NVMe drive. Files with it are read and written."""
+    strategy = recipe.strategy
+    devices = {"offload_optimizer": strategy.offload_optimizer, "offload_params": strategy.offload_params}
+    keys = [f"strategy.{key}" for key, device in devices.items() if device == "nvme"]
+    if keys:
+        what = "nvme: state on an NVMe drive (DeepSpeed's async_io) cannot be saved in a checkpoint"
+        raise ConfigError(Problem(keys[0], what, "valid: cpu, none; or choose strategy=zero3_offload"))
 
 
 def resolve_backend(recipe: Recipe, device: Device, world: int) -> Backend:

@@ -60,6 +60,12 @@ def test_impossible_layouts(cluster: Cluster, facts: ClusterFacts, message: str)
         resolve_layout(replace(RECIPE, cluster=cluster), facts)
 
 
+def test_state_on_an_nvme_drive_is_refused_before_anything_starts() -> None:
+    nvme = Strategy("zero3_nvme", engine="deepspeed", shard="params", offload_optimizer="nvme")
+    with pytest.raises(ConfigError, match="offload_optimizer: nvme: state on an NVMe drive"):
+        resolve_layout(replace(RECIPE, strategy=nvme), CPU)
+
+
 def test_nearest_batch_sizes_are_offered() -> None:
     with pytest.raises(ConfigError, match="nearest sizes that work: 30, 33"):
         split_batch(Batch(global_size=32), 3)
