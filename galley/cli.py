@@ -30,6 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "galley.verbs.sweep:pareto",
         "front, knee and winner of STUDY; --promote NAME: as a recipe",
     ),
+    "eval": ("galley.verbs.evaluate:evaluate", "measure RUN or the folder of a MODEL on data=…"),
     "recipes": ("galley.verbs.recipes:recipes", "ls | show NAME | cp NAME FILE | validate [NAME]"),
     "explain": (
         "galley.verbs.explain:explain",

@@ -469,6 +469,7 @@ class Eval:
     """When and how the model is measured, and when that ends the run.
 
     Attributes:
+        only: train nothing and save no model; what `eval` sets.
         every_steps: null evaluates once, at the end.
         batch_size: samples a rank holds at once.
         metric: the metric that early stopping watches; null is the task's own first one.
@@ -477,6 +478,7 @@ class Eval:
     """
 
     enabled: bool = True
+    only: bool = False
     every_steps: Positive | None = None
     batch_size: Positive = 64
     metric: str | None = None

@@ -69,7 +69,8 @@ class Loop:
     def __init__(self, parts: Parts, resumed: TrainState | None) -> None:
         self.parts = parts
         recipe = parts.recipe
-        self.total_steps = parts.plan.total_steps(recipe.train.epochs, recipe.train.max_steps)
+        steps = parts.plan.total_steps(recipe.train.epochs, recipe.train.max_steps)
+        self.total_steps = 0 if recipe.eval.only else steps
         self.step = resumed.step if resumed else 0
         self.meter = Meter()
         self.probe = EngagementProbe(parts.engine)

@@ -96,7 +96,7 @@ def run(
         checkpoint.state if checkpoint else None,
     )
     train(loop, Restart(ranks.store, ranks.world_size, attempt.started_at))
-    if loop.ended_by is None:
+    if loop.ended_by is None and not recipe.eval.only:
         journal.enter("save", loop.step)
         save_model(folder, task, engine, ranks)
     result = make_result(loop, attempt, ranks, _resumed_from(folder, checkpoint))

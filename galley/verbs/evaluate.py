@@ -1,0 +1,73 @@
+"""`eval`: measure a finished run, or the folder of a model, on data. Nothing is trained."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from galley.errors import ConfigError, Problem
+from galley.paths import CONF
+from galley.rundir import RunFolder
+from galley.schema import Recipe
+from galley.verbs import Options
+
+RECIPE = "evaluation"
+# What of a run's recipe decides its evaluation.
+SECTIONS = ("model", "data", "task", "precision")
+NOTHING_TRAINED = {
+    "eval": {"only": True, "enabled": True, "every_steps": None, "patience": None},
+    "batch": {"global_size": None, "micro_size": 1, "accumulation": 1},
+    "checkpoint": {"every_steps": None},
+}
+
+
+def evaluate(words: Sequence[str], options: Options) -> int:
+    """`eval RUN_OR_MODEL data=… KEY=VALUE`: seal an evaluation, run it on the ranks, print its metrics.
+
+    Of a run its model, task, data and number format are taken, which overrides change; the ranks and
+    the launcher are those of the command.
+    """
+    from galley.verbs.run import run
+
+    if not words or "=" in words[0]:
+        hint = "eval RUN data.path=DIR, or eval MODEL_FOLDER task=… data=…"
+        raise ConfigError(Problem("eval", "names no run and no folder of a model", hint))
+    groups = {word.partition("=")[0] for word in words[1:]}
+    with tempfile.TemporaryDirectory(prefix="galley-eval-") as folder:
+        file = Path(folder) / "recipes" / f"{RECIPE}.yaml"
+        file.parent.mkdir()
+        body = {key: value for key, value in what_to_measure(words[0], options).items() if key not in groups}
+        file.write_text(yaml.safe_dump(body, sort_keys=False), encoding="utf-8")
+        extended = replace(options, config_dirs=(*options.config_dirs, Path(folder)))
+        return run([f"recipe={RECIPE}", *words[1:]], extended)
+
+
+def what_to_measure(word: str, options: Options) -> dict[str, Any]:
+    """The recipe of the evaluation, as YAML has it. Raises `ConfigError` where there is no whole model."""
+    folder = Path(word).expanduser()
+    if (folder / "config.json").is_file():
+        model = {"name": str(folder.absolute()), "ignore_mismatched_head": False}
+        return {"model": model, **NOTHING_TRAINED}
+    from launchers.runs import find_run
+
+    run = find_run(word, options.root)
+    return {**_of_recipe(run.read_spec().recipe, run), **NOTHING_TRAINED}
+
+
+def _of_recipe(recipe: Recipe, run: RunFolder) -> dict[str, Any]:
+    if not (run.model / "config.json").is_file():
+        adapters = (run.model / "adapter_config.json").is_file()
+        what = "holds adapters alone" if adapters else "is not there: the run has not finished"
+        hint = "train it with model.lora.merge=true" if adapters else f"continue it with `resume {run.root}`"
+        raise ConfigError(Problem(str(run.model), what, hint))
+    found = {name: asdict(getattr(recipe, name)) for name in SECTIONS}
+    found["model"] |= {"name": str(run.model), "ignore_mismatched_head": False}
+    found["model"]["lora"]["r"] = None
+    known = (CONF / "strategy" / f"{recipe.strategy.name}.yaml").is_file()
+    override = {"override /strategy": recipe.strategy.name if known else "ddp"}
+    return {"defaults": [override], **found, "plugins": list(recipe.plugins), "seed": recipe.seed}
