@@ -20,7 +20,7 @@ NAMES = sorted(file.stem for file in RECIPES.glob("*.yaml"))
 LAUNCHERS = sorted(file.stem for file in (CONF / "launcher").glob("*.yaml"))
 # One batch of four samples again and again: a model that learns at all learns it.
 SHORT = (
-    "hpo=none", "tracker=none", "launcher=local", "precision=fp32", "data.max_samples=4",
+    "hpo=none", "tracker=none", "launcher=local", "data.max_samples=4",
     "batch.global_size=4",
     "batch.micro_size=null", "batch.accumulation=null", "train.epochs=100", "train.max_steps=6",
     "train.log_every_steps=1", "schedule.kind=constant", "schedule.warmup_steps=0",

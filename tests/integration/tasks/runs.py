@@ -18,7 +18,7 @@ WIDTH = 32
 def train(root: Path, overrides: list[str], world_size: int = 1, **environ: str) -> RunFolder:
     """A run of the recipe that must succeed; its cache is `root`'s own neighbor."""
     cache = f"data.cache_dir='{root.parent / 'cache'}'"
-    recipe = compose_recipe([cache, *overrides])
+    recipe = compose_recipe([cache, "precision=fp32", *overrides])
     return tiny.train(root, tiny.tiny_spec(recipe, world_size), OWN_TASK="1", **environ)
 
 
