@@ -78,10 +78,9 @@ def prepare(run_dir: Path) -> None:
     try:
         spec = RunFolder(run_dir).read_spec()
         strategies.engine_class(spec.recipe.strategy)
-        if spec.recipe.strategy.engine == "deepspeed":
-            from trainer.strategies.zero_ops import import_deepspeed
-
-            import_deepspeed(spec.layout.device)
+        # Under every strategy: Transformers imports it when a model is saved.
+        os.environ.setdefault("DS_ACCELERATOR", spec.layout.device)
+        importlib.import_module("deepspeed")
         if spec.recipe.tracker.kind != "none":
             importlib.import_module(LIBRARIES[spec.recipe.tracker.kind])
         held.hold(spec.recipe)
