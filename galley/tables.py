@@ -109,7 +109,9 @@ def load_tables(data: Data, roles: Sequence[Role], limit: int | None = None) -> 
 
 
 def splits_read(data: Data) -> tuple[SplitName, ...]:
-    """What is read; with `data.hold_out` the samples for evaluation are taken from training."""
+    """What is read and kept: with `data.hold_out` evaluation is taken from training, which may stream."""
+    if data.streaming:
+        return ("eval",)
     return ("train",) if data.hold_out else ("train", "eval")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +82,26 @@ class BatchPlan:
         ordered = [part[np.argsort(self.lengths[part], kind="stable")] for part in parts]
         batches = np.concatenate(ordered).reshape(-1, self.global_size)
         return list(batches[random.permutation(num_batches)])
+
+
+class StreamPlan(BatchPlan):
+    """The global batches of a stream, one after the other; its epoch is the run of `num_steps`."""
+
+    def __init__(self, lengths: Any, seed: int, global_size: int, num_steps: int) -> None:
+        self.lengths = lengths
+        self.seed = seed
+        self.global_size = global_size
+        self.length_grouped = False
+        self.steps_per_epoch = num_steps
+
+    def from_step(self, step: int) -> Iterator[GlobalBatch]:
+        while True:
+            samples = np.arange(step * self.global_size, (step + 1) * self.global_size)
+            yield GlobalBatch(step, 0, step, samples)
+            step += 1
+
+    def total_steps(self, epochs: float, max_steps: int | None) -> int:
+        return self.steps_per_epoch
 
 
 def split(

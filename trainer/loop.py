@@ -10,6 +10,7 @@ import logging
 import math
 import random
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from galley.schema import Recipe
 from trainer.batches import BatchPlan, GlobalBatch, MicroBatch, split
 from trainer.checkpoints.manifest import TrainState
 from trainer.checkpoints.writer import Writer
+from trainer.data.stream import SampleStream
 from trainer.evaluation import evaluate
 from trainer.failures import NonFiniteLossError, is_out_of_memory
 from trainer.journal import Journal
@@ -256,7 +258,14 @@ class Loop:
             data_fingerprint=self.parts.data.train.fingerprint,
             best=self.stopping.best,
             misses=self.stopping.misses,
+            stream=self._stream_position(),
         )
+
+    def _stream_position(self) -> Any:
+        train = self.parts.data.train
+        if not isinstance(train, SampleStream):
+            return None
+        return train.position(self.step * self.parts.plan.global_size)
 
 
 def sum_weights(task: Task, inputs: list[tuple[Batch, torch.Tensor]]) -> torch.Tensor:

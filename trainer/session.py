@@ -20,16 +20,17 @@ from galley.spec import RunResult, RunSpec, State
 from galley.trackers import summary_of, track_run
 from trainer import lora, peers, strategies
 from trainer.backends.prepare import prepare_backend
-from trainer.batches import BatchPlan
+from trainer.batches import BatchPlan, StreamPlan
 from trainer.checkpoints.resume import find_checkpoint
 from trainer.checkpoints.store import Checkpoint
+from trainer.data.stream import SampleStream
 from trainer.failures import StepMemoryError
 from trainer.journal import Journal
 from trainer.loop import Loop, Parts
 from trainer.memory import Restart
 from trainer.ranks import RankFacts, Ranks, open_ranks
 from trainer.strategies.base import Engine, Setup
-from trainer.tasks.base import Datasets, Task
+from trainer.tasks.base import Datasets, Task, TokenizedDataset
 from trainer.warm import held
 
 log = logging.getLogger("galley")
@@ -79,11 +80,13 @@ def run(
     data = warm.data if warm else task.datasets(ranks.main_first)
     if ranks.is_main:
         note_data(folder, data, recipe)
-    plan = BatchPlan(data.train.lengths, recipe.seed, layout.global_size, recipe.train.length_grouped)
+    plan = make_plan(data.train, recipe, layout.global_size)
     journal.enter("model")
     model = prepare_model(warm.model if warm else task.model(), task, recipe)
     checkpoint = open_checkpoint(spec, folder, attempt, ranks, data, plan)
     frozen = ranks.from_main(lora.frozen_sha256(model) if ranks.is_main else None)
+    if checkpoint and isinstance(data.train, SampleStream):
+        data.train.seek(checkpoint.state.step * plan.global_size, checkpoint.state.stream)
     if checkpoint:
         checkpoint.load_weights(model, frozen)
     engine = strategies.wrap(model, Setup(recipe, layout, ranks, frozen))
@@ -129,6 +132,12 @@ def note_data(folder: RunFolder, data: Datasets, recipe: Recipe) -> None:
         folder.write_data(record_data(data.train.fingerprint, recipe.data))
     elif before.fingerprint != data.train.fingerprint:
         log.warning("the data are not those of the run's first attempt: see `verify %s`", folder.root)
+
+
+def make_plan(train: TokenizedDataset, recipe: Recipe, global_size: int) -> BatchPlan:
+    if isinstance(train, SampleStream):
+        return StreamPlan(train.lengths, recipe.seed, global_size, recipe.train.max_steps or 1)
+    return BatchPlan(train.lengths, recipe.seed, global_size, recipe.train.length_grouped)
 
 
 def check_cluster(ranks: Ranks) -> None:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from galley.errors import CheckpointError
 from galley.rundir import write_atomic
@@ -49,6 +50,7 @@ class TrainState:
         optimizer_steps: steps that changed the weights.
         best, misses: of early stopping: the best value so far, evaluations since it.
         data_fingerprint: of the training samples, whose order the position refers to.
+        stream: where the next sample begins, if the samples are a stream.
     """
 
     step: int
@@ -64,6 +66,7 @@ class TrainState:
     data_fingerprint: str
     best: float | None = None
     misses: int = 0
+    stream: Any = None
 
 
 @dataclass(frozen=True)

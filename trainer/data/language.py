@@ -54,6 +54,11 @@ class TextEncoder:
         self.preparation = preparation
         self.workers = workers
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the tokens of a text; JSON."""
+        return {"format": FORMAT, "tokenizer": tokenizer_settings(self.tokenizer), **asdict(self.preparation)}
+
     def sequences(self, texts: Iterable[str], training: bool) -> Iterator[Tokens]:
         for _, tokens in self.pairs(((text, text) for text in texts), training):
             yield tokens
@@ -85,9 +90,7 @@ def evaluation_windows(table: Table, encoder: TextEncoder, cache: Path) -> Arrow
 
 
 def _key(table: Table, encoder: TextEncoder, split: str) -> str:
-    backend = tokenizer_settings(encoder.tokenizer)
-    settings = {"format": FORMAT, "split": split, "tokenizer": backend, **asdict(encoder.preparation)}
-    return digest(settings, [table.columns["text"]])
+    return digest({"split": split, **encoder.identity}, [table.columns["text"]])
 
 
 def _training(table: Table, encoder: TextEncoder) -> pa.Table:

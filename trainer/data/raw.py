@@ -22,7 +22,10 @@ HUB_SPLITS: dict[SplitName, tuple[str, ...]] = {"train": ("train",), "eval": ("v
 
 
 def read_tables(data: Data, roles: Sequence[Role]) -> dict[SplitName, Table]:
-    """Both splits, at most `data.max_samples` rows each. Raises `ConfigError` that names what is wrong."""
+    """The splits that are read, at most `data.max_samples` rows each.
+
+    Raises `ConfigError` that names what is wrong.
+    """
     found = _mixed(data, roles) if data.mix else _one_source(data, roles)
     if data.hold_out:
         found = _held_out(found["train"], data.hold_out)
@@ -54,16 +57,20 @@ def mixture_sizes(sizes: Sequence[int], weights: Sequence[float]) -> list[int]:
 def _mixed(data: Data, roles: Sequence[Role]) -> dict[SplitName, Table]:
     """Training by weight; evaluation holds the evaluation splits of all sources, whole."""
     sources = [_one_source(of_source(data, source), roles) for source in data.mix]
-    tables = [source["train"] for source in sources]
-    weights = [source.weight for source in data.mix]
+    found: dict[SplitName, Table] = {}
+    if "train" in sources[0]:
+        found["train"] = _by_weight([source["train"] for source in sources], [s.weight for s in data.mix])
+    if "eval" in sources[0]:
+        found["eval"] = joined([source["eval"] for source in sources])
+    return found
+
+
+def _by_weight(tables: Sequence[Table], weights: Sequence[float]) -> Table:
     taken = []
     for table, size in zip(tables, mixture_sizes([len(t) for t in tables], weights), strict=True):
         log.info("mixture: %d of %d samples of %s", size, len(table), table.where)
         taken.append(table.take(at_most(len(table), size) or range(len(table))))
-    found: dict[SplitName, Table] = {"train": joined(taken)}
-    if "eval" in sources[0]:
-        found["eval"] = joined([source["eval"] for source in sources])
-    return found
+    return joined(taken)
 
 
 def _held_out(table: Table, count: int) -> dict[SplitName, Table]:
@@ -90,7 +97,7 @@ def _one_source(data: Data, roles: Sequence[Role]) -> dict[SplitName, Table]:
 
 def _hub(data: Data, roles: Sequence[Role]) -> dict[SplitName, Table]:
     found: dict[SplitName, Table] = {}
-    for name, (stored, rows) in hub_splits(data).items():
+    for name, (stored, rows) in hub_splits(data, data.streaming).items():
         where = f"data.name={data.name} ({stored})"
         found[name] = to_table(list(enumerate(rows, 1)), roles, data, where)
     return found

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from galley.errors import ConfigError, Problem
 from galley.schema import Recipe
-from galley.tables import ROLES, Table
+from galley.tables import TEXT, Table
 from trainer.cache import cache_root
 from trainer.data.language import Preparation, TextEncoder, evaluation_windows, training_samples
 from trainer.data.packing import FillInTheMiddle
 from trainer.data.raw import read_tables
+from trainer.data.stream import open_stream
 from trainer.hub import quiet_transformers
 from trainer.models import CHARACTERS, check_positions, load_model, load_tokenizer
 from trainer.tasks.base import Batch, Datasets, MainFirst, Sample, Task, TokenizedDataset
@@ -42,14 +43,27 @@ class LanguageModeling(Task):
 
     def datasets(self, main_first: MainFirst) -> Datasets:
         data, cache = self.recipe.data, cache_root(self.recipe.data)
+        if data.streaming:
+            return self._streamed(main_first)
         with main_first():
-            tables = read_tables(data, ROLES[self.recipe.task.kind])
+            tables = read_tables(data, (TEXT,))
             encoder = self._prepare(tables["train"])
             train = training_samples(tables["train"], encoder, cache)
             held_out = (
                 evaluation_windows(tables["eval"], encoder, cache) if self.recipe.eval.enabled else None
             )
         return Datasets(train, held_out)
+
+    def _streamed(self, main_first: MainFirst) -> Datasets:
+        """Training as a stream; the evaluation split is prepared and kept as ever."""
+        data, cache = self.recipe.data, cache_root(self.recipe.data)
+        with main_first():
+            encoder = self._prepare(None)
+            held_out = None
+            if self.recipe.eval.enabled:
+                table = read_tables(data, (TEXT,))["eval"]
+                held_out = evaluation_windows(table, encoder, cache)
+        return Datasets(open_stream(data, encoder, self.recipe.seed), held_out)
 
     def _prepare(self, train: Table | None) -> TextEncoder:
         """Load the tokenizer; `train` is what `model.tokenizer=characters` is made of."""
