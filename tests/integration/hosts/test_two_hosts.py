@@ -76,7 +76,7 @@ def test_two_hosts_train_as_two_ranks_of_one(
     lab: Lab, shell: RemoteShell, tmp_path: Path, two_ranks_here: Path
 ) -> None:
     runs = {
-        "torchrun": Started(lab, tmp_path / "torchrun", *torchrun("static", 29512)),
+        "torchrun": Started(lab, tmp_path / "torchrun", *torchrun("c10d", 29512)),
         "openmpi": Started(lab, tmp_path / "openmpi", *mpirun("openmpi", shell)),
     }
     runs["torchrun"].join()
