@@ -1,47 +1,50 @@
-"""Language models on real text: the perplexity of SmolLM2. `make acceptance` runs it."""
+"""Language models on real ranks: resumed sample by sample."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
 
-from galley.schema import Data, LanguageModeling, Model, Recipe, Task
-from trainer.tasks import make_task
+from galley.schema import Checkpoint, Data, Eval, Model, Source, Task, Train
+from tests.integration.train import tiny
 
-TOKENS = 8 * 512
+OWN = {"OWN_TASK": "1"}
+KILLED = -9
+GPT2 = Model(
+    architecture="gpt2",
+    config={"n_layer": 1, "n_head": 2, "n_embd": 8, "n_positions": 32},
+    tokenizer="embedded:gpt2_bpe",
+    dropout=0.0,
+)
 
 
-@pytest.mark.timeout(1800)
-def test_perplexity_of_smollm2_on_wikitext(shared_dir: Path, tmp_path: Path) -> None:
-    """The first 8 × 512 tokens of WikiText-2's test file in bf16: 27.6; with more context it is lower."""
-    text = (shared_dir / "data/wikitext2/wiki.test.tokens").read_text(encoding="utf-8")
-    for name in ("train", "dev"):
-        (tmp_path / f"{name}.txt").write_text(text[: TOKENS * 5], encoding="utf-8")
-    found = {}
-    model = None
-    for stride in (512, 256):
-        settings = LanguageModeling(eval_stride=stride, separator=False)
-        task = make_task(
-            Recipe(
-                model=Model("embedded:smollm2"),
-                data=Data(path=str(tmp_path), max_length=512, cache_dir=str(tmp_path / "cache")),
-                task=Task("causal_lm", lm=settings),
-            )
-        )
-        windows = task.datasets(nullcontext).eval
-        assert windows is not None
-        model = model or task.model().bfloat16()
-        count = 1 + (TOKENS - 512) // stride
-        first = windows.rows(range(count))
-        assert sum(len(row["input_ids"]) - row["context"] for row in first) == TOKENS
-        losses = tokens = 0.0
-        with torch.no_grad():
-            for row in first:
-                nll, measured, _ = task.predict(model.eval(), task.collate([row]))[0].tolist()
-                losses, tokens = losses + nll, tokens + measured
-        found[stride] = float(torch.tensor(losses / tokens).exp())
-    assert found[512] == pytest.approx(27.6, rel=0.02)
-    assert found[256] < found[512]
+def recipe(tmp_path: Path, strategy: str, **changes: Any) -> Any:
+    data = changes.pop("data", Data(name="embedded:pydoc_text", max_length=32, max_samples=3))
+    from dataclasses import replace
+
+    settings: dict[str, Any] = {
+        "model": GPT2,
+        "data": replace(data, cache_dir=str(tmp_path.parent / "cache")),
+        "train": Train(max_steps=6, log_every_steps=1),
+        "eval": Eval(enabled=False),
+        "checkpoint": Checkpoint(every_steps=2),
+    }
+    return tiny.tiny_recipe(strategy, **{**settings, **changes})
+
+
+@pytest.mark.parametrize("streaming", [True])
+def test_killed_and_resumed_on_more_ranks_it_sees_the_same_samples(tmp_path: Path, streaming: bool) -> None:
+    kind = "tests.integration.train.language_task:Killed"
+    mix = [Source(name="embedded:pydoc_text", weight=2), Source(name="embedded:pydoc_text")]
+    packed = Data(name="embedded:pydoc_text", max_length=32, max_samples=3)
+    streamed = Data(mix=mix, max_length=32, streaming=True, shuffle_buffer=4)
+    made = recipe(tmp_path, "ddp", data=streamed if streaming else packed, task=Task(kind))
+    two, three = tiny.tiny_spec(made, 2), tiny.tiny_spec(made, 3)
+    whole = tiny.train(tmp_path / "whole", two, **OWN)
+    assert tiny.run_ranks(tmp_path / "cut", two, KILL="6", **OWN)[-1] == KILLED
+    resumed = tiny.train(tmp_path / "cut", three, attempt=2, **OWN)
+    assert resumed.read_result().resumed_from == "step-000004"
+    assert tiny.losses(resumed) == pytest.approx(tiny.losses(whole), abs=1e-5)
+    assert tiny.largest_difference(tiny.weights(whole), tiny.weights(resumed)) < 1e-4
