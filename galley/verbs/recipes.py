@@ -95,8 +95,15 @@ def _row(name: str, path: Path, options: Options) -> Row:
 
 def is_offline(recipe: Recipe) -> bool:
     """Whether a run of it needs no network."""
-    model = recipe.model.name.startswith("embedded:") or Path(recipe.model.name).expanduser().is_dir()
-    return model and (recipe.data.path is not None or recipe.data.name.startswith("embedded:"))
+    model, data = recipe.model, recipe.data
+    names = [model.tokenizer] if model.architecture else [model.name, model.tokenizer]
+    at_hand = all(_is_at_hand(name) for name in names if name is not None)
+    sources = data.mix or [data]
+    return at_hand and all(source.path or (source.name or "").startswith("embedded:") for source in sources)
+
+
+def _is_at_hand(name: str) -> bool:
+    return name == "characters" or name.startswith("embedded:") or Path(name).expanduser().is_dir()
 
 
 def _find(name: str, options: Options) -> Path:

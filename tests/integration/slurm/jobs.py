@@ -36,6 +36,7 @@ def make_slurm_run(root: Path, spec: RunSpec) -> RunFolder:
 
 def submit_run(folder: RunFolder, facts: ClusterFacts = FACTS, attempt: int = 1) -> RunHandle:
     launcher = SlurmLauncher()
-    plan = launcher.plan(folder.read_spec(), folder.root, facts, attempt)
+    spec = folder.read_spec()
+    plan = launcher.plan(spec, folder.root, facts, attempt)
     write_plan(plan, folder)
-    return submit(launcher, plan, folder)
+    return submit(launcher, plan, folder, spec)
