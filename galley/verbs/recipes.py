@@ -98,8 +98,8 @@ def is_offline(recipe: Recipe) -> bool:
     model, data = recipe.model, recipe.data
     names = [model.tokenizer] if model.architecture else [model.name, model.tokenizer]
     at_hand = all(_is_at_hand(name) for name in names if name is not None)
-    sources = data.mix or [data]
-    return at_hand and all(source.path or (source.name or "").startswith("embedded:") for source in sources)
+    sources = [(source.path, source.name) for source in data.mix] or [(data.path, data.name)]
+    return at_hand and all(path or (name or "").startswith("embedded:") for path, name in sources)
 
 
 def _is_at_hand(name: str) -> bool:
