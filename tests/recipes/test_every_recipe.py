@@ -26,7 +26,7 @@ SHORT = (
     "train.log_every_steps=1", "schedule.kind=constant", "schedule.warmup_steps=0",
     "schedule.warmup_ratio=null", "eval.enabled=false", "eval.every_steps=null", "eval.patience=null",
     "checkpoint.every_steps=null", "model.dropout=0", "cluster.procs_per_node=null", "cluster.nodes=1",
-    "model.lora.dropout=0", "strategy.wrap=none",
+    "model.lora.dropout=0",
 )  # fmt: skip
 
 

@@ -31,16 +31,27 @@ def _own_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
     """Layers that the model must not be split inside of, as Transformers lists them.
 
     Only members of a list of layers: embeddings stand in `_no_split_modules` too, but share their
-    weight with the head.
+    weight with the head. Of a model that lists none (DeBERTa-v2), its largest stack of equal layers.
     """
     listed = set(getattr(model, "_no_split_modules", None) or ())
     stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
     found = [layer for stack in stacks for layer in stack if type(layer).__name__ in listed]
+    found = found or max(map(_equal_layers, stacks), key=_num_params, default=[])
     if not found:
         what = f"{type(model).__name__} names no layers of its own"
         hint = "set strategy.wrap_classes=[CLASS], strategy.wrap=size or strategy.wrap=none"
         raise ConfigError(Problem("strategy.wrap", what, hint))
     return found
+
+
+def _equal_layers(stack: torch.nn.ModuleList) -> list[torch.nn.Module]:
+    """The members, where they are several of one class."""
+    layers = list(stack)
+    return layers if len(layers) > 1 and len({type(layer) for layer in layers}) == 1 else []
+
+
+def _num_params(layers: list[torch.nn.Module]) -> int:
+    return sum(parameter.numel() for layer in layers for parameter in layer.parameters())
 
 
 def by_size(model: torch.nn.Module, min_params: int) -> list[torch.nn.Module]:
