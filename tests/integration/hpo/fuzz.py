@@ -121,11 +121,14 @@ def main(root: Path, wanted: int) -> None:
     with open_loader():
         pass  # Hydra is imported before the forks
     failures, points, began = dict[str, list[str]](), 0, time.monotonic()
-    for kind in KINDS:
+    controllers = wanted - len(trainer_kills())
+    for left, kind in zip(range(len(KINDS), 0, -1), KINDS, strict=True):
         reference = fresh(root / f"count-{kind}" / "study", templates, kind)
         failures[f"{kind}, not killed"] = survive(reference, None, ())
         total = int((reference.root / "count").read_text())
-        cases = [(k, list[str]()) for k in controller_kills(total, (wanted - 20) // len(KINDS))]
+        kills_at = controller_kills(total, controllers // left)  # fewer, where its life is shorter
+        controllers -= len(kills_at)
+        cases = [(k, list[str]()) for k in kills_at]
         cases += [(None, [kill]) for kill in trainer_kills()[KINDS.index(kind) :: len(KINDS)]]
         for number, (kill_at, kills) in enumerate(cases):
             folder = fresh(root / f"{kind}-{number}" / "study", templates, kind)
