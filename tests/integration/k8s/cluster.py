@@ -45,6 +45,7 @@ class Pod:
     Attributes:
         labels: those of the operator.
         set_by_operator: variables behind those of the manifest.
+        is_lost: its node is gone, and no other has room for it.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Pod:
     set_by_operator: dict[str, str]
     process: subprocess.Popen[bytes] | None = None
     log: Path | None = None
+    is_lost: bool = False
 
 
 @dataclass
@@ -108,6 +110,7 @@ class Cluster:
             self._start(key, pod)
         self._running(key, len(pods))
         while not self._closed.is_set() and key in self.server.store.objects:
+            self._drop_lost(key, pods)
             codes = [pod.process.poll() for pod in pods if pod.process is not None]
             for pod, code in zip(pods, codes, strict=True):
                 if code is not None:
@@ -121,6 +124,12 @@ class Cluster:
                 )
                 return
             time.sleep(0.05)
+
+    def _drop_lost(self, key: Key, pods: list[Pod]) -> None:
+        for pod in [pod for pod in pods if pod.is_lost]:
+            self._end(pod)
+            self._remove_pod(key, pod)
+            pods.remove(pod)
 
     def _sources_are_there(self, key: Key, pods: list[Pod]) -> bool:
         """A pod waits for the ConfigMaps that it mounts."""
@@ -238,7 +247,7 @@ class Cluster:
         process = pod.process
         assert process is not None
         everyone = tree(process.pid)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGKILL if pod.is_lost else signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=min(2.0, pod.spec["terminationGracePeriodSeconds"]))
         for other in everyone | tree(process.pid):
@@ -312,7 +321,9 @@ def pytorch_pods(job: Object, port: int) -> list[Pod]:
                 variables |= {"WORLD_SIZE": str(total * int(spec["nprocPerNode"]))}
             if elastic:
                 variables |= {
-                    "PET_RDZV_ENDPOINT": f"{name}-worker-0:{port}",
+                    # On one machine the name of the first worker does not tell who holds the store.
+                    "PET_RDZV_ENDPOINT": f"127.0.0.1:{port}",
+                    "PET_RDZV_CONF": f"is_host={int(index == 0)}",
                     "PET_RDZV_BACKEND": elastic["rdzvBackend"],
                     "PET_NNODES": f"{elastic['minReplicas']}:{elastic['maxReplicas']}",
                     "PET_MAX_RESTARTS": str(elastic["maxRestarts"]),

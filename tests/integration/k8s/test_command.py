@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from galley.rundir import RunFolder
+from galley.schema import Batch
 from galley.seal import snapshot_sha256
 from launchers.k8s.launcher import K8sLauncher
 from launchers.run import launch, write_plan
+from launchers.runs import run_state
 from tests.integration.conftest import Command
 from tests.integration.k8s.api_server import ApiServer
 from tests.integration.k8s.cluster import Cluster, wait_for
@@ -41,6 +43,26 @@ def test_two_pods_train_as_this_machine_does(
     assert len(losses(folder.root)) == 4
     assert (cluster.claim / _pod_folder(cluster) / "model" / "model.safetensors").exists()
     assert galley("logs", folder.root, "--rank", "1")[1] == folder.rank_log(1, 1).read_text()
+
+
+@pytest.mark.timeout(900)
+def test_an_elastic_job_goes_on_without_a_pod_that_was_lost(
+    cluster: Cluster, tmp_path: Path, galley: Command
+) -> None:
+    folder = RunFolder(cluster.claim / "run")
+    claim = ("launcher.k8s.transport=claim", f"launcher.k8s.claim_here={cluster.claim}")
+    bounds = ("launcher.k8s.min_nodes=1", "launcher.k8s.max_nodes=2", "launcher.k8s.max_restarts=3")
+    length = ("train.max_steps=40", "train.epochs=100", "checkpoint.every_steps=4", "checkpoint.keep=1")
+    words = (*TINY, *TWO_NODES, *claim, *bounds, *length, "detach=true", f"run_dir={folder.root}")
+    assert galley(*words)[0] == 0
+    wait_for(lambda: list(folder.checkpoints.glob("step-*/manifest.json")), 280)
+    ((_, last),) = cluster.jobs.values()
+    last.is_lost = True
+    wait_for(lambda: run_state(folder) in ("succeeded", "failed"), 280)
+    result = folder.read_result()
+    assert result is not None
+    assert (result.state, result.steps, result.world_size) == ("succeeded", 40, 1), result
+    assert result.batch == Batch(global_size=32, micro_size=16, accumulation=2)
 
 
 @pytest.mark.parametrize(("behavior", "state"), [("succeed", "succeeded"), ("raise_on_one_rank", "failed")])
