@@ -97,13 +97,18 @@ CANDIDATES: Candidates = (
 
 def choose_cpu_backend(place: Place, candidates: Candidates = CANDIDATES) -> Choice:
     """The first candidate that opens; it is usable in this process afterwards."""
+    return _first_that_opens(candidates, place, "strategy.backend", "gloo is part of every torch")
+
+
+def _first_that_opens(candidates: Candidates, place: Place, where: str, hint: str) -> Choice:
+    """Raises `ConfigError` with the reason of each where none does."""
     reasons: list[str] = []
     for name, backend, open_backend in candidates:
         try:
             return Choice(backend, open_backend(place), tuple(reasons))
         except BackendUnavailable as error:
             reasons.append(f"{name} {error}")
-    raise ConfigError(Problem("strategy.backend", "; ".join(reasons), "gloo is part of every torch"))
+    raise ConfigError(Problem(where, "; ".join(reasons), hint))
 
 
 def open_cpu_backend(wanted: str, place: Place, candidates: Candidates = CANDIDATES) -> Choice:
@@ -115,19 +120,13 @@ def open_cpu_backend(wanted: str, place: Place, candidates: Candidates = CANDIDA
     if wanted == "probe":
         return choose_cpu_backend(place, candidates)
     backend = "gloo" if wanted == "auto" else wanted
-    matching = [row for row in candidates if row[1] == backend]
+    matching = tuple(row for row in candidates if row[1] == backend)
     if not matching:
         raise ConfigError(
             Problem(f"strategy.backend={wanted}", "carries no CPU ranks", "valid: gloo, ccl, mpi")
         )
-    reasons: list[str] = []
-    for name, _, open_backend in matching:
-        try:
-            return Choice(backend, open_backend(place), tuple(reasons))
-        except BackendUnavailable as error:
-            reasons.append(f"{name} {error}")
     hint = "strategy.backend=probe takes the next one that this machine has"
-    raise ConfigError(Problem(f"strategy.backend={wanted}", "; ".join(reasons), hint))
+    return _first_that_opens(matching, place, f"strategy.backend={wanted}", hint)
 
 
 def agree(choice: Choice, store: Store, rank: int, world_size: int) -> Choice:
