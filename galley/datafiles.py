@@ -106,16 +106,18 @@ def _texts(stream: IO[str], documents: Documents) -> Iterator[Row]:
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
-    return _parquet_records(path) if path.suffix == ".parquet" else _arrow_records(path)
+    try:
+        yield from _parquet_records(path) if path.suffix == ".parquet" else _arrow_records(path)
+    except ImportError as error:
+        hint = "install Galley's extra `train`, or convert the file to csv or jsonl"
+        what = f"{path.suffix[1:]} needs the package pyarrow"
+        raise DataError(Problem(str(path), what, hint)) from error
 
 
 def _arrow_records(path: Path) -> Iterator[dict[str, Any]]:
     """Of both formats of Arrow: the stream, which `datasets` writes, and the file."""
-    try:
-        import pyarrow as arrow
-    except ImportError as error:
-        hint = "install Galley's extra `train`, or convert the file to csv or jsonl"
-        raise DataError(Problem(str(path), "arrow needs the package pyarrow", hint)) from error
+    import pyarrow as arrow
+
     try:
         with arrow.memory_map(str(path)) as stored:
             is_file = stored.read(6) == b"ARROW1"
@@ -129,12 +131,9 @@ def _arrow_records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _parquet_records(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        import pyarrow as arrow
-        from pyarrow import parquet
-    except ImportError as error:
-        hint = "install Galley's extra `train`, or convert the file to csv or jsonl"
-        raise DataError(Problem(str(path), "parquet needs the package pyarrow", hint)) from error
+    import pyarrow as arrow
+    from pyarrow import parquet
+
     try:
         with parquet.ParquetFile(path) as stored:
             for batch in stored.iter_batches():
