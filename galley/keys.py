@@ -30,6 +30,17 @@ def leaf_types() -> dict[str, Any]:
     return found
 
 
+def defined_in(key: str) -> str:
+    """The file that gives `key` its type and default, as `galley/schema/training.py`."""
+    section: Any = Recipe
+    for name in key.split("."):
+        hint = typing.get_type_hints(section).get(name)
+        if not is_dataclass(hint):
+            break
+        section = hint
+    return f"{section.__module__.replace('.', '/')}.py"
+
+
 def sections() -> list[str]:
     """Top-level keys that hold further keys."""
     return sorted({key.split(".")[0] for key in leaf_types() if "." in key})

@@ -1,4 +1,4 @@
-"""Write docs/reference/keys.md and recipes.md from galley/schema.py, conf/ and recipes/.
+"""Write docs/reference/keys.md and recipes.md from galley/schema, conf/ and recipes/.
 
     python scripts/write_reference.py [--check]
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, is_dataclass
 
 from galley.compose import explain_sources
 from galley.errors import ConfigError, Problem
-from galley.keys import is_known, suggest
+from galley.keys import defined_in, is_known, suggest
 from galley.verbs import Options
 
 
@@ -28,7 +28,7 @@ def explain(words: Sequence[str], options: Options) -> int:
         return 0
     print(f"{key} = {json.dumps(plain)}")
     if not sources:
-        print("  default of galley/schema.py")
+        print(f"  default of {defined_in(key)}")
     for source in sources:
         shown = f"{source.key} = {source.value}"
         print(f"  {source.where}" if source.where.startswith(key) else f"  {source.where}  {shown}")

@@ -158,7 +158,8 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert out.splitlines()[0] == "optim.lr = 3e-05"
     assert "recipes/mrpc_deberta.yaml:" in out
     assert out.splitlines()[-1].strip() == "optim.lr=3e-5"
-    assert "default of galley/schema.py" in output(capsys, "explain", "optim.eps")[1]
+    assert "default of galley/schema/training.py" in output(capsys, "explain", "optim.eps")[1]
+    assert "default of galley/schema/task.py" in output(capsys, "explain", "task.contrastive.scale")[1]
 
 
 def test_estimate_lists_every_strategy(capsys: pytest.CaptureFixture[str]) -> None:

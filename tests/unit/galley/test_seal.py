@@ -53,10 +53,10 @@ def test_a_changed_run_json_is_refused(tmp_path: Path) -> None:
 def test_the_snapshot_is_the_program(tmp_path: Path) -> None:
     folder, spec = RunFolder(tmp_path), sealed()
     write_snapshot(spec.recipe, folder)
-    assert (folder.code / "galley" / "schema.py").exists()
+    assert (folder.code / "galley" / "spec.py").exists()
     assert not (folder.code / "tests").exists()
     assert snapshot_sha256(folder) == spec.code.sha256
-    (folder.code / "galley" / "schema.py").write_text("")
+    (folder.code / "galley" / "spec.py").write_text("")
     assert snapshot_sha256(folder) != spec.code.sha256
 
 

@@ -1,0 +1,74 @@
+"""What it is trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from galley.schema.types import NonNegative, Positive
+
+
+@dataclass(frozen=True)
+class Source:
+    """One of several sources of a mixture: keys as in `data`.
+
+    Attributes:
+        weight: its share of the training samples, next to the others'; of equal weights each gives as
+            many. The smallest share that a source can fill decides the size of an epoch.
+    """
+
+    name: str = ""
+    subset: str | None = None
+    path: str | None = None
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+@dataclass(frozen=True)
+class Data:
+    """What it is trained on.
+
+    Attributes:
+        name: a Hugging Face dataset, or `embedded:NAME`; not read when `path` is set.
+        subset: the dataset's configuration on the hub (`mrpc` of `glue`).
+        train_split, eval_split: their names on the hub; null for `train`, and the first of
+            `validation`, `dev`, `test`.
+        hold_out: so many training samples are kept for evaluation, instead of an evaluation split.
+        path: a folder with `train.*` and `dev.*` or `validation.*` (csv, tsv, json, jsonl,
+            parquet, arrow, txt), or several such files a split: `train-*.jsonl`.
+        mix: several sources, read instead of `name` and `path`.
+        documents: what one sample of a txt file is: the whole `file`, a `line`, or a `paragraph`
+            between empty lines.
+        text_columns: one column, or two for sentence pairs; null to recognise them.
+        label_column: null to recognise it (`label`, or GLUE's `Quality`).
+        columns: the column of each thing that a task reads, by its name: `{text: content}`; what is
+            not named is recognised. Classification has the two keys above.
+        label_names: what the numbers of tags mean, in their order; null where the tags are text.
+        max_length: tokens a sample; longer ones are truncated, or cut in pieces by the task.
+        max_samples: at most so many training and evaluation samples each; null for all.
+        streaming: read while training, without preparing and keeping the whole; a run then has
+            `train.max_steps` instead of epochs.
+        shuffle_buffer: samples that a stream holds and shuffles together.
+        workers: processes that tokenise; 0 does it in the rank itself.
+        cache_dir: tokenised data, keyed by content; null is `$XDG_CACHE_HOME/galley`.
+    """
+
+    name: str = "embedded:pydoc_pairs"
+    subset: str | None = None
+    train_split: str | None = None
+    eval_split: str | None = None
+    hold_out: Positive | None = None
+    path: str | None = None
+    mix: list[Source] = field(default_factory=list)
+    documents: Literal["file", "line", "paragraph"] = "file"
+    text_columns: list[str] | None = None
+    label_column: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    label_names: list[str] | None = None
+    max_length: Positive = 128
+    max_samples: Positive | None = None
+    streaming: bool = False
+    shuffle_buffer: Positive = 1000
+    workers: NonNegative = 0
+    cache_dir: str | None = None

@@ -1,0 +1,95 @@
+"""Sweeps: what is searched, for what, and by whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from galley.schema.types import NonNegative, Positive
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """When a trial is ended early because others do better. Needs `eval.every_steps`.
+
+    Attributes:
+        kind: `median`, `asha` and `hyperband` judge one objective; `pareto` any number, by
+            non-dominated sorting at each rung.
+        eta: of the trials that reach a rung, one in so many goes on; each rung is so many times
+            further than the one before.
+        min_fraction: of a trial's training, before which it is not judged: the first rung.
+        min_trials: trials that reach a rung before one is judged there.
+    """
+
+    kind: Literal["none", "median", "asha", "hyperband", "pareto"] = "none"
+    eta: Annotated[int, Field(ge=2)] = 3
+    min_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    min_trials: Positive = 4
+
+
+@dataclass(frozen=True)
+class Choose:
+    """Which trial of the front is the winner.
+
+    Attributes:
+        by: `knee`: nearest to the ideal; `weighted`: the greatest weighted sum; `epsilon`: the best
+            in `metric` among those that keep `bounds`; `budget`: the same, where `bounds` are limits of
+            cost (`wall_s`, `peak_memory_gib`, …).
+        metric: null is the first objective.
+        weights: objective -> weight, each objective scaled to the range of the front.
+        bounds: metric -> the worst value allowed; for a metric that is no objective the greatest.
+    """
+
+    by: Literal["knee", "weighted", "epsilon", "budget"] = "knee"
+    metric: str | None = None
+    weights: dict[str, Annotated[float, Field(ge=0)]] = field(default_factory=dict)
+    bounds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Hpo:
+    """The sweep around the run; `none` runs it once.
+
+    Attributes:
+        trials: points that are tried, repeats included; null is all points of a grid.
+        parallel: trials that run at the same time; a slot is refilled as soon as its trial ends.
+        objectives: `METRIC`, `METRIC:max`, `METRIC:min` or `{metric, direction, bound}` each; a metric
+            is one of the task's (`eval/f1`), `samples_per_s`, `tokens_per_s`, `wall_s`, `train_s`,
+            `peak_memory_gib`, `cost` or `train/loss`.
+        space: recipe key or config group -> a list of choices; `{low, high, log, step}`;
+            `{choices: [...], when: {KEY: [VALUES]}}`; or Hydra's `interval()`, `range()`, `choice()`.
+            `KEY=choice(…)` on the command line adds to it.
+        constraints: `{metric, min, max}` each: bounds of metrics that are no objectives.
+        max_memory_gib: a point whose memory estimate a rank is above it is never started; null is
+            what a rank has on this machine.
+        study_dir: the study's folder; null is `runs/RECIPE-KIND-sweep`, with a number behind it.
+        sampler: of optuna: `tpe`, `nsga2`, `nsga3`, `gp`, `random`, `grid`, `cmaes`; null is optuna's
+            own choice.
+        storage: of optuna: URL of a database (`sqlite:///F`, `postgresql://…`); null is a file of
+            the study's folder.
+        seed: of the draws; null is the recipe's.
+        repeats: how many seeds each point is run with, one trial each.
+        retries: how often a trial is started again after a failure that another attempt may not have.
+        cost_per_hour: of one node, in any currency; for the objective `cost`.
+        warm: start trials from processes that hold the libraries already, where the launcher can.
+    """
+
+    kind: Literal["none", "optuna", "ray", "wandb", "grid", "random"] = "none"
+    trials: Positive | None = 20
+    parallel: Positive = 1
+    objectives: list[str | dict[str, str | float | None]] = field(default_factory=list)
+    space: dict[str, Any] = field(default_factory=dict)
+    constraints: list[dict[str, str | float | None]] = field(default_factory=list)
+    max_memory_gib: Annotated[float, Field(gt=0)] | None = None
+    study_dir: str | None = None
+    sampler: Literal["tpe", "nsga2", "nsga3", "gp", "random", "grid", "cmaes"] | None = None
+    storage: str | None = None
+    seed: NonNegative | None = None
+    repeats: Positive = 1
+    retries: NonNegative = 2
+    cost_per_hour: Annotated[float, Field(ge=0)] | None = None
+    warm: bool = False
+    pruning: Pruning = field(default_factory=Pruning)
+    choose: Choose = field(default_factory=Choose)

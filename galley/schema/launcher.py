@@ -1,0 +1,231 @@
+"""Where a run is started, and what it gets there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from galley.schema.types import NonNegative, Positive
+
+
+@dataclass(frozen=True)
+class Torchrun:
+    """How torchrun's agents find each other (`launcher=local` with `cluster.nodes` > 1).
+
+    The run is started on the first machine; on each of the others, which see the same run folder,
+    `join RUN NODE` starts the ranks.
+
+    Attributes:
+        rendezvous: `HOST:PORT`, a free port of the first machine by the name that all know it by.
+        backend: `c10d` numbers the machines as they come, `static` as they are numbered.
+        min_nodes, max_nodes: an elastic run: it goes on with any number of machines between them, from
+            its last checkpoint and with the same global batch, when others are lost or join.
+            `cluster.nodes` is what it is planned for; it needs `c10d`.
+        max_restarts: how often an elastic run is started again after a rank failed.
+    """
+
+    rendezvous: str | None = None
+    backend: Literal["c10d", "static"] = "c10d"
+    min_nodes: Positive | None = None
+    max_nodes: Positive | None = None
+    max_restarts: NonNegative = 3
+
+
+@dataclass(frozen=True)
+class Mpi:
+    """What only mpirun knows (`launcher=mpi`).
+
+    Attributes:
+        flavor: `auto` takes the first that is found.
+        program: the mpirun to use; null looks for one on PATH, then beside the interpreter.
+        hosts: as many as `cluster.nodes`, reached by ssh; none is this machine.
+        bind: what a rank may not leave: `core` is `cluster.threads_per_proc` cores of its own.
+        pin_masks: CPUs of each rank of a node, in hexadecimal and in quotes (`"0x3"`), instead of `bind`.
+        options: further words of mpirun's command line.
+    """
+
+    flavor: Literal["auto", "openmpi", "mpich", "intel"] = "auto"
+    program: str | None = None
+    hosts: list[str] = field(default_factory=list)
+    bind: Literal["none", "core", "socket", "numa"] = "none"
+    pin_masks: list[str] = field(default_factory=list)
+    options: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """What only Slurm knows (`launcher=slurm`). Names are those of sbatch's own options.
+
+    Attributes:
+        exclusive: no other job on the nodes.
+        exclude: nodes that must not be used.
+        spare_nodes: further nodes, one of which takes the place of each that fails.
+        container_image: run every node's processes in this image, by `container_runtime`.
+        container_mounts: `SOURCE:TARGET` each; the run folder is always mounted.
+        container_python: the interpreter inside the image.
+        save_lead_s: seconds before the time limit at which the run saves and is queued again; more
+            than the time between two rows of metrics and the time to save.
+        requeue: run again, from the last checkpoint, after preemption, time limit or node failure.
+        directives: further options of sbatch, such as `--mail-type=END`.
+        setup: lines of bash before the ranks start, such as `module load cuda`; run as they are.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    reservation: str | None = None
+    exclusive: bool = False
+    exclude: list[str] = field(default_factory=list)
+    spare_nodes: NonNegative = 0
+    container_image: str | None = None
+    container_runtime: Literal["pyxis", "apptainer"] = "pyxis"
+    container_mounts: list[str] = field(default_factory=list)
+    container_python: str = "python3"
+    save_lead_s: Positive = 120
+    requeue: bool = True
+    directives: list[str] = field(default_factory=list)
+    setup: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class K8s:
+    """What only Kubernetes knows (`launcher=k8s`). Names are those of Kubernetes' own fields.
+
+    Attributes:
+        kind: `pytorchjob` (Kubeflow Training Operator v1) or `trainjob` (Kubeflow Trainer v2).
+        context, namespace: null is kubectl's current one.
+        name: of the job, before the number of the attempt; null follows from the run folder.
+        image: with Python and the packages of the run; the code is not part of it.
+        python: the interpreter inside the image.
+        transport: how code and run.json reach the pods: `configmap` needs no shared storage here;
+            with `claim` the run folder lies on the claim, which is mounted here at `claim_here`.
+        claim: PersistentVolumeClaim for run folders and caches; null loses everything but the
+            result and the logs when the pods end.
+        claim_here: folder at which this machine sees the claim, for `transport: claim`.
+        mount_path: folder at which the pods see the claim.
+        shm_gib: size of /dev/shm, which counts as memory; null is up to the pod's memory limit.
+        gpu_resource: the resource that `cluster.gpus_per_node` counts.
+        tolerations: `{key, operator, value, effect}` each.
+        secret: the Secret with a key for each name of `launcher.forward_env`; absent keys are
+            left out. Values never leave the cluster.
+        run_as_user, run_as_group, fs_group: ids of the non-root user of the pods.
+        queue: a Kueue LocalQueue.
+        gang: who starts all pods or none.
+        scheduler: null is that of `gang`, or the cluster's.
+        gang_timeout_s: seconds the pods of a gang wait for each other.
+        min_nodes, max_nodes: an elastic PyTorchJob; `cluster.nodes` is where it starts.
+        max_restarts: of the ranks of an elastic job, or of a pod that ends.
+        clean_pods: what the operator removes when the job ends: `Running` pods only, which keeps
+            the logs of all that have ended; `All`; or `None`.
+        termination_grace_s: seconds between a pod's SIGTERM and its kill; null is twice the
+            longest save of earlier attempts, and at least `launcher.grace_s` and 30.
+        keep_s: seconds after which the cluster forgets a job that has ended; null never does.
+        runtime: the training runtime of a TrainJob; null brings one along.
+    """
+
+    kind: Literal["pytorchjob", "trainjob"] = "pytorchjob"
+    context: str | None = None
+    namespace: str | None = None
+    name: str | None = None
+    image: str = "galley:cpu"
+    image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
+    image_pull_secrets: list[str] = field(default_factory=list)
+    python: str = "python3"
+    transport: Literal["configmap", "claim"] = "configmap"
+    claim: str | None = "galley"
+    claim_here: str | None = None
+    mount_path: str = "/galley"
+    shm_gib: Annotated[float, Field(gt=0)] | None = None
+    gpu_resource: str = "nvidia.com/gpu"
+    node_selector: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = field(default_factory=dict)
+    tolerations: list[dict[str, str | int]] = field(default_factory=list)
+    service_account: str | None = None
+    secret: str = "galley"  # noqa: S105
+    run_as_user: Positive = 1000
+    run_as_group: Positive = 1000
+    fs_group: Positive = 1000
+    priority_class: str | None = None
+    queue: str | None = None
+    gang: Literal["none", "volcano", "coscheduling"] = "none"
+    scheduler: str | None = None
+    gang_timeout_s: Positive = 600
+    min_nodes: Positive | None = None
+    max_nodes: Positive | None = None
+    max_restarts: NonNegative = 0
+    clean_pods: Literal["Running", "All", "None"] = "Running"
+    termination_grace_s: Positive | None = None
+    keep_s: NonNegative | None = None
+    runtime: str | None = None
+    runtime_kind: Literal["ClusterTrainingRuntime", "TrainingRuntime"] = "ClusterTrainingRuntime"
+
+
+@dataclass(frozen=True)
+class Ray:
+    """What only Ray knows (`launcher=ray`).
+
+    Attributes:
+        address: of the cluster's dashboard, which takes jobs.
+        resources: further resources that a node of the run takes, by the names that the cluster
+            gave them (`ray start --resources`).
+    """
+
+    address: str = "http://127.0.0.1:8265"
+    resources: dict[str, Annotated[float, Field(gt=0)]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """What starts the processes.
+
+    Attributes:
+        timeout_s: seconds after which a collective that hangs fails the run.
+        grace_s: seconds between the request to end and the kill.
+        env: further environment variables of the ranks.
+        forward_env: names of variables whose values the ranks take from the user's
+            environment; the values are never written down.
+        torchrun: read by `launcher=local` only.
+        mpi: read by `launcher=mpi` only.
+        slurm: read by `launcher=slurm` only.
+        k8s: read by `launcher=k8s` only.
+        ray: read by `launcher=ray` only.
+    """
+
+    kind: Literal["local", "mpi", "slurm", "k8s", "pytorchjob", "trainjob", "ray"] = "local"
+    timeout_s: Positive = 300
+    grace_s: Annotated[float, Field(gt=0)] = 3.0
+    env: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = field(default_factory=dict)
+    forward_env: list[str] = field(default_factory=lambda: ["HF_TOKEN", "WANDB_API_KEY"])
+    torchrun: Torchrun = field(default_factory=Torchrun)
+    mpi: Mpi = field(default_factory=Mpi)
+    slurm: Slurm = field(default_factory=Slurm)
+    k8s: K8s = field(default_factory=K8s)
+    ray: Ray = field(default_factory=Ray)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where it runs.
+
+    Attributes:
+        nodes: hosts that the ranks are spread over.
+        procs_per_node: exactly so many ranks a node; null is one a device.
+        max_procs_per_node: at most so many, where `procs_per_node` is null.
+        device: `auto` is CUDA where it is found.
+        threads_per_proc: OpenMP threads a rank; null is cores ÷ ranks.
+        gpus_per_node, cpus_per_node, memory_gib_per_node: what a node of a cluster has for the run
+            and is asked for; null is as little as the ranks need. This machine is probed instead.
+        time_limit_min: minutes after which the cluster ends the run; null leaves it to the cluster.
+    """
+
+    nodes: Positive = 1
+    procs_per_node: Positive | None = None
+    max_procs_per_node: Positive | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads_per_proc: Positive | None = None
+    gpus_per_node: NonNegative | None = None
+    cpus_per_node: Positive | None = None
+    memory_gib_per_node: Annotated[float, Field(gt=0)] | None = None
+    time_limit_min: Positive | None = None

@@ -1,0 +1,82 @@
+"""What is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from galley.schema.types import Fraction, Positive
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters beside frozen weights, through PEFT (Hu et al. 2021, arXiv:2106.09685).
+
+    Attributes:
+        r: rank of the adapters; null trains the whole model.
+        alpha: an adapter's output is scaled by alpha / r, or by alpha / √r with `rank_stabilized`.
+        dropout: of an adapter's input.
+        target_modules: last names of the layers that get adapters (`query`), or `[all-linear]`; null
+            is PEFT's own choice for the kind of model.
+        modules_to_save: further modules that are trained in full and kept with the adapters. The head
+            and whatever the stored model lacks are among them in any case.
+        merge: the final `model/` is the whole model with the adapters added to its weights, not the
+            adapters by themselves.
+    """
+
+    r: Positive | None = None
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    dropout: Fraction = 0.0
+    target_modules: list[str] | None = None
+    modules_to_save: list[str] = field(default_factory=list)
+    rank_stabilized: bool = False
+    merge: bool = False
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of the model's layers, for the memory estimate, where no local config.json tells it."""
+
+    num_layers: Positive | None = None
+    hidden_size: Positive | None = None
+    num_heads: Positive | None = None
+    intermediate_size: Positive | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """What is trained.
+
+    Attributes:
+        name: a Hugging Face repository, a folder, or `embedded:NAME` for a model that an
+            installed package carries (`minilm`, `deberta_minilm`, `smollm2`).
+        from_config: take only the configuration of `name`; the weights are drawn from the seed.
+        architecture: a model type of Transformers (`gpt2`, `llama`, `t5`), built with its default
+            configuration and weights drawn from the seed; `name` is then not read, and `tokenizer` is
+            needed.
+        config: values over those of the model's configuration: `{n_layer: 2}`.
+        tokenizer: as `name`, where it is not the model's own; `embedded:gpt2_bpe` is GPT-2's, and
+            `characters` has one token for each character of the training data.
+        num_parameters: for the memory estimate, where it cannot be read from a local folder.
+        ignore_mismatched_head: give the model a new head when the stored one has another
+            number of labels; otherwise that is an error.
+        trust_remote_code: run code from the model's repository.
+        attn_implementation: passed to Transformers; null leaves the choice to it.
+        dropout: every dropout probability of the model; null leaves those of its config.json.
+        lora: train adapters instead of the whole model.
+    """
+
+    name: str = "embedded:minilm"
+    from_config: bool = False
+    architecture: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+    tokenizer: str | None = None
+    num_parameters: Positive | None = None
+    shape: Shape = field(default_factory=Shape)
+    ignore_mismatched_head: bool = False
+    trust_remote_code: bool = False
+    attn_implementation: str | None = None
+    dropout: Fraction | None = None
+    lora: Lora = field(default_factory=Lora)

@@ -1,0 +1,142 @@
+"""The optimizer, its schedule, the batch, and when to evaluate and save."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from galley.schema.types import Fraction, NonNegative, Positive
+
+
+@dataclass(frozen=True)
+class ParamGroup:
+    """Parameters with settings of their own; what is null is that of the other parameters.
+
+    Attributes:
+        match: a regular expression that is searched for in the parameters' names.
+        lr: the peak; the schedule scales it as it scales `optim.lr`.
+        weight_decay: of its matrices.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    match: str
+    lr: Annotated[float, Field(gt=0)] | None = None
+    weight_decay: Annotated[float, Field(ge=0)] | None = None
+
+
+@dataclass(frozen=True)
+class Optim:
+    """AdamW. Bias and normalisation parameters are never decayed.
+
+    Attributes:
+        groups: `{match, lr, weight_decay}` each; a parameter belongs to the first that it matches. One
+            that no trainable parameter belongs to is an error.
+        layer_decay: the rate of each layer is that of the layer above it times this; embeddings lie
+            below the first layer, the head above the last (Clark et al. 2020, arXiv:2003.10555). A
+            group's own rate stands as it is. Null is one rate for all.
+    """
+
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
+    groups: list[ParamGroup] = field(default_factory=list)
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The learning rate over the run. Give `warmup_steps` or `warmup_ratio`, not both.
+
+    Attributes:
+        kind: the decay after warm-up, to zero at the last step (`constant` has none).
+        warmup_steps: optimizer steps of linear warm-up.
+        warmup_ratio: the same as a share of all steps.
+    """
+
+    kind: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: NonNegative | None = None
+    warmup_ratio: Fraction | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`global_size = micro_size × accumulation × data-parallel ranks`.
+
+    What is null follows from the rest and from the layout.
+
+    Attributes:
+        global_size: samples an optimizer step sees.
+        micro_size: samples a rank holds at once.
+        accumulation: micro-batches a step.
+    """
+
+    global_size: Positive | None = None
+    micro_size: Positive | None = None
+    accumulation: Positive | None = None
+
+
+@dataclass(frozen=True)
+class Train:
+    """How long, and how the loop behaves.
+
+    Attributes:
+        max_steps: optimizer steps; ends the run before `epochs` do.
+        log_every_steps: optimizer steps between rows of metrics.jsonl.
+        length_grouped: batches of samples of like length (a seeded shuffle of buckets).
+        gradient_checkpointing: recompute activations in the backward pass.
+        compile: `torch.compile` for batches of any length; under fsdp layer by layer.
+    """
+
+    epochs: Annotated[float, Field(gt=0)] = 3.0
+    max_steps: Positive | None = None
+    log_every_steps: Positive = 10
+    length_grouped: bool = True
+    gradient_checkpointing: bool = False
+    compile: bool = False
+
+
+@dataclass(frozen=True)
+class Eval:
+    """When and how the model is measured, and when that ends the run.
+
+    Attributes:
+        only: train nothing and save no model; what `eval` sets.
+        every_steps: null evaluates once, at the end.
+        batch_size: samples a rank holds at once.
+        metric: the metric that early stopping watches; null is the task's own first one.
+        mode: whether a greater or a smaller value of it is better; null follows from the metric.
+        patience: evaluations without improvement that end the run; null never does.
+    """
+
+    enabled: bool = True
+    only: bool = False
+    every_steps: Positive | None = None
+    batch_size: Positive = 64
+    metric: str | None = None
+    mode: Literal["max", "min"] | None = None
+    patience: Positive | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """When the training state is saved.
+
+    Attributes:
+        every_steps: null saves none; the final model is written all the same.
+        keep: the newest so many are kept.
+        resume_from: a checkpoint's folder, or that of a run with checkpoints, from which a new run
+            continues under any strategy and number of ranks; it is read, never changed. Data, seed
+            and global batch must be the same. The run's own checkpoints come first once it has any.
+        asynchronous: training waits for a copy in host memory only, 12 bytes a parameter shared by
+            the ranks, and goes on while it is written. The files are the same either way.
+    """
+
+    every_steps: Positive | None = None
+    keep: Positive = 2
+    resume_from: str | None = None
+    asynchronous: bool = True
