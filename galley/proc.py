@@ -6,7 +6,6 @@ its id *and* its start time, so that a later process of the same id is never mis
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shlex
 import signal
@@ -18,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from galley.errors import SubmissionError
+from galley.lifetime import bound_to_me
 
 if TYPE_CHECKING:
     import psutil
 
-_PR_SET_PDEATHSIG = 1
 _START_TOLERANCE_S = 2.0  # psutil derives the start from the wall clock's boot time, which NTP moves
 
 
@@ -125,14 +124,6 @@ def start(
         SubmissionError: the executable cannot be started.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    libc = ctypes.CDLL(None, use_errno=True)  # loaded before the fork: nothing may be imported after it
-    parent = os.getpid()
-
-    def follow_parent() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(1)
-
     with log.open("ab") as stream:
         try:
             popen = subprocess.Popen(
@@ -142,7 +133,7 @@ def start(
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=follow_parent if dies_with_parent else None,
+                preexec_fn=bound_to_me(signal.SIGTERM) if dies_with_parent else None,
                 pass_fds=pass_fds,
             )
         except OSError as error:

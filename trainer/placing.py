@@ -9,14 +9,11 @@ Environment:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from galley.errors import ConfigError, Problem
 from galley.moving import fit_batch, relayout
 from galley.spec import Layout, MovedSpec, RunSpec, from_json
-
-if TYPE_CHECKING:
-    from trainer.ranks import RankFacts
+from trainer.rank_facts import RankFacts
 
 LAYOUT, ELASTIC, MICRO_SIZE = "GALLEY_LAYOUT", "GALLEY_ELASTIC", "GALLEY_MICRO_SIZE"
 

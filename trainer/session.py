@@ -28,7 +28,8 @@ from trainer.failures import StepMemoryError
 from trainer.journal import Journal
 from trainer.loop import Loop, Parts
 from trainer.memory import Restart
-from trainer.ranks import RankFacts, Ranks, open_ranks
+from trainer.rank_facts import RankFacts
+from trainer.ranks import Ranks, open_ranks
 from trainer.strategies.base import Engine, Setup
 from trainer.tasks.base import Datasets, Task, TokenizedDataset
 from trainer.warm import held

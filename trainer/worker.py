@@ -13,7 +13,6 @@ import time
 STARTED_AT = time.monotonic()
 
 import argparse  # noqa: E402
-import ctypes  # noqa: E402
 import logging  # noqa: E402
 import os  # noqa: E402
 import signal  # noqa: E402
@@ -24,20 +23,14 @@ from pathlib import Path  # noqa: E402
 from typing import NoReturn  # noqa: E402
 
 from galley.errors import ConfigError, GalleyError, RunFailedError  # noqa: E402
+from galley.lifetime import die_with_parent  # noqa: E402
 from galley.rundir import RunFolder  # noqa: E402
 from galley.spec import FailureClass, RankError, RunSpec  # noqa: E402
 from galley.trackers import Tracking  # noqa: E402
 from trainer.placing import as_started  # noqa: E402
-from trainer.ranks import RankFacts, read_rank_facts  # noqa: E402
+from trainer.rank_facts import RankFacts, read_rank_facts  # noqa: E402
 
-PR_SET_PDEATHSIG = 1
 END_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
-
-
-def die_with_parent() -> None:
-    """On Linux the kernel kills this process when its launcher dies, so that none trains on alone."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Reporter:
@@ -150,7 +143,7 @@ def report(
 
 
 def main() -> NoReturn:
-    die_with_parent()
+    die_with_parent()  # so that no rank trains on alone
     parser = argparse.ArgumentParser(prog="trainer.worker")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--sha256", required=True)

@@ -9,6 +9,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
 
+from galley.lifetime import die_with_parent
+
 Item = TypeVar("Item")
 Tokens = list[int]
 
@@ -77,8 +79,6 @@ def _copy(serialized: str, max_length: int | None) -> Any:
 
 
 def _start(serialized: str, max_length: int | None) -> None:
-    from trainer.worker import die_with_parent
-
     die_with_parent()
     globals()["_backend"] = _copy(serialized, max_length)
 

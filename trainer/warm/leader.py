@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
+from galley.lifetime import bound_to_me
 from trainer import worker
 
 END_RANKS_AFTER_S = 1.5  # after the first failure: time for the other ranks to say theirs
@@ -35,15 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def lead(num_ranks: int, arguments: Sequence[str]) -> int:
     """Fork the ranks and wait for the last; the exit code."""
-    leader = os.getpid()
+    bind = bound_to_me()
     listener = socket.create_server((_HOST, 0)) if num_ranks > 1 else None
     ranks: dict[int, int] = {}
     for rank in range(num_ranks):
         pid = os.fork()
         if pid == 0:
-            worker.die_with_parent()
-            if os.getppid() != leader:
-                os._exit(1)
+            bind()
             _be_rank(rank, num_ranks, listener, arguments)
         ranks[pid] = rank
     # After the forks: the store has threads of its own.

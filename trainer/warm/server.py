@@ -14,12 +14,10 @@ computes on one thread, so that it may be forked at any time.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import importlib
 import json
 import os
-import signal
 import socket
 import sys
 import traceback
@@ -31,6 +29,7 @@ os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
 
 import torch
 
+from galley.lifetime import bound_to_me
 from galley.rundir import RunFolder
 from galley.trackers import LIBRARIES
 from trainer import strategies, worker
@@ -92,22 +91,20 @@ def prepare(run_dir: Path) -> None:
 
 def fork(channel: socket.socket, request: dict[str, Any]) -> int:
     """The process id of the new leader."""
-    parent, pid = os.getpid(), os.fork()
+    bind = bound_to_me()
+    pid = os.fork()
     if pid == 0:
         try:
-            _be_leader(channel, request, parent)
+            bind()
+            _be_leader(channel, request)
         finally:
             traceback.print_exc()
             os._exit(1)
     return pid
 
 
-def _be_leader(channel: socket.socket, request: dict[str, Any], parent: int) -> NoReturn:
+def _be_leader(channel: socket.socket, request: dict[str, Any]) -> NoReturn:
     """In a session of its own, killed with the server, in the environment and code of the run."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(worker.PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
     os.setsid()
     channel.close()
     mine, its = os.environ.get("PYTHONPATH"), request["environ"]

@@ -134,7 +134,7 @@ time.sleep(60)
 """
 RANK = """
 import time
-from trainer.worker import die_with_parent
+from galley.lifetime import die_with_parent
 die_with_parent()
 print("up", flush=True)
 time.sleep(60)

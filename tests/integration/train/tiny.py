@@ -31,7 +31,8 @@ from galley.rundir import RunFolder
 from galley.schema import Batch as BatchSizes
 from galley.schema import Eval, Optim, Recipe, Schedule, Strategy, Train
 from galley.spec import CodeSnapshot, Layout, RunSpec, compact_json
-from trainer.ranks import RankFacts, Ranks
+from trainer.rank_facts import RankFacts
+from trainer.ranks import Ranks
 from trainer.strategies.base import Setup
 from trainer.strategies.plain import DdpEngine
 from trainer.strategies.zero_config import uses_cpu_adam

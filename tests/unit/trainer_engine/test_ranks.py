@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from galley.errors import ConfigError
-from trainer.ranks import RANK_VARIABLES, RankFacts, device_index, read_rank_facts
+from trainer.rank_facts import RANK_VARIABLES, RankFacts, read_rank_facts
+from trainer.ranks import device_index
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
 OPENMPI = {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}
