@@ -20,8 +20,10 @@ from launchers import agent_log as agents
 from launchers.base import Diagnosis, Launcher
 from launchers.k8s.bundle import code_config_map
 from launchers.k8s.checks import manifest_problems
-from launchers.k8s.client import Client, Place, file_flags, make_client, place_flags
+from launchers.k8s.client import Client, Place
 from launchers.k8s.collect import collect
+from launchers.k8s.connect import make_client
+from launchers.k8s.kubectl import file_flags, place_flags
 from launchers.k8s.manifests import KINDS, build, kind_of, make_job
 from launchers.k8s.names import code_name
 from launchers.k8s.options import option_problems

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from galley.errors import SubmissionError
-from launchers.k8s.client import Client, Kubectl, Place, make_client
+from launchers.k8s.client import Client, Place
+from launchers.k8s.connect import make_client
+from launchers.k8s.kubectl import Kubectl
 from launchers.k8s.launcher import MANIFEST
 from launchers.k8s.pyclient import PythonClient
 from tests.integration.k8s.api_server import ApiServer
