@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from galley.errors import ConfigError
 from galley.spec import to_json
 from hpo.display import table, title
 from hpo.study import Study
@@ -16,7 +17,12 @@ from hpo.values import ENDED, ParetoFront
 
 @dataclass(frozen=True)
 class StudyRow:
-    """One line of `list`. `state`: `running`, `done`, `cancelled`, or `interrupted`: nobody runs it."""
+    """One line of `list`.
+
+    Attributes:
+        state: `running`, `done`, `cancelled`, `interrupted` (nobody runs it), or `unreadable`.
+        message: why it cannot be read; `pareto STUDY` says it at length.
+    """
 
     name: str
     study_dir: str
@@ -26,6 +32,7 @@ class StudyRow:
     trials: int
     ended: int
     target: int | None
+    message: str = ""
 
 
 def study_row(study: Study) -> StudyRow:
@@ -40,6 +47,11 @@ def study_row(study: Study) -> StudyRow:
         ended=sum(trial.state in ENDED for trial in study.trials),
         target=study.target,
     )
+
+
+def unreadable_row(path: Path, error: ConfigError) -> StudyRow:
+    """A study with a damaged journal: one folder must not hide the others."""
+    return StudyRow(path.name, str(path), "", "", "unreadable", 0, 0, None, message=str(error))
 
 
 def study_state(study: Study) -> str:

@@ -69,7 +69,8 @@ def list_runs(words: Sequence[str], options: Options) -> int:
     for run in found:
         print(f"{run.name:<{width}}  {run.state:<10} {_short(run)}".rstrip())
     for sweep in sweeps:
-        print(f"{sweep['name']:<{width}}  {sweep['state']:<10} {sweep['ended']} trials by {sweep['backend']}")
+        about = str(sweep["message"]).split("\n")[0] or f"{sweep['ended']} trials by {sweep['backend']}"
+        print(f"{sweep['name']:<{width}}  {sweep['state']:<10} {about}")
     return 0
 
 

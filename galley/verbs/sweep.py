@@ -153,12 +153,18 @@ def resume_study(word: str, options: Options) -> int:
 
 
 def list_studies(options: Options) -> list[dict[str, object]]:
-    """One row a study of the `runs/` folder."""
+    """One row a study of the `runs/` folder, unreadable ones included."""
     from hpo.folder import studies
     from hpo.study import read_study
-    from hpo.summary import study_row
+    from hpo.summary import StudyRow, study_row, unreadable_row
 
-    return [asdict(study_row(read_study(path))) for path in studies(options.root)]
+    def row(path: Path) -> StudyRow:
+        try:
+            return study_row(read_study(path))
+        except ConfigError as error:
+            return unreadable_row(path, error)
+
+    return [asdict(row(path)) for path in studies(options.root)]
 
 
 def _the_study(verb: str, words: Sequence[str], options: Options) -> Study:

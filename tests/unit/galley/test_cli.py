@@ -178,3 +178,17 @@ def test_doctor_never_shows_a_secret(
     assert code == 0
     assert "HF_TOKEN" in out
     assert "hf_very_secret" not in out
+
+
+def test_a_study_with_a_damaged_journal_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    journal = tmp_path / "runs" / "broken" / "journal.jsonl"
+    journal.parent.mkdir(parents=True)
+    journal.write_text('{"event": "garbage"}\n')
+    code, out, _ = output(capsys, "list", "--json")
+    rows = json.loads(out)
+    assert code == 0
+    assert [(row["name"], row["state"]) for row in rows] == [("broken", "unreadable")]
+    assert "journal.jsonl:1" in rows[0]["message"]
