@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # What was an option elsewhere, and why it is none here.
 GONE = {("hpo", "sigopt"): "SigOpt's service has ended: there is nothing left to connect to"}
+# Another name of an option.
+ALIASES = {("hpo", "raytune"): "ray"}
 DEFAULT_RECIPE = "quickstart"
 PUBLISHED_PROFILE = "full"
 
@@ -107,7 +109,7 @@ def _read_choice(text: str, key: str, value: Any, request: Request) -> Problem |
     elif key == "profile":
         request.profile = value
     else:
-        request.groups[key] = value
+        request.groups[key] = ALIASES.get((key, value), value)
     return None
 
 

@@ -1,7 +1,8 @@
 """The loop of a sweep: slots that are refilled as their trials end, without a barrier.
 
 All that it knows is in the journal. It may be killed at any instant: the next controller folds the
-journal, ends or adopts what the last one left running, and goes on to exactly as many trials.
+journal, adopts what the last one left running, and goes on to exactly as many trials. Where the study is
+shared, the next one may be there already.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from pathlib import Path
 from galley.errors import INTERRUPTED_EXIT_CODE, ConfigError, GalleyError, RunCancelledError, SubmissionError
 from galley.rundir import RunFolder
 from galley.spec import FailureClass, RunResult
-from hpo.base import HpoBackend
-from hpo.journal import Asked, Cancelled, Ended, Event, Journal, Retried
+from hpo.journal import Cancelled, Ended, Retried
+from hpo.ledger import Ledger
 from hpo.objectives import judge, measure
 from hpo.pruning.base import Pruner
 from hpo.runs import Slot, TrialRuns
@@ -54,16 +55,13 @@ class Controller:
 
     def __init__(
         self,
-        study: Study,
-        journal: Journal,
-        backend: HpoBackend,
+        ledger: Ledger,
         pruner: Pruner,
         interrupts: Interrupts,
         show: Callable[[Study, list[int]], None] = lambda study, running: None,
     ) -> None:
-        self._study = study
-        self._journal = journal
-        self._backend = backend
+        self._ledger = ledger
+        self._study = study = ledger.study
         self._pruner = pruner
         self._interrupts = interrupts
         self._show = show
@@ -83,7 +81,6 @@ class Controller:
             InterruptedSweepError: this process was asked to end.
         """
         try:
-            self._recover()
             more = True
             while more:
                 more = self._go_on()
@@ -96,9 +93,7 @@ class Controller:
         """One look at everything; whether there is anything left to do."""
         if self._interrupts.requested():
             raise self._interrupted()
-        if self._study.folder.cancel_request.exists():
-            self._write(Cancelled(time.time()))
-            self._study.folder.cancel_request.unlink()
+        if self._is_cancelled():
             raise RunCancelledError(f"cancelled; go on with `resume {self._study.folder.root}`")
         for active in list(self._active):
             result = active.watch.step()
@@ -107,22 +102,18 @@ class Controller:
                 self._conclude(active.number, result)
         self._prune()
         self._fill()
-        return bool(self._active or self._waiting or self._more_to_ask())
+        return bool(self._active or self._waiting or self._more_to_ask() or self._ledger.others())
 
-    def _recover(self) -> None:
-        """Take up the trials that another controller left."""
-        for trial in self._study.running():
-            left = self._runs.recover(trial)
-            if isinstance(left, Watch) and self._free:
-                self._active.append(Active(trial.number, self._free.popleft(), left))
-            elif isinstance(left, RunResult) and left.attempts > self._study.given_up.get(trial.number, 0):
-                self._conclude(trial.number, left)
-            else:
-                self._waiting.append((0.0, trial.number))
+    def _is_cancelled(self) -> bool:
+        """By a request, or by another controller that has seen one."""
+        self._ledger.follow()
+        if not self._study.cancelled and self._study.folder.cancel_request.exists():
+            self._ledger.record(Cancelled(time.time()))
+            self._study.folder.cancel_request.unlink(missing_ok=True)
+        return self._study.cancelled
 
     def _more_to_ask(self) -> bool:
-        target = self._study.target
-        return not self._exhausted and (target is None or len(self._study.trials) < target)
+        return not self._exhausted and not self._ledger.is_whole()
 
     def _fill(self) -> None:
         while self._free:
@@ -137,17 +128,25 @@ class Controller:
         if due:
             self._waiting.remove(due[0])
             return due[0][1]
-        return self._ask() if self._more_to_ask() else None
+        while self._free and (left := self._ledger.adopt(self._runs.remote)):
+            if self._is_to_start(left):
+                return left.number
+        return self._ask() if self._free and self._more_to_ask() else None
+
+    def _is_to_start(self, trial: Trial) -> bool:
+        """Take up a trial that another controller left: watched, ended, or to be started again."""
+        left = self._runs.recover(trial)
+        if isinstance(left, Watch):
+            self._active.append(Active(trial.number, self._free.popleft(), left))
+        elif isinstance(left, RunResult) and left.attempts > self._study.given_up.get(trial.number, 0):
+            self._conclude(trial.number, left)
+        else:
+            return True
+        return False
 
     def _ask(self) -> int | None:
-        number, repeats = len(self._study.trials), self._study.hpo.repeats
-        root = number - number % repeats
-        fixed = self._study.trials[root].params if root != number else None
-        params = self._backend.ask(number, fixed)
-        if params is None:
-            self._exhausted = True
-            return None
-        self._write(Asked(number, params, time.time(), None if fixed is None else root))
+        number = self._ledger.ask()
+        self._exhausted = number is None and not self._ledger.is_whole()
         return number
 
     def _start(self, trial: Trial) -> None:
@@ -186,7 +185,7 @@ class Controller:
         if counted and done >= self._study.hpo.retries:
             self._end(number, "failed", f"{failure}, {done + 1} times: {result.message}")
             return
-        self._write(Retried(number, result.attempts, failure, result.message, time.time(), counted))
+        self._ledger.record(Retried(number, result.attempts, failure, result.message, time.time(), counted))
         wait_s = _BACKOFF_S * 2 ** (done - 1) if done else 0.0
         self._waiting.append((time.monotonic() + wait_s, number))
 
@@ -215,17 +214,9 @@ class Controller:
         feasible: bool = False,
     ) -> None:
         attempts = _attempts(self._study.trials[number])
-        self._write(
+        self._ledger.end(
             Ended(number, state, time.time(), values or {}, metrics or {}, feasible, message, attempts)
         )
-        self._backend.tell(self._study.trials[number])
-
-    def _write(self, event: Event) -> None:
-        """On the disk first, then in memory."""
-        self._journal.append(event)
-        reason = self._study.apply(event)
-        if reason:
-            raise AssertionError(f"the journal {reason}")
 
     def _take_down(self) -> None:
         """End what runs. A job in a scheduler's hands goes on where this process was merely told to leave."""
@@ -235,7 +226,6 @@ class Controller:
                 active.watch.end(self._grace_s)
         self._active.clear()
         self._runs.close()
-        self._backend.close()
 
     def _interrupted(self) -> GalleyError:
         ended = len(self._study.trials) - len(self._study.running())

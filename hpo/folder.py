@@ -2,7 +2,8 @@
 
 <study_dir>/journal.jsonl   all of the study's state          code/     snapshot that all trials run
            /trials/0007/    run folder of trial 7             optuna.log  what optuna-dashboard opens
-           /.lock           held by the controller            CANCEL    a request to end
+           /.lock           held by the controllers           CANCEL    a request to end
+           /.controllers/   a lease of each that lives
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class StudyFolder:
         self.journal = root / JOURNAL
         self.code = root / "code"
         self.trials = root / "trials"
+        self.controllers = root / ".controllers"
         self.cancel_request = root / "CANCEL"
         self.optuna = root / "optuna.log"
         self.report = root / "report"
@@ -38,8 +40,9 @@ class StudyFolder:
         return self.trials / f"{number:04d}"
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep other controllers out; the kernel lets go when this process ends, however it ends.
+    def lock(self, shared: bool = False) -> Iterator[None]:
+        """Keep other controllers out, or with `shared` those that do not share the study; the kernel lets
+        go when this process ends, however it ends.
 
         Raises `SubmissionError` where another process of this machine, or of another that shares the
         file system, holds it.
@@ -47,13 +50,14 @@ class StudyFolder:
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".lock").open("a+") as stream:
             try:
-                _lock(stream)
+                _lock(stream, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             except BlockingIOError as error:
                 stream.seek(0)
                 holder = stream.read().strip() or "?"
                 raise SubmissionError(
                     f"{self.root}: process {holder} is running this sweep already; nothing was changed; "
-                    f"see `status {self.root}` and `cancel {self.root}`"
+                    f"see `status {self.root}` and `cancel {self.root}`; "
+                    "several controllers can run a sweep that was begun with hpo.share=true"
                 ) from error
             stream.truncate(0)
             stream.write(f"{os.getpid()}\n")
@@ -68,18 +72,18 @@ class StudyFolder:
             return False
         with stream:
             try:
-                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return True
             return False
 
 
-def _lock(stream: IO[str]) -> None:
+def _lock(stream: IO[str], kind: int) -> None:
     """Waits a moment for somebody who only asks whether a controller lives."""
     end = time.monotonic() + _ASKED_S
     while True:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, kind | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > end:
                 raise

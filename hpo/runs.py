@@ -70,6 +70,7 @@ class TrialRuns:
         self._packages = package_versions()
         self._launchers: dict[str, Launcher] = {}
         self._groups = config_groups(study.begun.config_dirs)
+        self.remote = make_launcher(study.begun.recipe.launcher.kind).remote
 
     def start(self, trial: Trial, slot: Slot) -> Watch:
         """A new attempt of the trial, from its last checkpoint where it has one.

@@ -10,7 +10,7 @@ from pathlib import Path
 from galley.errors import ConfigError, Problem
 from galley.schema import Hpo
 from hpo.folder import StudyFolder
-from hpo.journal import Asked, Begun, Cancelled, Ended, Event, Retried, broken, read_journal
+from hpo.journal import Adopted, Asked, Begun, Cancelled, Ended, Event, Retried, broken, read_journal
 from hpo.objectives import read_objectives
 from hpo.space import read_space
 from hpo.values import ENDED, Constraint, Objective, SpaceDim, Trial
@@ -24,6 +24,7 @@ class Study:
         trials: in order of their numbers; a trial that has not ended is `running`.
         retries: trial -> how often it was started again after a failure of its own.
         given_up: trial -> its last attempt that failed and was to be made again.
+        owners: trial -> the controller that runs it, or ran it last.
         cancelled: somebody ended it, and nobody resumed it.
     """
 
@@ -32,6 +33,7 @@ class Study:
     trials: list[Trial] = field(default_factory=list)
     retries: dict[int, int] = field(default_factory=dict)
     given_up: dict[int, int] = field(default_factory=dict)
+    owners: dict[int, str] = field(default_factory=dict)
     cancelled: bool = False
 
     @property
@@ -71,7 +73,7 @@ class Study:
         """Take the event in; returns why it cannot follow those before it, or an empty string."""
         if isinstance(event, Asked):
             return self._ask(event)
-        if isinstance(event, Ended | Retried):
+        if isinstance(event, Ended | Retried | Adopted):
             if not 0 <= event.number < len(self.trials):
                 return f"speaks of trial {event.number}, which was never asked"
             if self.trials[event.number].state in ENDED:
@@ -79,6 +81,8 @@ class Study:
             if isinstance(event, Retried):
                 self.retries[event.number] = self.retries.get(event.number, 0) + event.counted
                 self.given_up[event.number] = event.attempt
+            elif isinstance(event, Adopted):
+                self.owners[event.number] = event.controller
             else:
                 self._end(event)
             return ""
@@ -91,6 +95,7 @@ class Study:
         if event.number != len(self.trials):
             return f"asks trial {event.number}, but {len(self.trials)} is the next"
         run = str(self.folder.trial(event.number))
+        self.owners[event.number] = event.controller
         self.trials.append(
             Trial(
                 event.number,

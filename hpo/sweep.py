@@ -19,17 +19,19 @@ from galley.schema import Recipe
 from galley.seal import snapshot, snapshot_sha256, write_snapshot
 from galley.verbs import JOURNAL
 from hpo.backends import make_backend
-from hpo.base import HpoBackend, Search
+from hpo.base import Search
 from hpo.check import check_points, sweep_problems
 from hpo.controller import Controller
 from hpo.display import make_show
 from hpo.folder import StudyFolder
 from hpo.journal import Begun, Cancelled, Journal, Resumed, read_journal
+from hpo.leases import Lease
+from hpo.ledger import Ledger
 from hpo.pruning import make_pruner
 from hpo.runs import TrialRuns
 from hpo.study import Study, fold
 from hpo.values import ENDED
-from launchers.follow import Interrupts, catch_interrupts
+from launchers.follow import catch_interrupts
 from launchers.runs import cancel_run
 
 _CANCEL_S = 120.0
@@ -60,7 +62,7 @@ def begin(recipe: Recipe, words: Sequence[str], config_dirs: Sequence[Path], roo
     with folder.lock():
         refuse_existing(folder)
         write_snapshot(recipe, RunFolder(folder.root))
-        with closing(Journal(folder.journal)) as journal:
+        with closing(Journal(folder.journal)) as journal, journal.turn():
             journal.append(begun)
     return folder
 
@@ -69,25 +71,35 @@ def run(folder: StudyFolder, stream: IO[str]) -> Study:
     """Run the study to its last trial, from wherever its journal is.
 
     Raises:
-        SubmissionError: another controller is running it.
+        SubmissionError: another controller is running it, and the study is not shared.
         ConfigError: the code has changed since the study began, or a line of the journal is broken.
         RunFailedError: it is done, and no trial succeeded.
         RunCancelledError, InterruptedSweepError: it was ended from outside.
     """
-    with folder.lock(), catch_interrupts() as interrupts:
-        study = fold(folder, read_journal(folder.journal))
-        _refuse_other_code(study)
-        folder.cancel_request.unlink(missing_ok=True)
-        with closing(Journal(folder.journal)) as journal:
-            if study.cancelled:
-                event = Resumed(time.time())
-                journal.append(event)
-                study.apply(event)
-            _control(study, journal, interrupts, stream)
+    found = fold(folder, read_journal(folder.journal))
+    with folder.lock(found.hpo.share), catch_interrupts() as interrupts:
+        _refuse_other_code(found)
+        with closing(Journal(folder.journal)) as journal, closing(_open(folder, journal)) as ledger:
+            study = ledger.study
+            with make_show(stream) as show:
+                Controller(ledger, make_pruner(study), interrupts, show).run()
     if study.trials and not any(trial.state in ("succeeded", "pruned") for trial in study.trials):
         reason = next((trial.message for trial in study.trials if trial.message), "")
         raise RunFailedError(f"{folder.root}: no trial succeeded; the first: {reason}")
     return study
+
+
+def _open(folder: StudyFolder, journal: Journal) -> Ledger:
+    """The study as of now, to go on with it."""
+    with journal.turn():
+        study = fold(folder, journal.read())
+        backend = make_backend(_search(study), study.trials)
+        ledger = Ledger(study, journal, backend, lease := Lease(folder.controllers))
+        if lease.is_alone:
+            folder.cancel_request.unlink(missing_ok=True)
+        if study.cancelled:
+            ledger.write(Resumed(time.time()))
+    return ledger
 
 
 def detach(folder: StudyFolder) -> Path:
@@ -106,13 +118,6 @@ def detach(folder: StudyFolder) -> Path:
     if child.exit_code():
         raise SubmissionError(f"the sweep ended at once: {log.read_text(errors='replace').strip()}")
     return log
-
-
-def _control(study: Study, journal: Journal, interrupts: Interrupts, stream: IO[str]) -> None:
-    backend: HpoBackend = make_backend(_search(study), study.trials)
-    with make_show(stream) as show:
-        pruner = make_pruner(study)
-        Controller(study, journal, backend, pruner, interrupts, show).run()
 
 
 def cancel(folder: StudyFolder) -> str:
@@ -136,7 +141,7 @@ def cancel(folder: StudyFolder) -> str:
             if RunFolder(Path(trial.run)).spec_file.exists():
                 cancel_run(RunFolder(Path(trial.run)))
         if not study.cancelled:
-            with closing(Journal(folder.journal)) as journal:
+            with closing(Journal(folder.journal)) as journal, journal.turn():
                 journal.append(Cancelled(time.time()))
     return "cancelled"
 

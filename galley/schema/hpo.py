@@ -73,6 +73,8 @@ class Hpo:
         repeats: how many seeds each point is run with, one trial each.
         retries: how often a trial is started again after a failure that another attempt may not have.
         cost_per_hour: of one node, in any currency; for the objective `cost`.
+        share: other controllers may join the study, by `resume STUDY` on any machine that sees its
+            folder; each runs `parallel` trials, and takes over those of one that died.
         warm: start trials from processes that hold the libraries already, where the launcher can.
     """
 
@@ -90,6 +92,7 @@ class Hpo:
     repeats: Positive = 1
     retries: NonNegative = 2
     cost_per_hour: Annotated[float, Field(ge=0)] | None = None
+    share: bool = False
     warm: bool = False
     pruning: Pruning = field(default_factory=Pruning)
     choose: Choose = field(default_factory=Choose)

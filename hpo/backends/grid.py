@@ -21,15 +21,12 @@ class GridBackend(TellingBackend):
         check_finite(search.space)
         super().__init__(search, trials)
         self._points = list(enumerate_points(search.space))
-        self._asked = sum(trial.repeat_of is None for trial in trials)
 
     def ask(self, number: int, fixed: Params | None = None) -> Params | None:
         if fixed is not None:
             return fixed
-        if self._asked == len(self._points):
-            return None
-        self._asked += 1
-        return self._points[self._asked - 1]
+        index = number // self.search.settings.repeats
+        return self._points[index] if index < len(self._points) else None
 
 
 def check_finite(space: Sequence[SpaceDim]) -> None:

@@ -68,6 +68,8 @@ class OptunaBackend(HpoBackend):
 
     def ask(self, number: int, fixed: Params | None = None) -> Params | None:
         """Each draw has a sampler of its own seed: no draw is repeated after a restart."""
+        if fixed is not None and self._has(number, fixed):
+            return fixed
         if fixed is None and self._grid is not None:
             index = number // self.search.settings.repeats
             if index == len(self._grid):
@@ -116,6 +118,11 @@ class OptunaBackend(HpoBackend):
 
     def _stored(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
+
+    def _has(self, number: int, params: Params) -> bool:
+        """Whether the storage has this trial already: another controller shares it."""
+        stored = self._stored()
+        return number < len(stored) and same_point(self._params(stored[number]), params)
 
     def _take(self, number: int, fixed: Params | None) -> optuna.Trial:
         """Trial `number` of the storage, created, or taken over where a killed controller left it."""

@@ -57,7 +57,8 @@ def make_sampler(search: Search, generator: random.Random) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if sampler == "tpe":  # points that still run count as bad: parallel draws keep apart
-            return optuna.samplers.TPESampler(seed=seed, constant_liar=search.settings.parallel > 1)
+            together = search.settings.parallel > 1 or search.settings.share
+            return optuna.samplers.TPESampler(seed=seed, constant_liar=together)
         if sampler == "nsga2":
             return optuna.samplers.NSGAIISampler(seed=seed, population_size=population(search))
         if sampler == "nsga3":

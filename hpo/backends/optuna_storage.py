@@ -13,16 +13,21 @@ from galley.errors import ConfigError, Problem
 
 
 class KernelLock(JournalFileOpenLock):
-    """Optuna's own lock is a file, which a killed process leaves for 30 s; the kernel frees this one."""
+    """Optuna's own lock is a file, which a killed process leaves for 30 s; the kernel frees this one.
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self._path = path
+    Whoever gets it cuts off a last line that a killed writer left without its end.
+    """
+
+    def __init__(self, log: Path) -> None:
+        super().__init__(str(log))
+        self._log = log
         self._descriptor = -1
 
     def acquire(self) -> bool:
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        path = f"{self._log}.flock"
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        _repair(self._log)
         return True
 
     def release(self) -> None:
@@ -37,9 +42,11 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     if url is not None:
         return _open_database(url)
     path = folder / "optuna.log"
-    _repair(path)
+    lock = KernelLock(path)
+    lock.acquire()
+    lock.release()
     try:
-        return JournalStorage(JournalFileBackend(str(path), KernelLock(f"{path}.flock")))
+        return JournalStorage(JournalFileBackend(str(path), lock))
     except (ValueError, KeyError) as error:
         hint = "move it away: it is written again from the study's journal"
         raise ConfigError(Problem(str(path), f"cannot be read ({error})", hint)) from error
@@ -57,8 +64,9 @@ def _open_database(url: str) -> RDBStorage:
 
 
 def _repair(path: Path) -> None:
-    if path.exists():
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.truncate(path, whole)
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with path.open("r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        if stream.read(1) != b"\n":
+            stream.truncate(path.read_bytes().rfind(b"\n") + 1)

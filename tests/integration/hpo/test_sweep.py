@@ -165,3 +165,40 @@ def test_broken_journal_is_named_and_left_as_it_is(tmp_path: Path) -> None:
     assert states(read_study(study.folder.root)) == ["succeeded", "running"]
     assert states(lab.run(study.folder)) == ["succeeded", "succeeded"]
     assert path.read_text().count('"event": "ended"') == 2
+
+
+def test_changed_digit_is_noticed(tmp_path: Path) -> None:
+    study = run(tmp_path / "study", "hpo=random", "hpo.trials=1")
+    path = study.folder.journal
+    before = path.read_bytes()
+    at = before.index(b'"eval/f1": ') + len(b'"eval/f1": 0.')
+    digit = b"1" if before[at : at + 1] != b"1" else b"2"
+    changed = before[:at] + digit + before[at + 1 :]
+    path.write_bytes(changed)
+    with pytest.raises(ConfigError, match=r"journal\.jsonl:3: was changed: its checksum.*\n.*restore"):
+        lab.run(study.folder)
+    assert path.read_bytes() == changed
+    path.write_bytes(before)
+    assert states(read_study(study.folder.root)) == ["succeeded"]
+
+
+@pytest.mark.parametrize("kind", ["random", "optuna", "grid"])
+def test_shared_study_has_each_trial_once_when_a_controller_is_killed(tmp_path: Path, kind: str) -> None:
+    """Two controllers; one is killed in its second trial, and the other takes over."""
+    lr = ("optim.lr=1e-5,2e-5,3e-5,4e-5,5e-5,6e-5",) if kind == "grid" else ()
+    words = (f"hpo={kind}", "hpo.trials=6", "hpo.share=true", *lr)
+    folder = lab.make_study(tmp_path / "study", *words)
+    (folder.root / "kill.json").write_text(json.dumps(["both@1:4:training"]))
+    environ = {**os.environ, "PYTHONPATH": str(REPO), "STANDIN_STEP_S": "0.1"}
+    argv = [sys.executable, "-W", "ignore", "-m", "tests.integration.hpo.lab", str(folder.root)]
+    both = [subprocess.Popen(argv, env=environ) for _ in range(2)]
+    try:
+        codes = sorted(process.wait(120) for process in both)
+    finally:
+        for process in both:
+            process.kill()
+    assert codes == [-signal.SIGKILL, 0]
+    assert not lab.faults(folder, 6)
+    events = [json.loads(line) for line in folder.journal.read_text().splitlines()]
+    assert len({event["controller"] for event in events if event["event"] == "asked"}) == 2
+    assert [event["number"] for event in events if event["event"] == "adopted"] == [1]

@@ -5,7 +5,11 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import pytest
+
 import hpo.backends.ray as ray_backend
+from galley.compose import compose_recipe
+from galley.errors import ConfigError
 from galley.schema import Hpo
 from hpo.base import Search
 from hpo.values import Objective, Params, SpaceDim, Trial
@@ -82,3 +86,9 @@ def test_a_new_controller_goes_on_from_the_journal() -> None:
     backend.tell(ended(12, living.params))
     backend.tell(ended(14, trials[5].params))
     assert set(backend.best()) == set(front([*trials, ended(12, living.params), ended(14, trials[5].params)]))
+
+
+def test_raytune_is_another_name_and_sigopt_is_gone() -> None:
+    assert compose_recipe(["hpo=raytune"], []).hpo.kind == "ray"
+    with pytest.raises(ConfigError, match="SigOpt's service has ended"):
+        compose_recipe(["hpo=sigopt"], [])

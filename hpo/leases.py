@@ -1,0 +1,68 @@
+"""Which controllers of a study live.
+
+Each holds a lock on a file of its own as long as its process lives, and the kernel frees it, however
+the process ends: no clock decides, and a controller that was merely stopped has not lost its trials.
+Controllers on several machines need a file system whose locks hold between them, as NFS's do.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import socket
+from pathlib import Path
+
+from galley.errors import SubmissionError
+
+
+class Lease:
+    """The life of this controller.
+
+    Attributes:
+        name: what the journal calls it.
+        is_alone: no other controller lived when the lease was taken.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Taken at once. Removes the files of the dead: call it where no other lease is being made.
+
+        Raises `SubmissionError` where the file system has no locks.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.iterdir():
+            if not is_held(folder, path.name):
+                path.unlink(missing_ok=True)
+        self.is_alone = not any(folder.iterdir())
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._path = folder / self.name
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise SubmissionError(f"{folder}: cannot be locked: {error.strerror}") from error
+
+    def release(self) -> None:
+        self._path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+
+def is_held(folder: Path, name: str) -> bool:
+    """Whether the controller of this name lives. One without a name does not."""
+    try:
+        descriptor = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC) if name else -1
+    except FileNotFoundError:
+        return False
+    if descriptor < 0:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def is_of_this_machine(name: str) -> bool:
+    return name.rsplit("-", 2)[0] == socket.gethostname()

@@ -1,0 +1,129 @@
+"""A study, its journal and its backend in step with what other controllers of it do.
+
+Whoever asks a trial or ends one takes a turn: the journal is locked, and all that others wrote is taken
+in first. So two controllers never ask the same trial, and each trial belongs to one of them: the one that
+asked it, or, once that is dead, the one that adopted it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hpo.base import HpoBackend
+from hpo.journal import Adopted, Asked, Ended, Event, Journal, broken
+from hpo.leases import Lease, is_held, is_of_this_machine
+from hpo.study import Study
+from hpo.values import Trial
+
+_LOOK_S = 0.5  # between two looks at whether other controllers live
+ELSEWHERE_S = 60.0  # after which no process of a dead controller of another machine lives any more
+
+
+class Ledger:
+    """What one controller knows of its study, and writes of it."""
+
+    def __init__(self, study: Study, journal: Journal, backend: HpoBackend, lease: Lease) -> None:
+        self.study = study
+        self.backend = backend
+        self._journal = journal
+        self._lease = lease
+        self._looked_at = 0.0
+        self._dead_since: dict[str, float] = {}
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Nobody else writes meanwhile, and all that others wrote is known."""
+        with self._journal.turn():
+            self._read()
+            yield
+
+    def follow(self) -> None:
+        """Take in what other controllers have written, if anything."""
+        if self._journal.has_news():
+            with self.turn():
+                pass
+
+    def write(self, event: Event) -> None:
+        """On the disk first, then in memory. Only in a turn."""
+        self._journal.append(event)
+        reason = self.study.apply(event)
+        if reason:
+            raise AssertionError(f"the journal {reason}")
+
+    def ask(self) -> int | None:
+        """The number of a new trial of this controller; None where there is none to ask."""
+        with self.turn():
+            study, number = self.study, len(self.study.trials)
+            if self.is_whole():
+                return None
+            root = number - number % study.hpo.repeats
+            fixed = study.trials[root].params if root != number else None
+            params = self.backend.ask(number, fixed)
+            if params is not None:
+                repeat_of = None if fixed is None else root
+                self.write(Asked(number, params, time.time(), repeat_of, self._lease.name))
+            return None if params is None else number
+
+    def end(self, event: Ended) -> None:
+        """A trial of this controller has ended."""
+        with self.turn():
+            self.write(event)
+            self.backend.tell(self.study.trials[event.number])
+
+    def record(self, event: Event) -> None:
+        with self.turn():
+            self.write(event)
+
+    def is_whole(self) -> bool:
+        """Whether as many trials were asked as there are to be."""
+        target = self.study.target
+        return target is not None and len(self.study.trials) >= target
+
+    def others(self) -> list[Trial]:
+        """Running trials of other controllers, living or dead."""
+        owners, mine = self.study.owners, self._lease.name
+        return [trial for trial in self.study.running() if owners[trial.number] != mine]
+
+    def adopt(self, remote: bool) -> Trial | None:
+        """A trial whose controller is dead, which is this one's now; None where there is none.
+
+        Of another machine's, unless the runs are `remote`, only once its processes have ended too.
+        """
+        now = time.monotonic()
+        if not self.others() or now - self._looked_at < _LOOK_S:
+            return None
+        with self.turn():
+            for trial in self.others():
+                if self._is_orphan(trial, remote, now):
+                    self.write(Adopted(trial.number, self._lease.name, time.time()))
+                    return trial
+        self._looked_at = now
+        return None
+
+    def _is_orphan(self, trial: Trial, remote: bool, now: float) -> bool:
+        owner = self.study.owners[trial.number]
+        if is_held(self.study.folder.controllers, owner):
+            return False
+        since = self._dead_since.setdefault(owner, now)
+        return remote or not owner or is_of_this_machine(owner) or now - since > ELSEWHERE_S
+
+    def _read(self) -> None:
+        first = self._journal.last_line + 1
+        for line, event in enumerate(self._journal.read(), first):
+            reason = self.study.apply(event)
+            if reason:
+                raise broken(self.study.folder.journal, line, reason)
+            self._tell(event)
+
+    def _tell(self, event: Event) -> None:
+        """What another controller asked, or learned, the backend has to know."""
+        if isinstance(event, Asked):
+            self.backend.ask(event.number, event.params)
+        elif isinstance(event, Ended):
+            self.backend.tell(self.study.trials[event.number])
+
+    def close(self) -> None:
+        self.backend.close()
+        self._lease.release()
