@@ -34,7 +34,7 @@ def recipe(tmp_path: Path, strategy: str, **changes: Any) -> Any:
     return tiny.tiny_recipe(strategy, **{**settings, **changes})
 
 
-@pytest.mark.parametrize("streaming", [True])
+@pytest.mark.parametrize("streaming", [True, False])
 def test_killed_and_resumed_on_more_ranks_it_sees_the_same_samples(tmp_path: Path, streaming: bool) -> None:
     kind = "tests.integration.train.language_task:Killed"
     mix = [Source(name="embedded:pydoc_text", weight=2), Source(name="embedded:pydoc_text")]
