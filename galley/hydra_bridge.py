@@ -28,22 +28,29 @@ from galley.provenance import Source, display_path, file_sources
 RECIPE_GROUP = "recipes"
 RECIPE_CHOICE = f"{RECIPE_GROUP}@_global_"
 SET = "++"  # in front of an override: the key need not be there
-Composed = dict[tuple[str, ...], DictConfig]
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
-class Loader:
-    """Hydra's view of the shipped folders and of the user's (`--config-dir`).
+class Composed:
+    """What Hydra made of a set of choices, for a caller who composes many recipes from the same files.
 
     Attributes:
-        composed: configurations by the choices that made them, for a caller who composes many recipes
-            from the same files; Hydra takes most of the time.
+        merged: configurations by the choices that made them.
+        files: (file, package) of what takes part, in merge order, by the choices.
     """
+
+    merged: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
+    files: dict[tuple[str, ...], list[tuple[Path, str]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Hydra's view of the shipped folders and of the user's (`--config-dir`)."""
 
     inner: ConfigLoader
     user_dirs: tuple[Path, ...]
-    composed: Composed = field(default_factory=dict)
+    composed: Composed = field(default_factory=Composed)
 
     @property
     def search_override(self) -> str:
@@ -65,10 +72,10 @@ class Loader:
 
     def merged(self, overrides: Sequence[str]) -> dict[str, Any]:
         """The composed mapping with interpolations resolved; raises Hydra's and OmegaConf's errors."""
-        choices = tuple(text for text in overrides if not text.startswith(SET))
-        if choices not in self.composed:
-            self.composed[choices] = compose("config", [self.search_override, *choices])
-        config = copy.deepcopy(self.composed[choices])
+        choices, known = _choices(overrides), self.composed.merged
+        if choices not in known:
+            known[choices] = compose("config", [self.search_override, *choices])
+        config = copy.deepcopy(known[choices])
         for text in overrides:
             if text.startswith(SET):  # what Hydra itself does with such an override
                 override = parse_override(text)
@@ -77,7 +84,13 @@ class Loader:
 
     def files(self, overrides: Sequence[str]) -> list[tuple[Path, str]]:
         """(file, package) of every YAML file that takes part, in merge order."""
-        found = self.inner.compute_defaults_list("config", [self.search_override, *overrides], RunMode.RUN)
+        choices, known = _choices(overrides), self.composed.files
+        if choices not in known:
+            known[choices] = self._read_files(choices)
+        return known[choices]
+
+    def _read_files(self, choices: Sequence[str]) -> list[tuple[Path, str]]:
+        found = self.inner.compute_defaults_list("config", [self.search_override, *choices], RunMode.RUN)
         pairs = []
         for default in found.defaults:
             path = self._find(default.config_path)
@@ -102,12 +115,17 @@ class Loader:
         return next((path for path in candidates if path.exists()), None)
 
 
+def _choices(overrides: Sequence[str]) -> tuple[str, ...]:
+    """The overrides that choose files; the others set values in what the files make."""
+    return tuple(text for text in overrides if not text.startswith(SET))
+
+
 @contextmanager
 def open_loader(user_dirs: Sequence[Path] = (), composed: Composed | None = None) -> Iterator[Loader]:
     """A loader over the shipped folders and the user's, closed again at the end."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        yield Loader(loader, tuple(user_dirs), {} if composed is None else composed)
+        yield Loader(loader, tuple(user_dirs), Composed() if composed is None else composed)
 
 
 def parse_override(text: str) -> Override:

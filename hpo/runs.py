@@ -66,7 +66,7 @@ class TrialRuns:
 
     def __init__(self, study: Study, composed: Composed | None = None) -> None:
         self._study = study
-        self._composed: Composed = {} if composed is None else composed
+        self._composed = Composed() if composed is None else composed
         self._packages = package_versions()
         self._launchers: dict[str, Launcher] = {}
         self._groups = config_groups(study.begun.config_dirs)

@@ -152,9 +152,9 @@ def await_processes(
 
 def has_failed(launcher: Launcher, handle: RunHandle, folder: RunFolder) -> bool:
     """Whether a rank has failed and the others have to be ended."""
-    if launcher.outlives_failures(folder.read_spec()):
+    if not (folder.read_rank_errors(handle.attempt) or launcher.failing(handle, folder)):
         return False
-    return bool(folder.read_rank_errors(handle.attempt)) or launcher.failing(handle, folder)
+    return not launcher.outlives_failures(folder.read_spec())
 
 
 def conclude(

@@ -25,7 +25,7 @@ from hpo.journal import Begun, Journal
 from hpo.runs import TrialRuns
 from hpo.study import Study, read_study
 
-COMPOSED: Composed = {}  # the files are read once for all studies
+COMPOSED = Composed()  # the files are read once for all studies
 WORDS = [
     "strategy=single",
     "train.max_steps=6",
