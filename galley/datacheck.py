@@ -12,9 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from galley.datafiles import FILE_STEMS, DataError, Row, SplitName, find_file, read_rows
+from galley.datafiles import DataError, Row, SplitName, find_files, read_rows
 from galley.errors import Problem, nearest
 from galley.schema import Data
+from galley.tables import splits_read
 
 # Header of GLUE's MRPC files, which name neither text nor label as anybody else does.
 GLUE_MRPC = (("#1 String", "#2 String"), "Quality")
@@ -49,6 +50,14 @@ class Split:
     where: str
     complete: bool = True
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Sequence[int], where: str | None = None) -> Split:
+        """The rows at `indices`, in that order."""
+        texts = tuple([column[index] for index in indices] for column in self.texts)
+        return Split(texts, [self.labels[index] for index in indices], where or self.where, self.complete)
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -80,16 +89,19 @@ def check_data(data: Data, labels: Labels | None = None) -> list[Problem]:
     if data.path is None:
         return []
     try:
-        load_splits(data, limit=ROWS_BEFORE_LAUNCH, labels=labels or CLASSES)
+        load_splits(data, ROWS_BEFORE_LAUNCH, labels or CLASSES, whole=not data.mix)
     except DataError as error:
         return list(error.problems)
     return []
 
 
-def load_splits(data: Data, limit: int | None = None, labels: Labels | None = None) -> dict[SplitName, Split]:
-    """Both splits of `data.path`, the first `limit` rows of each.
+def load_splits(
+    data: Data, limit: int | None = None, labels: Labels | None = None, whole: bool = True
+) -> dict[SplitName, Split]:
+    """The splits of `data.path` that are read, the first `limit` rows of each file.
 
-    Raises `DataError` with the problems of both.
+    Raises `DataError` with the problems of all. Without `whole` the rules between labels are left out:
+    of a mixture no source needs to keep them by itself.
     """
     folder = Path(str(data.path)).expanduser()
     if not folder.is_dir():
@@ -98,16 +110,39 @@ def load_splits(data: Data, limit: int | None = None, labels: Labels | None = No
     labels = labels or CLASSES
     found: dict[SplitName, Split] = {}
     problems: list[Problem] = []
-    for name in FILE_STEMS:
+    for name in splits_read(data):
         try:
-            found[name] = _load_split(find_file(folder, name), data, limit, labels)
+            parts = [_load_split(path, data, limit, labels) for path in find_files(folder, name)]
+            found[name] = joined_splits(parts)
         except DataError as error:
             problems += error.problems
-    if not problems:
-        problems += labels.check(found)
+    if not problems and whole:
+        problems += label_problems(found, labels)
     if problems:
         raise DataError(problems)
     return found
+
+
+def label_problems(splits: Mapping[SplitName, Split], labels: Labels) -> list[Problem]:
+    """The rules between the labels of both splits; where evaluation is held out later, of training."""
+    return labels.check({"eval": splits["train"], **splits}) if "train" in splits else []
+
+
+def joined_splits(parts: Sequence[Split]) -> Split:
+    """The rows of all parts, one after the other. Raises `DataError` where some are pairs and some not."""
+    first = parts[0]
+    for part in parts[1:]:
+        if len(part.texts) != len(first.texts):
+            what = f"has {len(part.texts)} text columns, but {first.where} has {len(first.texts)}"
+            raise DataError(Problem(part.where, what, "set data.text_columns"))
+    if len(parts) == 1:
+        return first
+    texts = tuple(
+        [text for part in parts for text in part.texts[column]] for column in range(len(first.texts))
+    )
+    labels = [label for part in parts for label in part.labels]
+    where = f"{first.where} and {len(parts) - 1} more"
+    return Split(texts, labels, where, all(part.complete for part in parts))
 
 
 def _load_split(path: Path, data: Data, limit: int | None, labels: Labels) -> Split:

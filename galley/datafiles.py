@@ -26,15 +26,6 @@ class DataError(ConfigError):
     """The data cannot be used; every problem found is listed."""
 
 
-def find_file(folder: Path, split: SplitName) -> Path:
-    """The file of a split. Raises `DataError` where there is none, or more than one."""
-    found = find_files(folder, split)
-    if len(found) > 1:
-        what = f"has {len(found)} {split} files, {found[0].name} and others; this task reads one"
-        raise DataError(Problem(f"data.path={folder}", what, "join them"))
-    return found[0]
-
-
 def find_files(folder: Path, split: SplitName) -> list[Path]:
     """The files of a split: `train.*`, or the parts `train-*.*` or `train/*` in order of their names.
 

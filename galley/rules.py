@@ -59,16 +59,22 @@ def recipe_problems(recipe: Recipe) -> list[Problem]:
 def _data(recipe: Recipe) -> list[Problem]:
     """A task of the user's own may read anything: its rows are checked by the worker alone."""
     kind, data = recipe.task.kind, recipe.data
-    if kind in OWN_CHECKS:
-        return [] if data.path is None else OWN_CHECKS[kind](data)
     problems = [*column_problems(data.columns, kind), *mixture_problems(data)]
-    paths = [source.path for source in data.mix] or [data.path]
-    for path in filter(None, paths if kind in ROLES else ()):
-        try:
-            load_tables(replace(data, path=path), ROLES[kind], limit=ROWS_BEFORE_LAUNCH)
-        except DataError as error:
-            problems += error.problems
+    for path in filter(None, [source.path for source in data.mix] or [data.path]):
+        one = replace(data, path=path)
+        if kind in OWN_CHECKS:
+            problems += OWN_CHECKS[kind](one)
+        elif kind in ROLES:
+            problems += _table_problems(one, kind)
     return problems
+
+
+def _table_problems(data: Data, kind: str) -> list[Problem]:
+    try:
+        load_tables(data, ROLES[kind], limit=ROWS_BEFORE_LAUNCH)
+    except DataError as error:
+        return list(error.problems)
+    return []
 
 
 def _rules(recipe: Recipe) -> Iterator[Problem]:

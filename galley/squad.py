@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import islice
 from typing import Any
 
 from galley.datacheck import ROWS_BEFORE_LAUNCH
-from galley.datafiles import FILE_STEMS, DataError, Row, SplitName, find_file, read_rows
+from galley.datafiles import DataError, Row, SplitName, find_files, read_rows
 from galley.errors import Problem, nearest, valid_values
 from galley.schema import Data
-from galley.tables import data_folder
+from galley.tables import data_folder, splits_read
 
 MAX_PROBLEMS_PER_FILE = 5
 LEVELS = ("paragraphs", "qas")
@@ -61,6 +61,14 @@ class QuestionSet:
     questions: list[Question]
     where: str
     moved: int = 0
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def take(self, indices: Sequence[int], where: str | None = None) -> QuestionSet:
+        """The questions at `indices`, in that order."""
+        questions = [self.questions[index] for index in indices]
+        return replace(self, questions=questions, where=where or self.where)
 
     @property
     def num_unanswerable(self) -> int:
@@ -108,19 +116,38 @@ def check_questions(data: Data) -> list[Problem]:
 
 
 def load_question_sets(data: Data, limit: int | None = None) -> dict[SplitName, QuestionSet]:
-    """The splits of `data.path`, of each the first `limit` rows. Raises `DataError` with all problems."""
+    """The splits of `data.path` that are read, of each file the first `limit` rows.
+
+    Raises `DataError` with all problems.
+    """
     folder = data_folder(data)
     found: dict[SplitName, QuestionSet] = {}
     problems: list[Problem] = []
-    for name in FILE_STEMS:
+    for name in splits_read(data):
         try:
-            path = find_file(folder, name)
-            found[name] = to_questions(islice(read_rows(path), limit), data, str(path))
+            paths = find_files(folder, name)
+            parts = [to_questions(islice(read_rows(path), limit), data, str(path)) for path in paths]
+            found[name] = joined_questions(parts)
         except DataError as error:
             problems += error.problems
     if problems:
         raise DataError(problems)
     return found
+
+
+def joined_questions(parts: Sequence[QuestionSet]) -> QuestionSet:
+    """The questions of all parts; where two parts have an id in common, ids get their part's number."""
+    if len(parts) == 1:
+        return parts[0]
+    ids = [question.id for part in parts for question in part.questions]
+    unique = len(set(ids)) == len(ids)
+    questions = [
+        question if unique else replace(question, id=f"{number}:{question.id}")
+        for number, part in enumerate(parts)
+        for question in part.questions
+    ]
+    where = f"{parts[0].where} and {len(parts) - 1} more"
+    return QuestionSet(questions, where, sum(part.moved for part in parts))
 
 
 def to_questions(rows: Iterable[Row], data: Data, where: str) -> QuestionSet:

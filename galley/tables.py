@@ -66,6 +66,9 @@ ROLES: dict[str, tuple[Role, ...]] = {
     ),
 }
 
+# Tasks with a label, which have two keys of their own for their columns.
+LABELED = ("sequence_classification", "sequence_regression", "multi_label_classification", "distillation")
+
 
 @dataclass(frozen=True)
 class Table:
@@ -83,10 +86,10 @@ class Table:
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
-    def take(self, indices: Sequence[int]) -> Table:
+    def take(self, indices: Sequence[int], where: str | None = None) -> Table:
         """The rows at `indices`, in that order."""
         chosen = {name: [values[index] for index in indices] for name, values in self.columns.items()}
-        return Table(chosen, self.where, self.complete)
+        return Table(chosen, where or self.where, self.complete)
 
 
 def load_tables(data: Data, roles: Sequence[Role], limit: int | None = None) -> dict[SplitName, Table]:
@@ -185,6 +188,9 @@ def column_names(header: Sequence[str], roles: Sequence[Role], data: Data, where
 def column_problems(columns: Mapping[str, str], kind: str) -> list[Problem]:
     """Names in `data.columns` that the task does not read."""
     valid = [role.name for role in ROLES.get(kind, ())]
+    if columns and kind in LABELED:
+        hint = "set data.text_columns and data.label_column"
+        return [Problem("data.columns", f"is not read by task '{kind}'", hint)]
     return [
         Problem(f"data.columns.{name}", f"task '{kind}' reads no '{name}'", valid_values(name, valid))
         for name in columns

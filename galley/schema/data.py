@@ -46,7 +46,8 @@ class Data:
             not named is recognised. Classification has the two keys above.
         label_names: what the numbers of tags mean, in their order; null where the tags are text.
         max_length: tokens a sample; longer ones are truncated, or cut in pieces by the task.
-        max_samples: at most so many training and evaluation samples each; null for all.
+        max_samples: at most so many training and evaluation samples each, spread evenly; null for all.
+        max_eval_samples: the same of evaluation alone; null is `max_samples`.
         streaming: read while training, without preparing and keeping the whole; a run then has
             `train.max_steps` instead of epochs.
         shuffle_buffer: samples that a stream holds and shuffles together.
@@ -68,6 +69,7 @@ class Data:
     label_names: list[str] | None = None
     max_length: Positive = 128
     max_samples: Positive | None = None
+    max_eval_samples: Positive | None = None
     streaming: bool = False
     shuffle_buffer: Positive = 1000
     workers: NonNegative = 0

@@ -4,9 +4,9 @@ or from several of them in a mixture."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, Self, TypeVar
 
 from galley.datafiles import DataError, SplitName
 from galley.errors import Problem
@@ -21,24 +21,57 @@ log = logging.getLogger("galley")
 HUB_SPLITS: dict[SplitName, tuple[str, ...]] = {"train": ("train",), "eval": ("validation", "dev", "test")}
 
 
+class Rows(Protocol):
+    """One split as a task reads it: `Table`, `Split`, `QuestionSet`."""
+
+    @property
+    def where(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: Sequence[int], where: str | None = None) -> Self: ...
+
+
+R = TypeVar("R", bound=Rows)
+Join = Callable[[Sequence[R]], R]
+
+
 def read_tables(data: Data, roles: Sequence[Role]) -> dict[SplitName, Table]:
-    """The splits that are read, at most `data.max_samples` rows each.
+    """The splits that are read, at most `sample_limit` rows each.
 
     Raises `ConfigError` that names what is wrong.
     """
-    found = _mixed(data, roles) if data.mix else _one_source(data, roles)
-    if data.hold_out:
-        found = _held_out(found["train"], data.hold_out)
-    for name, table in found.items():
-        kept = at_most(len(table), data.max_samples)
-        found[name] = table if kept is None else table.take(kept)
-        log.info("%s: %d samples", table.where, len(found[name]))
+    found = limited(data, gathered(data, lambda source: _one_source(source, roles), joined))
+    for table in found.values():
+        log.info("%s: %d samples", table.where, len(table))
+    return found
+
+
+def gathered(data: Data, read: Callable[[Data], dict[SplitName, R]], join: Join[R]) -> dict[SplitName, R]:
+    """What `read` finds in the one source, or in those of the mixture; with what is held out."""
+    found = _mixed(data, read, join) if data.mix else read(data)
+    return _held_out(found["train"], data.hold_out) if data.hold_out and "train" in found else found
+
+
+def limited(data: Data, splits: Mapping[SplitName, R]) -> dict[SplitName, R]:
+    """At most `sample_limit` rows of each split."""
+    found: dict[SplitName, R] = {}
+    for name, rows in splits.items():
+        kept = at_most(len(rows), sample_limit(data, name))
+        found[name] = rows if kept is None else rows.take(kept)
     return found
 
 
 def of_source(data: Data, source: Source) -> Data:
     """The data of one source of the mixture."""
     return replace(data, name=source.name, subset=source.subset, path=source.path, mix=[])
+
+
+def sample_limit(data: Data, split: SplitName) -> int | None:
+    """How many samples of a split are taken; None for all."""
+    if split == "eval" and data.max_eval_samples is not None:
+        return data.max_eval_samples
+    return data.max_samples
 
 
 def at_most(size: int, count: int | None) -> list[int] | None:
@@ -54,33 +87,34 @@ def mixture_sizes(sizes: Sequence[int], weights: Sequence[float]) -> list[int]:
     return [max(1, round(scale * weight)) for weight in weights]
 
 
-def _mixed(data: Data, roles: Sequence[Role]) -> dict[SplitName, Table]:
+def _mixed(data: Data, read: Callable[[Data], dict[SplitName, R]], join: Join[R]) -> dict[SplitName, R]:
     """Training by weight; evaluation holds the evaluation splits of all sources, whole."""
-    sources = [_one_source(of_source(data, source), roles) for source in data.mix]
-    found: dict[SplitName, Table] = {}
+    sources = [read(of_source(data, source)) for source in data.mix]
+    found: dict[SplitName, R] = {}
     if "train" in sources[0]:
-        found["train"] = _by_weight([source["train"] for source in sources], [s.weight for s in data.mix])
+        weights = [source.weight for source in data.mix]
+        found["train"] = join(_by_weight([source["train"] for source in sources], weights))
     if "eval" in sources[0]:
-        found["eval"] = joined([source["eval"] for source in sources])
+        found["eval"] = join([source["eval"] for source in sources])
     return found
 
 
-def _by_weight(tables: Sequence[Table], weights: Sequence[float]) -> Table:
+def _by_weight(parts: Sequence[R], weights: Sequence[float]) -> list[R]:
     taken = []
-    for table, size in zip(tables, mixture_sizes([len(t) for t in tables], weights), strict=True):
-        log.info("mixture: %d of %d samples of %s", size, len(table), table.where)
-        taken.append(table.take(at_most(len(table), size) or range(len(table))))
-    return joined(taken)
+    for rows, size in zip(parts, mixture_sizes([len(rows) for rows in parts], weights), strict=True):
+        log.info("mixture: %d of %d samples of %s", size, len(rows), rows.where)
+        taken.append(rows.take(at_most(len(rows), size) or range(len(rows))))
+    return taken
 
 
-def _held_out(table: Table, count: int) -> dict[SplitName, Table]:
-    kept = at_most(len(table), count)
+def _held_out(rows: R, count: int) -> dict[SplitName, R]:
+    kept = at_most(len(rows), count)
     if kept is None:
-        what = f"{table.where} has {len(table)} samples: none would be left for training"
+        what = f"{rows.where} has {len(rows)} samples: none would be left for training"
         raise DataError(Problem(f"data.hold_out={count}", what))
     chosen = set(kept)
-    rest = [index for index in range(len(table)) if index not in chosen]
-    return {"train": table.take(rest), "eval": replace(table.take(kept), where=f"{table.where} (held out)")}
+    rest = [index for index in range(len(rows)) if index not in chosen]
+    return {"train": rows.take(rest), "eval": rows.take(kept, f"{rows.where} (held out)")}
 
 
 def _one_source(data: Data, roles: Sequence[Role]) -> dict[SplitName, Table]:

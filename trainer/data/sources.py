@@ -7,11 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from galley.datacheck import CLASSES, Labels, Split, describe, find_columns, load_splits, to_split
+from galley.datacheck import (
+    CLASSES,
+    Labels,
+    Split,
+    describe,
+    find_columns,
+    joined_splits,
+    label_problems,
+    load_splits,
+    to_split,
+)
 from galley.datafiles import DataError, SplitName
 from galley.schema import Data
+from galley.tables import splits_read
 from trainer.assets import data_rows, is_embedded
-from trainer.data.raw import HUB_SPLITS, at_most, hub_splits
+from trainer.data.raw import gathered, hub_splits, limited
 
 log = logging.getLogger("galley")
 
@@ -30,26 +41,21 @@ class Splits:
 
 
 def read_splits(data: Data, labels: Labels = CLASSES) -> Splits:
-    """Both splits, at most `data.max_samples` each. Raises `ConfigError` that names what is wrong."""
-    if data.path is not None:
-        found = load_splits(data, labels=labels)
-    elif is_embedded(data.name):
-        found = _embedded(data, labels)
-    else:
-        found = _hub(data, labels)
-    num_labels = count_labels(found["train"].labels)
-    chosen = {name: _at_most(split, data.max_samples) for name, split in found.items()}
+    """Both splits, at most `sample_limit` each. Raises `ConfigError` that names what is wrong."""
+    whole = gathered(data, lambda source: _read(source, labels), joined_splits)
+    problems = label_problems(whole, labels)
+    if problems:
+        raise DataError(problems)
+    chosen = limited(data, whole)
     for split in chosen.values():
         log.info("%s", describe(split))
-    return Splits(chosen["train"], chosen["eval"], num_labels)
+    return Splits(chosen["train"], chosen["eval"], count_labels(whole["train"].labels))
 
 
-def _at_most(split: Split, count: int | None) -> Split:
-    kept = at_most(len(split.labels), count)
-    if kept is None:
-        return split
-    texts = tuple([column[index] for index in kept] for column in split.texts)
-    return Split(texts, [split.labels[index] for index in kept], split.where)
+def _read(data: Data, labels: Labels) -> dict[SplitName, Split]:
+    if data.path is not None:
+        return load_splits(data, labels=labels, whole=False)
+    return _embedded(data, labels) if is_embedded(data.name) else _hub(data, labels)
 
 
 def count_labels(labels: Sequence[Any]) -> int:
@@ -61,7 +67,7 @@ def count_labels(labels: Sequence[Any]) -> int:
 
 def _embedded(data: Data, labels: Labels) -> dict[SplitName, Split]:
     found: dict[SplitName, Split] = {}
-    for split in HUB_SPLITS:
+    for split in splits_read(data):
         rows, where = data_rows(data.name, split), f"{data.name} ({split})"
         found[split] = to_split(
             list(enumerate(rows, 1)), find_columns(list(rows[0]), data, where, labels), where, kind=labels
@@ -76,7 +82,4 @@ def _hub(data: Data, labels: Labels) -> dict[SplitName, Split]:
         source = f"{where} ({stored})"
         columns = find_columns(rows.column_names, data, source, labels)
         found[name] = to_split(list(enumerate(rows, 1)), columns, source, kind=labels)
-    problems = labels.check(found)
-    if problems:
-        raise DataError(problems)
     return found

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from galley.errors import ConfigError
-from galley.schema import Data
+from galley.rules import recipe_problems
+from galley.schema import Batch, Data, Recipe, Source, Task
+from trainer.data.questions import read_question_sets
 from trainer.data.sources import read_splits
 
 
@@ -58,3 +60,47 @@ def test_an_unknown_embedded_set_gets_the_valid_names() -> None:
         "data.name=embedded:pydoc_pair: is not embedded\n"
         "    did you mean 'pydoc_pairs'? valid: pydoc_pairs, pydoc_qa, pydoc_text, pydoc_dialogue"
     )
+
+
+def test_evaluation_is_taken_from_training_and_has_a_limit_of_its_own(tmp_path: Path) -> None:
+    path = sorted_by_class(tmp_path).path
+    (tmp_path / "dev.csv").unlink()
+    splits = read_splits(Data(path=path, hold_out=6, max_samples=8, max_eval_samples=3))
+    assert splits.eval.texts == (["text 0", "text 10", "text 20"],)
+    assert len(splits.train) == 8
+    whole = read_splits(Data(path=path, hold_out=6))
+    assert sorted([*whole.train.texts[0], *whole.eval.texts[0]]) == sorted(f"text {n}" for n in range(30))
+    with pytest.raises(ConfigError, match="none would be left for training"):
+        read_splits(Data(path=path, hold_out=30))
+
+
+def test_labeled_data_are_mixed_by_weight_and_checked_as_a_whole(tmp_path: Path) -> None:
+    for name, label in (("no", 0), ("yes", 1)):  # neither could be trained alone
+        (tmp_path / name).mkdir()
+        for split in ("train-1", "train-2", "dev"):
+            body = "".join(f"{name} {n},{label}\n" for n in range(6))
+            (tmp_path / name / f"{split}.csv").write_text("text,label\n" + body)
+    mix = [Source(path=str(tmp_path / "no"), weight=3), Source(path=str(tmp_path / "yes"))]
+    data = Data(name="", mix=mix)
+    assert recipe_problems(Recipe(data=data, batch=Batch(8))) == []
+    splits = read_splits(data)
+    assert [splits.train.labels.count(label) for label in (0, 1)] == [12, 4]
+    assert [splits.eval.labels.count(label) for label in (0, 1)] == [6, 6]
+    with pytest.raises(ConfigError, match="two classes at least"):
+        read_splits(Data(name="", mix=mix[:1]))
+
+
+def test_questions_of_two_sources_keep_their_answers_apart() -> None:
+    mix = [Source(name="embedded:pydoc_qa"), Source(name="embedded:pydoc_qa")]
+    found = read_question_sets(Data(mix=mix, max_samples=40, max_eval_samples=10))
+    assert [len(found[split]) for split in ("train", "eval")] == [40, 10]
+    assert len({question.id for question in found["train"].questions}) == 40
+
+
+def test_columns_that_a_classifier_does_not_read_are_refused() -> None:
+    for kind in ("sequence_classification", "sequence_regression"):
+        problems = recipe_problems(
+            Recipe(task=Task(kind), data=Data(columns={"text": "tweet"}), batch=Batch(8))
+        )
+        assert [problem.where for problem in problems] == ["data.columns"]
+        assert "data.text_columns" in problems[0].hint
