@@ -204,6 +204,6 @@ def layout_warnings(recipe: Recipe, layout: Layout, facts: ClusterFacts) -> list
     if layout.device == "cuda" and recipe.precision.compute == "auto" and layout.precision == "fp32":
         what = "the GPUs do not compute in bf16, or that is not known here"
         found.append(f"precision=auto is fp32: {what}; precision=bf16 or fp16 is much faster where they can")
-    if recipe.checkpoint.every_steps is None:
+    if recipe.checkpoint.every_steps is None and not recipe.eval.only:
         found.append("checkpoint.every_steps is null: a run that dies cannot be resumed from its middle")
     return found

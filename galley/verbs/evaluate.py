@@ -17,8 +17,10 @@ from galley.schema import Recipe
 from galley.verbs import Options
 
 RECIPE = "evaluation"
-# What of a run's recipe decides its evaluation.
-SECTIONS = ("model", "data", "task", "precision")
+# What of a run's recipe decides its evaluation, next to the model as its folder holds it: weights,
+# configuration, tokenizer and merged adapters are there, and nothing of it is made anew.
+SECTIONS = ("data", "task", "precision")
+OF_MODEL = ("trust_remote_code", "attn_implementation")
 NOTHING_TRAINED = {
     "eval": {"only": True, "enabled": True, "every_steps": None, "patience": None},
     "batch": {"global_size": None, "micro_size": 1, "accumulation": 1},
@@ -50,8 +52,9 @@ def evaluate(words: Sequence[str], options: Options) -> int:
 def what_to_measure(word: str, options: Options) -> dict[str, Any]:
     """The recipe of the evaluation, as YAML has it. Raises `ConfigError` where there is no whole model."""
     folder = Path(word).expanduser()
-    if (folder / "config.json").is_file():
-        model = {"name": str(folder.absolute()), "ignore_mismatched_head": False}
+    embedded = word.startswith("embedded:")
+    if embedded or (folder / "config.json").is_file():
+        model = {"name": word if embedded else str(folder.absolute()), "ignore_mismatched_head": False}
         return {"model": model, **NOTHING_TRAINED}
     from launchers.runs import find_run
 
@@ -65,9 +68,9 @@ def _of_recipe(recipe: Recipe, run: RunFolder) -> dict[str, Any]:
         what = "holds adapters alone" if adapters else "is not there: the run has not finished"
         hint = "train it with model.lora.merge=true" if adapters else f"continue it with `resume {run.root}`"
         raise ConfigError(Problem(str(run.model), what, hint))
-    found = {name: asdict(getattr(recipe, name)) for name in SECTIONS}
-    found["model"] |= {"name": str(run.model), "ignore_mismatched_head": False}
-    found["model"]["lora"]["r"] = None
+    found: dict[str, Any] = {name: asdict(getattr(recipe, name)) for name in SECTIONS}
+    model = {name: getattr(recipe.model, name) for name in OF_MODEL}
+    found["model"] = {"name": str(run.model), "ignore_mismatched_head": False, **model}
     known = (CONF / "strategy" / f"{recipe.strategy.name}.yaml").is_file()
     override = {"override /strategy": recipe.strategy.name if known else "ddp"}
     return {"defaults": [override], **found, "plugins": list(recipe.plugins), "seed": recipe.seed}
