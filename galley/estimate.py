@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from galley import model_shape
+from galley.drive import STATE_BUFFERS, SUB_GROUP_SIZE
 from galley.model_shape import LayerShape
 from galley.schema import Recipe
 from galley.spec import ClusterFacts, Layout
@@ -30,6 +31,7 @@ class Estimate:
         num_trainable: parameters that are trained; all of them without `model.lora.r`.
         activations_gib: on top, at most about so much; null where the model's shape is not known.
         host_gib: what is offloaded from GPUs; on CPUs it is part of the total.
+        drive_gib: what is on an NVMe drive instead.
     """
 
     num_parameters: int
@@ -40,6 +42,7 @@ class Estimate:
     num_trainable: int
     activations_gib: float | None = None
     host_gib: float = 0.0
+    drive_gib: float = 0.0
 
     @property
     def peak_gib(self) -> float:
@@ -58,7 +61,12 @@ def estimate_memory(recipe: Recipe, layout: Layout) -> Estimate | None:
     params = count * FP32 / (parts if stage >= 3 else 1)
     grads = trained * FP32 / (parts if stage >= 2 else 1)
     optimizer = trained * FP32 * MOMENTS / (parts if stage >= 1 else 1)
-    host = 0.0
+    host = drive = 0.0
+    if strategy.offload_optimizer == "nvme":  # master weights too; in memory are the buffers
+        drive += trained * FP32 / parts + optimizer
+        optimizer = STATE_BUFFERS * FP32 * min(SUB_GROUP_SIZE, trained / parts)
+    if strategy.offload_params == "nvme":  # but for a parameter that is in use
+        drive, params = drive + params, 0.0
     if layout.device == "cuda" and strategy.offload_optimizer != "none":
         host, grads, optimizer = host + grads + optimizer, 0.0, 0.0
     if layout.device == "cuda" and strategy.offload_params != "none":
@@ -73,6 +81,7 @@ def estimate_memory(recipe: Recipe, layout: Layout) -> Estimate | None:
         num_trainable=trained,
         activations_gib=None if shape is None else activation_bytes(recipe, layout, shape, count) / GIB,
         host_gib=host / GIB,
+        drive_gib=drive / GIB,
     )
 
 

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from galley import proc
+from galley.drive import has_libaio
 from galley.errors import SubmissionError
 from galley.spec import ClusterFacts
 
@@ -34,6 +35,7 @@ def probe() -> ClusterFacts:
         physical_cores=physical_cores(Path("/sys"), os.sched_getaffinity(0)),
         bf16=bool(gpus) and len(capabilities) == len(gpus) and all(map(has_bf16, capabilities)),
         memory_gib=memory_gib(Path("/sys"), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
+        libaio=has_libaio(),
     )
 
 

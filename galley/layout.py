@@ -1,7 +1,11 @@
-"""A recipe on a machine: device, ranks, and the split of the global batch. Pure."""
+"""A recipe on a machine: device, ranks, and the split of the global batch.
+
+Pure, but for a look whether the folder on an NVMe drive is there.
+"""
 
 from __future__ import annotations
 
+from galley.drive import drive_problems
 from galley.errors import ConfigError, Problem
 from galley.pinning import core_problem, environment_problem
 from galley.schema import Batch, Dtype, Recipe
@@ -16,7 +20,7 @@ def resolve_layout(recipe: Recipe, facts: ClusterFacts) -> Layout:
     Raises `ConfigError` when the device is missing or when
     `global_size = micro_size × accumulation × ranks` has no solution.
     """
-    refuse_nvme(recipe)
+    _refuse_drive(recipe, facts)
     if recipe.cluster.device == "cuda" and facts.gpus == 0:
         hint = "cluster.device=auto uses the CPU here"
         raise ConfigError(Problem("cluster.device", f"no CUDA device on {facts.hostname}", hint))
@@ -55,14 +59,11 @@ def _device(recipe: Recipe, facts: ClusterFacts) -> Device:
     return "cuda" if facts.gpus and recipe.cluster.device != "cpu" else "cpu"
 
 
-def refuse_nvme(recipe: Recipe) -> None:
-    """Raises `ConfigError` where state is to live on an NVMe drive. Files with it are read and written."""
-    strategy = recipe.strategy
-    devices = {"offload_optimizer": strategy.offload_optimizer, "offload_params": strategy.offload_params}
-    keys = [f"strategy.{key}" for key, device in devices.items() if device == "nvme"]
-    if keys:
-        what = "nvme: state on an NVMe drive (DeepSpeed's async_io) cannot be saved in a checkpoint"
-        raise ConfigError(Problem(keys[0], what, "valid: cpu, none; or choose strategy=zero3_offload"))
+def _refuse_drive(recipe: Recipe, facts: ClusterFacts) -> None:
+    """Raises `ConfigError` where state cannot live on a drive here; nodes elsewhere find out themselves."""
+    problems = [] if facts.declared else list(drive_problems(recipe.strategy, facts.libaio))
+    if problems:
+        raise ConfigError(problems)
 
 
 def resolve_backend(recipe: Recipe, device: Device, world: int) -> Backend:

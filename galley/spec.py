@@ -52,6 +52,7 @@ class ClusterFacts:
         address: of this machine, for those.
         save_s: seconds of the longest save of an earlier attempt; 0 where none is known.
         declared: the nodes are what the recipe says of them; nothing of them was probed.
+        libaio: whether DeepSpeed can read and write an NVMe drive.
     """
 
     hostname: str
@@ -67,6 +68,7 @@ class ClusterFacts:
     save_s: float = 0.0
     bf16: bool = False
     declared: bool = False
+    libaio: bool = False
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ def run(
     result = make_result(loop, attempt, ranks, _resumed_from(folder, checkpoint))
     if ranks.is_main:
         folder.write_result(result)
+    engine.close()
     journal.tracking.finish(summary_of(result), result.state == "succeeded")
     journal.enter("done", loop.step)
 

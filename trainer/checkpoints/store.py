@@ -78,7 +78,7 @@ def take_snapshot(engine: Engine, state: TrainState) -> Snapshot:
     ranks = engine.setup.ranks
     owners = share_out({name: engine.full_numel(p) for name, p in engine.trainable.items()}, ranks.world_size)
     tensors: dict[str, torch.Tensor] = {}
-    for name in engine.trainable:
+    for name in engine.reading_order():
         parts = {"param": engine.parameter(name)}
         parts |= {moment: engine.moment(moment, name) for moment in MOMENTS}
         if owners[name] == ranks.rank:

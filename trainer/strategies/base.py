@@ -130,6 +130,14 @@ class Engine(ABC):
         """Parameter elements that the recipe asks to be on every rank though the rest is partitioned."""
         return 0
 
+    def misplaced(self) -> list[str]:
+        """What is not kept where the recipe asks for, after the first step."""
+        return []
+
+    def reading_order(self) -> list[str]:
+        """Names of the trainable parameters; those whose state is read at once stand together."""
+        return list(self.trainable)
+
     @abstractmethod
     def moment(self, moment: str, name: str) -> torch.Tensor:
         """Optimizer state of one parameter, full, fp32, on the CPU. A collective."""
@@ -149,3 +157,7 @@ class Engine(ABC):
         """
         tensors = self.model.state_dict()
         return {name: tensor.detach().cpu() for name, tensor in tensors.items() if name not in without}
+
+    def close(self) -> None:
+        """Give back what outlives the process. Every rank has done with the engine."""
+        return

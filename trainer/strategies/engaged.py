@@ -96,7 +96,7 @@ class EngagementProbe:
 
 def check(engaged: Engaged, engine: Engine) -> None:
     """Compare class, world and elements with the promise of the strategy."""
-    problems = [*_wrapper_problems(engaged, engine), *_element_problems(engaged, engine)]
+    problems = [*_wrapper_problems(engaged, engine), *_element_problems(engaged, engine), *engine.misplaced()]
     if problems:
         raise EngagementError(f"strategy '{engaged.strategy}' did not engage: " + "; ".join(problems))
 

@@ -7,16 +7,20 @@ weights themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 
 from trainer.optim import make_optimizer, param_groups, set_learning_rate
 from trainer.strategies.base import MOMENTS, Engine, ReadTensor, Setup
+from trainer.strategies.drive import Drive
 from trainer.strategies.zero_config import deepspeed_config, uses_cpu_adam
-from trainer.strategies.zero_ops import import_deepspeed, load_cpu_adam, refuse_nvme
+from trainer.strategies.zero_ops import import_deepspeed, load_async_io, load_cpu_adam
+
+# A parameter's weight and master weight and its moments, fp32.
+DRIVE_BYTES = 4 * 4
 
 
 class ZeroEngine(Engine):
@@ -25,8 +29,8 @@ class ZeroEngine(Engine):
     def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
         super().__init__(model, setup)
         deepspeed = import_deepspeed(setup.layout.device)
-        refuse_nvme(setup.recipe.strategy)
-        config = deepspeed_config(setup, sum(p.numel() for p in self.parameters.values()))
+        config = deepspeed_config(setup, [p.numel() for p in self.parameters.values()])
+        self.drive = open_drive(config, self.parameters.values(), setup)
         self.cpu_adam = uses_cpu_adam(setup.recipe.strategy)
         optimizer = (
             make_cpu_adam(model, setup) if self.cpu_adam else make_optimizer(model, setup.recipe.optim)
@@ -65,6 +69,11 @@ class ZeroEngine(Engine):
         if self.loss_scale.dynamic:
             self.loss_scale.update(not skipped)
         return torch.as_tensor(self.engine.get_global_grad_norm())
+
+    def close(self) -> None:
+        if self.drive is not None:
+            self.setup.ranks.barrier()
+            self.drive.close()
 
     def world_size(self) -> int:
         world_size: int = self.engine.dp_world_size
@@ -126,13 +135,37 @@ class ZeroEngine(Engine):
         the first parameter group, when the second group has none yet: those parameters could not
         be saved.
         """
-        for flat in self.flat_parts():
-            moments = {moment: torch.zeros_like(flat, requires_grad=False) for moment in MOMENTS}
-            self.zero.optimizer.state[flat] = {"step": self._steps_done(flat), **moments}
+        for number, flat in enumerate(self.flat_parts()):
+            with self._in_memory(number):
+                moments = {moment: torch.zeros_like(flat, requires_grad=False) for moment in MOMENTS}
+                self.zero.optimizer.state[flat] = {"step": self._steps_done(flat), **moments}
         self._link_state()
+
+    def _in_memory(self, number: int) -> AbstractContextManager[None]:
+        """Around a change of the state of a flat part; one that lies elsewhere is fetched and put back."""
+        return nullcontext()
 
     def _link_state(self) -> None:
         self.zero._lazy_init_hp_params_optimizer_state()
+
+
+def open_drive(
+    config: dict[str, Any], parameters: Iterable[torch.nn.Parameter], setup: Setup
+) -> Drive | None:
+    """A place on the drives that `config` names, which it names from then on; None without any.
+
+    A collective.
+    """
+    offloaded = [config["zero_optimization"].get(f"offload_{kind}", {}) for kind in ("param", "optimizer")]
+    on_drive = [section for section in offloaded if section.get("device") == "nvme"]
+    if not on_drive:
+        return None
+    share = sum(p.numel() for p in parameters) * setup.layout.procs_per_node // setup.layout.world_size
+    drive = Drive({section["nvme_path"] for section in on_drive}, DRIVE_BYTES * share, setup)
+    for section in on_drive:
+        section["nvme_path"] = str(drive.folders[section["nvme_path"]])
+    load_async_io(setup)
+    return drive
 
 
 def make_cpu_adam(model: torch.nn.Module, setup: Setup) -> torch.optim.Optimizer:

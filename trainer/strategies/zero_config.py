@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
+from galley.drive import PARAM_BUFFERS, STATE_BUFFERS, SUB_GROUP_SIZE
 from galley.errors import ConfigError, Problem
 from galley.schema import Strategy
 from trainer.strategies.base import Setup
@@ -15,15 +17,15 @@ ZERO_STAGES = {"optimizer": 1, "grads": 2, "params": 3}
 LARGEST_BUCKET = 500_000_000
 
 
-def deepspeed_config(setup: Setup, num_parameters: int) -> dict[str, Any]:
-    """What is derived, with `strategy.engine_options` merged in.
+def deepspeed_config(setup: Setup, sizes: Collection[int]) -> dict[str, Any]:
+    """What is derived, with `strategy.engine_options` merged in. `sizes` are elements by parameter.
 
     Raises `ConfigError` for an option that sets what Galley derives, or that it cannot honor.
     """
     derived = _derived(setup)
     options = _without_optimizer(setup.recipe.strategy)
     _refuse_derived(options, derived)
-    return _merged(_merged(_defaults(setup, num_parameters), options), derived)
+    return _merged(_merged(_defaults(setup, sizes), options), derived)
 
 
 def uses_cpu_adam(strategy: Strategy) -> bool:
@@ -50,11 +52,11 @@ def _derived(setup: Setup) -> dict[str, Any]:
     }
 
 
-def _defaults(setup: Setup, num_parameters: int) -> dict[str, Any]:
+def _defaults(setup: Setup, sizes: Collection[int]) -> dict[str, Any]:
     """What an option may replace."""
     strategy = setup.recipe.strategy
     pinned = {"pin_memory": strategy.offload_pin_memory and setup.layout.device == "cuda"}
-    zero: dict[str, Any] = {"reduce_bucket_size": max(1, min(num_parameters, LARGEST_BUCKET))}
+    zero: dict[str, Any] = {"reduce_bucket_size": max(1, min(sum(sizes), LARGEST_BUCKET))}
     if strategy.shard == "params":
         # DeepSpeed keeps parameters of up to 100 000 elements whole on every rank.
         zero["stage3_param_persistence_threshold"] = 0
@@ -62,12 +64,33 @@ def _defaults(setup: Setup, num_parameters: int) -> dict[str, Any]:
         zero["offload_optimizer"] = pinned
     if strategy.offload_params != "none":
         zero["offload_param"] = pinned
+    if strategy.offload_optimizer == "nvme":
+        zero["offload_optimizer"] = {**pinned, **_state_on_drive(strategy)}
+        zero["sub_group_size"] = SUB_GROUP_SIZE
+    if strategy.offload_params == "nvme":
+        largest = -(-max(sizes) // setup.layout.world_size)
+        zero["offload_param"] = {**pinned, **_params_on_drive(strategy, largest)}
+        # A parameter that waits for its next use would keep its buffer.
+        zero["stage3_max_reuse_distance"] = 0
     return {
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": uses_cpu_adam(strategy),
         "steps_per_print": None,
     }
+
+
+def _state_on_drive(strategy: Strategy) -> dict[str, Any]:
+    return {"nvme_path": strategy.offload_nvme_path, "buffer_count": STATE_BUFFERS}
+
+
+def _params_on_drive(strategy: Strategy, largest: int) -> dict[str, Any]:
+    """`largest` is the elements of the largest part of a parameter; DeepSpeed's own buffers take 2 GB.
+
+    Without `max_in_cpu` the first 10⁹ elements would not go to the drive at all.
+    """
+    buffers = {"buffer_count": PARAM_BUFFERS, "buffer_size": largest}
+    return {"nvme_path": strategy.offload_nvme_path, "max_in_cpu": 0, **buffers}
 
 
 def _torch_adam(strategy: Strategy) -> bool:

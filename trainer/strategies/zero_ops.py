@@ -1,6 +1,6 @@
 """DeepSpeed itself and the operators that it compiles on first use.
 
-Compiled for this machine's processor, about a minute each, and kept in a cache of Galley's own:
+Compiled for this machine's processor, one to five minutes each, and kept in a cache of Galley's own:
 only Galley builds there and only under its lock, which is the kernel's (`flock`) and ends with the
 process that holds it. So the lock file that torch leaves behind when a compile is killed, at which
 every later run would wait for ever, is known to be stale.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib
 import os
 import platform
 from collections.abc import Iterator
@@ -20,8 +21,8 @@ from typing import Any
 
 import torch
 
+from galley.drive import kept_on_drive
 from galley.errors import ConfigError, Problem
-from galley.schema import Strategy
 from trainer.cache import cache_root
 from trainer.strategies.base import Setup
 
@@ -40,30 +41,15 @@ def import_deepspeed(device: str) -> Any:
 
 
 def load_cpu_adam(setup: Setup) -> None:
-    """Have DeepSpeed's AdamW compiled, by each node's first rank before the others. A collective.
-
-    Raises `ConfigError` where it cannot be built.
-    """
-    cache = ops_cache(setup)
-    os.environ["TORCH_EXTENSIONS_DIR"] = str(cache)
-    with setup.ranks.main_first(), _locked(cache):
-        clear_stale_locks(cache)
-        _load_cpu_adam()
+    """AdamW for host memory. A collective. Raises `ConfigError` where it cannot be built."""
+    hint = "it needs g++ and ninja; without them set strategy.engine_options.optimizer.params.torch_adam=true"
+    _load("CPUAdamBuilder", setup, "strategy.offload_optimizer", hint)
 
 
-def refuse_nvme(strategy: Strategy) -> None:
-    """Raises `ConfigError` where something is to live on an NVMe drive."""
-    where = {"offload_optimizer": strategy.offload_optimizer, "offload_params": strategy.offload_params}
-    keys = [f"strategy.{key}" for key, device in where.items() if device == "nvme"]
-    if not keys:
-        return
-    from deepspeed.ops.op_builder import AsyncIOBuilder
-
-    if AsyncIOBuilder().is_compatible():
-        what = "state on an NVMe drive cannot be saved in a checkpoint"
-    else:
-        what = "DeepSpeed's async_io does not build here: libaio is missing (apt-get install libaio-dev)"
-    raise ConfigError(Problem(", ".join(keys), what, "valid: cpu, none; or choose strategy=zero3_offload"))
+def load_async_io(setup: Setup) -> None:
+    """What reads and writes a drive. A collective. Raises `ConfigError` where it cannot be built."""
+    where = ", ".join(kept_on_drive(setup.recipe.strategy))
+    _load("AsyncIOBuilder", setup, where, "it needs g++, ninja and libaio-dev; or strategy=zero3_offload")
 
 
 def ops_cache(setup: Setup) -> Path:
@@ -95,15 +81,16 @@ def _locked(cache: Path) -> Iterator[None]:
         yield
 
 
-def _load_cpu_adam() -> None:
-    from deepspeed.ops.op_builder import CPUAdamBuilder
-
-    try:
-        CPUAdamBuilder().load(verbose=False)
-    except (RuntimeError, OSError, ImportError) as error:
-        what = f"DeepSpeed's AdamW for host memory does not build here: {str(error)[-1500:]}"
-        hint = (
-            "it needs g++ and ninja; without them set "
-            "strategy.engine_options.optimizer.params.torch_adam=true"
-        )
-        raise ConfigError(Problem("strategy.offload_optimizer=cpu", what, hint)) from error
+def _load(builder: str, setup: Setup, where: str, hint: str) -> None:
+    """Have an operator compiled, by each node's first rank before the others."""
+    cache = ops_cache(setup)
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(cache)
+    with setup.ranks.main_first(), _locked(cache):
+        clear_stale_locks(cache)
+        operators = importlib.import_module("deepspeed.ops.op_builder")
+        operator = getattr(operators, builder)()
+        try:
+            operator.load(verbose=False)
+        except (RuntimeError, OSError, ImportError) as error:
+            what = f"DeepSpeed's {operator.name} does not build here: {str(error)[-1500:]}"
+            raise ConfigError(Problem(where, what, hint)) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from ctypes.util import find_library
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from galley.errors import ConfigError
-from galley.schema import Checkpoint, Precision
+from galley.schema import Checkpoint, Optim, Precision
 from tests.integration.train import tiny
 from trainer.strategies.base import Setup
 from trainer.strategies.zero_config import deepspeed_config, uses_cpu_adam
@@ -35,7 +34,7 @@ def test_options_are_merged_into_what_is_derived() -> None:
         },
         "steps_per_print": 10,
     }
-    config = deepspeed_config(setup("zero3_offload", engine_options=options), 1000)
+    config = deepspeed_config(setup("zero3_offload", engine_options=options), [1000])
     assert config["steps_per_print"] == 10
     assert config["train_micro_batch_size_per_gpu"] == 4
     assert config["zero_optimization"] == {
@@ -66,7 +65,7 @@ def test_an_option_against_the_recipe_is_refused_by_name(
     strategy: str, options: dict[str, Any], name: str
 ) -> None:
     with pytest.raises(ConfigError, match=f"strategy.engine_options.{name}: "):
-        deepspeed_config(setup(strategy, engine_options=options), 1000)
+        deepspeed_config(setup(strategy, engine_options=options), [1000])
 
 
 def test_parameters_kept_whole_on_request_are_counted(tmp_path: Path) -> None:
@@ -121,11 +120,54 @@ def test_the_lock_of_a_killed_compile_hangs_nobody(tmp_path: Path) -> None:
     assert not stale.exists()
 
 
-def test_state_on_an_nvme_drive_is_refused(tmp_path: Path) -> None:
-    recipe = tiny.tiny_recipe("zero3")
-    nvme = replace(recipe.strategy, offload_optimizer="nvme", offload_nvme_path=str(tmp_path))
-    spec = tiny.tiny_spec(replace(recipe, strategy=nvme), 1)
-    assert tiny.run_ranks(tmp_path, spec) == [2]
-    (error,) = tiny.RunFolder(tmp_path).read_rank_errors(1)
-    assert error.message.startswith("strategy.offload_optimizer: ")
-    assert ("libaio-dev" in error.message) == (find_library("aio") is None)
+WIDE = {"TINY_INNER": "32768", **NO_DROPOUT}
+"""Wide enough for a drive: at two ranks the part of the hidden layer is 1 MiB."""
+
+
+def on_drive(folder: Path, **changes: Any) -> Any:
+    """Its optimizer state in two sub-groups, one of them large enough for the drive."""
+    folder.mkdir(exist_ok=True)
+    recipe = tiny.tiny_recipe("zero3_nvme", optim=Optim(lr=1e-4), **changes)
+    strategy = replace(recipe.strategy, offload_nvme_path=str(folder))
+    return tiny.tiny_spec(replace(recipe, strategy=strategy), 2)
+
+
+@pytest.mark.timeout(900)
+def test_state_on_a_drive_trains_alike_and_moves_to_and_from_memory(tmp_path: Path) -> None:
+    """From the drive to one process, and from there to the drive again; each ends as if never stopped."""
+    drive, optim = tmp_path / "drive", Optim(lr=1e-4)
+    (drive / "galley-abandoned").mkdir(parents=True)
+    alone = tiny.tiny_recipe("single", optim=optim, checkpoint=Checkpoint(every_steps=12))
+    single = tiny.train(tmp_path / "single", tiny.tiny_spec(alone, 1), **WIDE)
+    folder = tiny.train(tmp_path / "nvme", on_drive(drive, checkpoint=Checkpoint(every_steps=8)), **WIDE)
+    assert tiny.losses(folder) == pytest.approx(tiny.losses(single), abs=1e-5)
+    assert tiny.largest_difference(tiny.weights(folder), tiny.weights(single)) < 1e-4
+    engaged = folder.read_result().engaged
+    total = sum(tensor.numel() for tensor in tiny.weights(folder).values())
+    shares = {"params": total / 2, "grads": total / 2, "optimizer": total}
+    for kind, held in engaged.elements_per_rank.items():
+        assert held == pytest.approx([shares[kind]] * 2, rel=0.02)
+    assert not list(drive.glob("galley-*"))
+    source = str(tmp_path / "nvme/checkpoints/step-000008")
+    back = tiny.tiny_recipe("single", optim=optim, checkpoint=Checkpoint(resume_from=source))
+    resumed = tiny.train(tmp_path / "back", tiny.tiny_spec(back, 1), **WIDE)
+    assert tiny.losses(resumed) == pytest.approx(tiny.losses(single)[8:], abs=1e-5)
+    source = str(tmp_path / "single/checkpoints/step-000012")
+    again = tiny.train(tmp_path / "again", on_drive(drive, checkpoint=Checkpoint(resume_from=source)), **WIDE)
+    assert tiny.losses(again) == pytest.approx(tiny.losses(single)[12:], abs=1e-5)
+    assert tiny.largest_difference(tiny.weights(again), tiny.weights(single)) < 1e-4
+
+
+def test_a_drive_that_nothing_reaches_fails_the_run(tmp_path: Path) -> None:
+    """The parts of the narrow model are smaller than what DeepSpeed writes to a drive."""
+    assert tiny.run_ranks(tmp_path / "run", on_drive(tmp_path / "drive"), **NO_DROPOUT) == [4, 4]
+    message = tiny.RunFolder(tmp_path / "run").read_rank_errors(1)[0].message
+    assert "offload_optimizer=nvme, but nothing is on the drive" in message
+
+
+def test_a_drive_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    spec = on_drive(tmp_path / "drive")
+    (tmp_path / "drive").rmdir()
+    assert tiny.run_ranks(tmp_path / "run", spec) == [2, 2]
+    message = tiny.RunFolder(tmp_path / "run").read_rank_errors(1)[0].message
+    assert f"strategy.offload_nvme_path: '{tmp_path / 'drive'}' is not a folder here" in message

@@ -27,10 +27,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from galley.drive import has_libaio, kept_on_drive
 from galley.rundir import RunFolder
 from galley.schema import Batch as BatchSizes
 from galley.schema import Eval, Optim, Recipe, Schedule, Strategy, Train
 from galley.spec import CodeSnapshot, Layout, RunSpec, compact_json
+from tests.support import not_available
 from trainer.rank_facts import RankFacts
 from trainer.ranks import Ranks
 from trainer.strategies.base import Setup
@@ -48,6 +50,14 @@ STRATEGIES = {
     "zero2_offload": Strategy("zero2_offload", engine="deepspeed", shard="grads", offload_optimizer="cpu"),
     "zero3_offload": Strategy(
         "zero3_offload", engine="deepspeed", shard="params", offload_optimizer="cpu", offload_params="cpu"
+    ),
+    "zero3_nvme": Strategy(
+        "zero3_nvme",
+        engine="deepspeed",
+        shard="params",
+        offload_optimizer="nvme",
+        offload_params="nvme",
+        engine_options={"zero_optimization": {"sub_group_size": 262144}},
     ),
     "fsdp": Strategy("fsdp", engine="fsdp", shard="params", wrap="size", wrap_min_params=500),
     "fsdp_grad_op": Strategy("fsdp_grad_op", engine="fsdp", shard="grads", wrap="none"),
@@ -90,7 +100,10 @@ class TinyDataset:
 
 
 class TinyModel(torch.nn.Module):
-    """Mean of dropped-out embeddings, two layers and a norm; its middle can be recomputed."""
+    """Mean of dropped-out embeddings, two layers and a norm; its middle can be recomputed.
+
+    TINY_INNER is the width between the layers: 32768 is enough for a drive at two ranks.
+    """
 
     supports_gradient_checkpointing = True
 
@@ -99,9 +112,10 @@ class TinyModel(torch.nn.Module):
         self.recomputing = False
         self.embedding = torch.nn.Embedding(VOCABULARY, WIDTH)
         self.dropout = torch.nn.Dropout(dropout)
-        self.hidden = torch.nn.Linear(WIDTH, 2 * WIDTH)
-        self.norm = torch.nn.LayerNorm(2 * WIDTH)
-        self.head = torch.nn.Linear(2 * WIDTH, NUM_LABELS)
+        inner = int(os.environ.get("TINY_INNER", 2 * WIDTH))
+        self.hidden = torch.nn.Linear(WIDTH, inner)
+        self.norm = torch.nn.LayerNorm(inner)
+        self.head = torch.nn.Linear(inner, NUM_LABELS)
         self.register_buffer("temperature", torch.ones(()))
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -328,6 +342,17 @@ def build_cpu_adam() -> None:
     load_cpu_adam(Setup(tiny_recipe(), tiny_spec(tiny_recipe(), 1).layout, lone_rank()))
 
 
+@cache
+def build_async_io() -> None:
+    """As `build_cpu_adam`; five minutes."""
+    if not has_libaio():
+        not_available("libaio-dev is not installed", "state on an NVMe drive")
+    from trainer.strategies.zero_ops import load_async_io
+
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    load_async_io(Setup(tiny_recipe("zero3_nvme"), tiny_spec(tiny_recipe(), 1).layout, lone_rank()))
+
+
 def lone_rank() -> Ranks:
     return Ranks(RankFacts(0, 1, 0, "none"), torch.device("cpu"), grouped=False)
 
@@ -344,6 +369,8 @@ def start_ranks(
     )
     if uses_cpu_adam(spec.recipe.strategy):
         build_cpu_adam()
+    if kept_on_drive(spec.recipe.strategy):
+        build_async_io()
     RunFolder(root).write_spec(spec.sealed)
     shared = {
         "WORLD_SIZE": str(world_size),

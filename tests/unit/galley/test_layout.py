@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -60,10 +61,25 @@ def test_impossible_layouts(cluster: Cluster, facts: ClusterFacts, message: str)
         resolve_layout(replace(RECIPE, cluster=cluster), facts)
 
 
-def test_state_on_an_nvme_drive_is_refused_before_anything_starts() -> None:
-    nvme = Strategy("zero3_nvme", engine="deepspeed", shard="params", offload_optimizer="nvme")
-    with pytest.raises(ConfigError, match="offload_optimizer: nvme: state on an NVMe drive"):
-        resolve_layout(replace(RECIPE, strategy=nvme), CPU)
+def test_state_on_a_drive_needs_libaio_and_the_folder(tmp_path: Path) -> None:
+    nvme = Strategy(
+        "zero3_nvme",
+        engine="deepspeed",
+        shard="params",
+        offload_optimizer="nvme",
+        offload_nvme_path=str(tmp_path / "none"),
+    )
+    recipe = replace(RECIPE, strategy=nvme)
+    with pytest.raises(ConfigError) as refused:
+        resolve_layout(recipe, CPU)
+    assert [problem.where for problem in refused.value.problems] == [
+        "strategy.offload_optimizer",
+        "strategy.offload_nvme_path",
+    ]
+    assert "libaio-dev" in refused.value.problems[0].hint
+    here = replace(nvme, offload_nvme_path=str(tmp_path))
+    assert resolve_layout(replace(recipe, strategy=here), replace(CPU, libaio=True))
+    assert resolve_layout(recipe, replace(CPU, declared=True))  # the nodes find out themselves
 
 
 def test_nearest_batch_sizes_are_offered() -> None:
