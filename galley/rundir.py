@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from galley.errors import ConfigError, Problem
 from galley.spec import (
     DataRecord,
+    MemoryLimit,
     MovedSpec,
     Progress,
     RankError,
@@ -55,6 +56,7 @@ class RunFolder:
         self.metrics_file = root / "metrics.jsonl"
         self.progress_file = root / "progress.json"
         self.data_file = root / "data.json"
+        self.memory_file = root / "memory.json"
         self.checkpoints = root / "checkpoints"
         self.model = root / "model"
         self.tracker = root / "tracker"
@@ -144,6 +146,13 @@ class RunFolder:
     def read_data(self) -> DataRecord | None:
         """What the run has read; None before its data were first prepared."""
         return self._read(DataRecord, self.data_file)
+
+    def write_memory_limit(self, limit: MemoryLimit) -> None:
+        write_atomic(self.memory_file, to_json(limit))
+
+    def read_memory_limit(self) -> MemoryLimit | None:
+        """What an earlier attempt, or this one, has found out; None where memory never ran out."""
+        return self._read(MemoryLimit, self.memory_file)
 
     def write_rank_error(self, attempt: int, error: RankError) -> None:
         write_atomic(self.rank_error_file(attempt, error.rank), to_json(error))

@@ -229,6 +229,13 @@ class DataRecord:
 
 
 @dataclass(frozen=True)
+class MemoryLimit:
+    """What a step has taught about memory (`memory.json`): the most samples a rank holds at once."""
+
+    micro_size: int
+
+
+@dataclass(frozen=True)
 class RankError:
     """Why one rank ended (`logs/attempt-N/rank-R.error.json`); the earliest is the run's cause."""
 

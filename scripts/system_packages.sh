@@ -4,13 +4,13 @@
 set -euo pipefail
 list="$(dirname "$0")/system-packages.txt"
 
-# missing COLUMN: that column (1 package, 2 program, 3 suites) of every entry without its program.
+# missing COLUMN: that column (1 package, 2 program, 3 suites) of every entry without its program (or file).
 missing() {
     grep -v '^ *\(#\|$\)' "$list" | while IFS='|' read -r package program suites; do
         read -r package <<<"$package"
         read -r program <<<"$program"
         read -r suites <<<"$suites"
-        command -v "$program" >/dev/null && continue
+        if command -v "$program" >/dev/null || [ -e "$program" ]; then continue; fi
         case "$1" in
             package) printf '%s\n' "$package" ;;
             report) printf '  %s (package %s): not run: %s\n' "$program" "$package" "$suites" ;;

@@ -18,6 +18,7 @@ import torch
 from galley.moving import halved
 from galley.rundir import RunFolder
 from galley.schema import Recipe
+from galley.spec import MemoryLimit
 from trainer.batches import BatchPlan, GlobalBatch, MicroBatch, split
 from trainer.checkpoints.manifest import TrainState
 from trainer.checkpoints.writer import Writer
@@ -31,7 +32,7 @@ from trainer.ranks import Ranks
 from trainer.requests import Request, Requests
 from trainer.schedule import learning_rate
 from trainer.stopping import EarlyStopping
-from trainer.strategies.base import Engine
+from trainer.strategies.base import Engine, RepeatableEngine
 from trainer.strategies.engaged import EngagementProbe
 from trainer.tasks.base import Batch, Datasets, Task, TokenizedDataset
 
@@ -133,11 +134,12 @@ class Loop:
             return self._gradients(global_batch)
         except (RuntimeError, MemoryError) as error:
             smaller = halved(engine.setup.layout)
-            if not is_out_of_memory(error) or smaller is None or not engine.repeatable:
+            if not is_out_of_memory(error) or smaller is None or not isinstance(engine, RepeatableEngine):
                 raise
         # Behind the handler: until here the error holds the activations.
         engine.discard()
         engine.setup = replace(engine.setup, layout=smaller)
+        self.parts.folder.write_memory_limit(MemoryLimit(smaller.micro_size))
         log.warning("out of memory at step %d: %s", self.step, describe_split(smaller))
         return None
 

@@ -12,14 +12,16 @@ from collections.abc import Mapping
 
 from galley.errors import ConfigError, Problem
 from galley.moving import fit_batch, relayout
-from galley.spec import Layout, MovedSpec, RunSpec, from_json
+from galley.spec import Layout, MemoryLimit, MovedSpec, RunSpec, from_json
 from trainer.rank_facts import RankFacts
 
 LAYOUT, ELASTIC, MICRO_SIZE = "GALLEY_LAYOUT", "GALLEY_ELASTIC", "GALLEY_MICRO_SIZE"
 
 
-def as_started(sealed: RunSpec, facts: RankFacts, environ: Mapping[str, str]) -> RunSpec:
-    """The sealed run on the ranks that were started.
+def as_started(
+    sealed: RunSpec, facts: RankFacts, environ: Mapping[str, str], limit: MemoryLimit | None = None
+) -> RunSpec:
+    """The sealed run on the ranks that were started, within the limit that earlier attempts found.
 
     Raises `ConfigError` where there are more or fewer than was planned and the job is not elastic:
     two ranks that each believe to be alone must not train.
@@ -33,6 +35,8 @@ def as_started(sealed: RunSpec, facts: RankFacts, environ: Mapping[str, str]) ->
             hint = "start the run with the plan that was sealed with it, or `resume RUN cluster.nodes=N`"
             raise ConfigError(Problem("world size", what, hint))
         layout = relayout(sealed.recipe, layout, facts.world_size)
-    if MICRO_SIZE in environ:
-        layout = fit_batch(layout, int(environ[MICRO_SIZE]))
+    found = [limit.micro_size] if limit is not None else []
+    found += [int(environ[MICRO_SIZE])] if MICRO_SIZE in environ else []
+    if found and min(found) < layout.micro_size:
+        layout = fit_batch(layout, min(found))
     return sealed if layout == sealed.layout else MovedSpec.of(sealed, layout)

@@ -16,7 +16,7 @@ from galley.drift import record_data
 from galley.errors import CheckpointError, ConfigError, Problem
 from galley.rundir import RunFolder
 from galley.schema import Batch, Recipe
-from galley.spec import RunResult, RunSpec, State
+from galley.spec import MemoryLimit, RunResult, RunSpec, State
 from galley.trackers import summary_of, track_run
 from trainer import lora, peers, strategies
 from trainer.backends.prepare import prepare_backend
@@ -118,6 +118,8 @@ def train(loop: Loop, restart: Restart) -> None:
     try:
         loop.run()
     except StepMemoryError as error:
+        if error.micro_size is not None:
+            loop.parts.folder.write_memory_limit(MemoryLimit(error.micro_size))
         if error.micro_size is None or not loop.parts.ranks.restartable:
             raise
         restart.request(error.micro_size)

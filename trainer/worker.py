@@ -158,7 +158,7 @@ def main() -> NoReturn:
     reporter = Reporter(folder, attempt, facts.rank)
     reporter.end_on_signal()
     try:
-        spec = as_started(folder.read_spec(arguments.sha256), facts, os.environ)
+        spec = as_started(folder.read_spec(arguments.sha256), facts, os.environ, folder.read_memory_limit())
     except ConfigError as error:
         report(error, "starting", reporter)
     set_threads(spec.layout.threads_per_proc)

@@ -38,9 +38,9 @@ class Strategy:
             at least `wrap_min_params`), `none` (the whole model). DeepSpeed needs no such choice.
         wrap_classes: names of the layer classes; null is the model's own `_no_split_modules`.
         wrap_min_params: parameters (elements) a module has at least to be wrapped by itself.
-        state_dict: how the engine's own checkpoints would hold the weights, `sharded` or `full`. Kept
-            for outside files and without effect: a checkpoint here holds whole tensors, each in the
-            file of one rank, for any strategy to read, and the final model is full.
+        state_dict: who writes a checkpoint: each rank a file with its share of the tensors (`sharded`),
+            or the main rank one file with all of them, which it needs the memory for (`full`). Any
+            strategy reads both; the final model is full.
         sync_module_states: the main rank's weights are sent to all before they are partitioned.
         cpu_ram_efficient_loading: only the main rank reads the weights into memory, the others
             receive their part; needs `sync_module_states`. DeepSpeed calls it zero3_init. Kept for

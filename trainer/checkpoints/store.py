@@ -66,17 +66,20 @@ class Snapshot:
     Attributes:
         tensors: those that this rank owns, by their names in the file.
         manifest: without the files.
+        files: ranks that write one; with `strategy.state_dict=full` the main rank alone.
     """
 
     state: TrainState
     tensors: dict[str, torch.Tensor]
     manifest: Manifest
+    files: int
 
 
 def take_snapshot(engine: Engine, state: TrainState) -> Snapshot:
     """A collective: every rank takes part in gathering all tensors, and keeps a copy of its own."""
     ranks = engine.setup.ranks
-    owners = share_out({name: engine.full_numel(p) for name, p in engine.trainable.items()}, ranks.world_size)
+    files = 1 if engine.setup.recipe.strategy.state_dict == "full" else ranks.world_size
+    owners = share_out({name: engine.full_numel(p) for name, p in engine.trainable.items()}, files)
     tensors: dict[str, torch.Tensor] = {}
     for name in engine.reading_order():
         parts = {"param": engine.parameter(name)}
@@ -89,7 +92,7 @@ def take_snapshot(engine: Engine, state: TrainState) -> Snapshot:
     shapes = {name: engine.full_shape(p) for name, p in engine.parameters.items()}
     frozen = engine.setup.frozen_sha256
     manifest = Manifest(fingerprint(shapes), ranks.world_size, {}, frozen_sha256=frozen)
-    return Snapshot(state, tensors, manifest)
+    return Snapshot(state, tensors, manifest, files)
 
 
 def _copied(tensor: torch.Tensor) -> torch.Tensor:
@@ -129,10 +132,11 @@ def write(partial: Path, snapshot: Snapshot, ranks: Ranks, keep: int) -> None:
     files: dict[str, FileRecord] = {}
     failure: Exception | None = None
     try:
-        files = _write_share(partial, snapshot.tensors, ranks)
+        if ranks.rank < snapshot.files:
+            files = _write_share(_share(partial, ranks, snapshot), snapshot.tensors)
     except (OSError, SafetensorError) as error:
         failure = error
-        _share(partial, ranks).unlink(missing_ok=True)  # room for the report of it
+        _share(partial, ranks, snapshot).unlink(missing_ok=True)  # room for the report of it
     said = {name: asdict(value) for name, value in files.items()}
     reports = ranks.gather_json({"files": said, "failure": _describe(failure)}, apart=True)
     if failure is not None:
@@ -164,13 +168,12 @@ def _complete(partial: Path, snapshot: Snapshot, records: dict[str, FileRecord],
     retain(folder.parent, keep)
 
 
-def _share(partial: Path, ranks: Ranks) -> Path:
-    return partial / f"tensors-{ranks.rank:05d}-of-{ranks.world_size:05d}.safetensors"
+def _share(partial: Path, ranks: Ranks, snapshot: Snapshot) -> Path:
+    return partial / f"tensors-{ranks.rank:05d}-of-{snapshot.files:05d}.safetensors"
 
 
-def _write_share(partial: Path, tensors: dict[str, torch.Tensor], ranks: Ranks) -> dict[str, FileRecord]:
+def _write_share(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, FileRecord]:
     """This rank's file, on the disk when this returns."""
-    path = _share(partial, ranks)
     save_file(tensors, path)
     with path.open("rb") as stream:
         os.fsync(stream.fileno())

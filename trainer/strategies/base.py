@@ -52,11 +52,7 @@ class Engine(ABC):
             compute format.
         module: what the loss calls in training: the model, or what wraps it.
         optimizer_steps: steps that changed the weights (fp16 may skip some).
-        repeatable: a backward that failed leaves nothing but gradients, which `discard` clears. Not
-            so where the ranks talk in it: the others wait for the one that failed.
     """
-
-    repeatable = False
 
     def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
         self.model = model
@@ -89,10 +85,6 @@ class Engine(ABC):
 
         Under fp16 a step whose norm is not finite changes nothing.
         """
-
-    def discard(self) -> None:
-        """Clear the gradients and give back what they held; only of a `repeatable` engine."""
-        raise NotImplementedError(f"{self.name} cannot undo a backward")
 
     @abstractmethod
     def world_size(self) -> int:
@@ -161,3 +153,14 @@ class Engine(ABC):
     def close(self) -> None:
         """Give back what outlives the process. Every rank has done with the engine."""
         return
+
+
+class RepeatableEngine(Engine):
+    """A backward that failed leaves nothing but gradients, which can be cleared.
+
+    Not so where the ranks talk in it: the others wait for the one that failed.
+    """
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Clear the gradients and give back what they held."""

@@ -26,14 +26,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from galley.errors import ConfigError, Problem
 from trainer.precision import TORCH_DTYPES
 from trainer.strategies.base import ReadTensor, Setup
-from trainer.strategies.plain import SingleEngine
+from trainer.strategies.plain import TorchEngine
 from trainer.strategies.wrapping import modules_to_wrap
 
 
-class FsdpEngine(SingleEngine):
+class FsdpEngine(TorchEngine):
     """A model whose parameters are `DTensor`s on a mesh of the ranks."""
-
-    repeatable = False
 
     def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
         self.mesh = make_mesh(setup)

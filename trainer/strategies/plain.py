@@ -14,13 +14,11 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from trainer.optim import make_optimizer, set_learning_rate
 from trainer.precision import TORCH_DTYPES
-from trainer.strategies.base import Engine, ReadTensor, Setup
+from trainer.strategies.base import Engine, ReadTensor, RepeatableEngine, Setup
 
 
-class SingleEngine(Engine):
-    """One process, no wrapper."""
-
-    repeatable = True
+class TorchEngine(Engine):
+    """The model as it is, and torch's AdamW."""
 
     def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
         super().__init__(model, setup)
@@ -51,11 +49,6 @@ class SingleEngine(Engine):
             self.loss_scale.update(finite)
         return norm
 
-    def discard(self) -> None:
-        self.optimizer.zero_grad()
-        if self.setup.layout.device == "cuda":
-            torch.cuda.empty_cache()
-
     def world_size(self) -> int:
         return 1
 
@@ -85,10 +78,17 @@ class SingleEngine(Engine):
             }
 
 
-class DdpEngine(SingleEngine):
-    """Replicas whose gradients are all-reduced while backward runs."""
+class SingleEngine(TorchEngine, RepeatableEngine):
+    """One process, no wrapper."""
 
-    repeatable = False
+    def discard(self) -> None:
+        self.optimizer.zero_grad()
+        if self.setup.layout.device == "cuda":
+            torch.cuda.empty_cache()
+
+
+class DdpEngine(TorchEngine):
+    """Replicas whose gradients are all-reduced while backward runs."""
 
     def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
         super().__init__(model, setup)

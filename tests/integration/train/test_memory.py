@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from galley.schema import Batch, Checkpoint, Task
+from galley.spec import RunSpec
 from tests.integration.train import tiny
 from tests.support import REPO
 
 NO_DROPOUT = {"TINY_DROPOUT": "0"}
 # What a rank becomes when it starts again is a worker without the tests' patches.
 AGAIN = {"PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
+AGAIN_LINE = "all ranks start again with micro_size 2"
 
 
 def test_one_process_repeats_the_step_as_if_it_had_begun_with_less(tmp_path: Path) -> None:
@@ -28,22 +30,40 @@ def test_one_process_repeats_the_step_as_if_it_had_begun_with_less(tmp_path: Pat
     assert "out of memory at step 0: going on with micro_size 4 × accumulation 2 × 1 ranks = 8" in log
 
 
-@pytest.mark.parametrize(("strategy", "every_steps"), [("ddp", None), ("zero2", 4)])
-def test_ranks_that_talk_in_the_backward_start_again_together(
-    tmp_path: Path, strategy: str, every_steps: int | None
-) -> None:
-    """One of them runs out of memory in step 6; the attempt stays the first."""
+def on_two_ranks(strategy: str, every_steps: int | None) -> RunSpec:
     recipe = tiny.tiny_recipe(strategy, checkpoint=Checkpoint(every_steps=every_steps))
-    recipe = replace(recipe, task=Task("tests.integration.train.tiny:TinyTask"))
-    spec = tiny.tiny_spec(recipe, 2)
-    single = tiny.train(tmp_path / "single", tiny.tiny_spec(tiny.tiny_recipe("single"), 1), **NO_DROPOUT)
-    folder = tiny.train(tmp_path / "run", spec, TINY_MEMORY="3@6", **NO_DROPOUT, **AGAIN)
+    return tiny.tiny_spec(replace(recipe, task=Task("tests.integration.train.tiny:TinyTask")), 2)
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> tiny.RunFolder:
+    spec = tiny.tiny_spec(tiny.tiny_recipe("single"), 1)
+    return tiny.train(tmp_path_factory.mktemp("single"), spec, **NO_DROPOUT)
+
+
+def test_ranks_that_talk_in_the_backward_start_again_together(tmp_path: Path, single: tiny.RunFolder) -> None:
+    """One of them runs out of memory in step 6; the attempt stays the first."""
+    folder = tiny.train(tmp_path, on_two_ranks("ddp", None), TINY_MEMORY="3@6", **NO_DROPOUT, **AGAIN)
     assert tiny.losses(folder) == pytest.approx(tiny.losses(single), abs=1e-5)
     assert tiny.largest_difference(tiny.weights(folder), tiny.weights(single)) < 1e-4
     result = folder.read_result()
     assert (result.batch, result.attempts, result.steps) == (Batch(8, 2, 2), 1, 18)
-    assert result.resumed_from == (None if every_steps is None else "step-000004")
-    assert "all ranks start again with micro_size 2" in folder.rank_log(1, 1).read_text()
+    assert result.resumed_from is None
+    assert AGAIN_LINE in folder.rank_log(1, 1).read_text()
+
+
+def test_a_later_attempt_begins_with_what_was_found(tmp_path: Path, single: tiny.RunFolder) -> None:
+    """Out of memory in step 6, again from step 4, killed there in step 7; then resumed with as little room."""
+    spec, little = on_two_ranks("zero2", 4), {"TINY_MEMORY": "3@0", **NO_DROPOUT}
+    killed = {**little, "TINY_MEMORY": "3@6", "TINY_KILL": "8", **AGAIN}
+    assert tiny.run_ranks(tmp_path, spec, **killed)[-1] == -9
+    folder = tiny.train(tmp_path, spec, attempt=2, **little)
+    assert AGAIN_LINE in folder.rank_log(1, 1).read_text()
+    assert "out of memory" not in folder.rank_log(2, 1).read_text()
+    result = folder.read_result()
+    assert (result.batch, result.attempts, result.resumed_from) == (Batch(8, 2, 2), 2, "step-000004")
+    assert tiny.losses(folder) == pytest.approx(tiny.losses(single), abs=1e-5)
+    assert tiny.largest_difference(tiny.weights(folder), tiny.weights(single)) < 1e-4
 
 
 def test_one_sample_that_is_too_much_fails_the_run_with_advice(tmp_path: Path) -> None:
