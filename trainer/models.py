@@ -123,8 +123,11 @@ def load_model(
         options["attn_implementation"] = recipe.model.attn_implementation
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        settings = _configuration(recipe, config)
-        if recipe.model.architecture is None and not recipe.model.from_config:
+        with torch.device("cpu"):
+            settings = _configuration(recipe, config)
+        if torch.get_default_device().type == "meta" and recipe.model.architecture is None:
+            model, new = _skeleton(recipe, family, settings, options, tokenizer), []
+        elif recipe.model.architecture is None and not recipe.model.from_config:
             model, new = _with_weights(recipe, family, settings, options, head)
             if tokenizer is not None and len(tokenizer) > model.get_input_embeddings().num_embeddings:
                 _add_embeddings(recipe, model, len(tokenizer))
@@ -137,6 +140,17 @@ def load_model(
     loaded: torch.nn.Module = model
     mark_new(loaded, new)
     return loaded
+
+
+def _skeleton(recipe: Recipe, family: Any, settings: Any, options: dict[str, Any], tokenizer: Any) -> Any:
+    """The model that the main rank reads, without weights (`trainer.skeleton`)."""
+    if recipe.model.from_config and tokenizer is not None:
+        _take_vocabulary(settings, tokenizer)
+    remote = {"trust_remote_code": recipe.model.trust_remote_code}
+    model = family.from_config(settings, dtype=torch.float32, **remote, **options)
+    if tokenizer is not None and len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        _add_embeddings(recipe, model, len(tokenizer))
+    return model
 
 
 def _with_weights(
@@ -236,9 +250,13 @@ def mark_new(model: torch.nn.Module, names: list[str]) -> None:
     model._galley_new = tuple(names)  # type: ignore[assignment]  # modules take any attribute
 
 
+def new_names(model: torch.nn.Module) -> list[str]:
+    return list(getattr(model, "_galley_new", ()))
+
+
 def new_modules(model: torch.nn.Module) -> list[str]:
     """Modules with weights that the stored model lacks: whoever loads it again would draw others."""
-    names = getattr(model, "_galley_new", ())
+    names = new_names(model)
     return sorted({name.rpartition(".")[0] for name in names if "." in name})
 
 

@@ -30,6 +30,7 @@ from trainer.loop import Loop, Parts
 from trainer.memory import Restart
 from trainer.rank_facts import RankFacts
 from trainer.ranks import Ranks, open_ranks
+from trainer.skeleton import load_on_main
 from trainer.strategies.base import Engine, Setup
 from trainer.tasks.base import Datasets, Task, TokenizedDataset
 from trainer.warm import held
@@ -83,7 +84,7 @@ def run(
         note_data(folder, data, recipe)
     plan = make_plan(data.train, recipe, layout.global_size)
     journal.enter("model")
-    model = prepare_model(warm.model if warm else task.model(), task, recipe)
+    model = make_model(ranks, task, recipe, warm.model if warm else None)
     checkpoint = open_checkpoint(spec, folder, attempt, ranks, data, plan)
     frozen = ranks.from_main(lora.frozen_sha256(model) if ranks.is_main else None)
     if checkpoint and isinstance(data.train, SampleStream):
@@ -151,6 +152,13 @@ def check_cluster(ranks: Ranks) -> None:
     peers.remember(reports)
     for warning in check_hosts(reports):
         log.warning("%s", warning)
+
+
+def make_model(ranks: Ranks, task: Task, recipe: Recipe, held: torch.nn.Module | None) -> torch.nn.Module:
+    """As `prepare_model`, of the model that is held or else loaded. A collective."""
+    if held is not None or not recipe.strategy.cpu_ram_efficient_loading:
+        return prepare_model(held or task.model(), task, recipe)
+    return load_on_main(ranks, task.model, lambda model: prepare_model(model, task, recipe))
 
 
 def prepare_model(model: torch.nn.Module, task: Task, recipe: Recipe) -> torch.nn.Module:

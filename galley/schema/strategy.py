@@ -43,9 +43,8 @@ class Strategy:
             strategy reads both; the final model is full.
         sync_module_states: the main rank's weights are sent to all before they are partitioned.
         cpu_ram_efficient_loading: only the main rank reads the weights into memory, the others
-            receive their part; needs `sync_module_states`. DeepSpeed calls it zero3_init. Kept for
-            outside files and without effect on results: every rank reads the weights before they are
-            partitioned.
+            receive their part; needs `sync_module_states`. DeepSpeed calls it zero3_init. The weights are
+            the same either way.
         engine_options: settings of the engine that the description has no word for, under the
             engine's own keys: for deepspeed a part of its JSON (`zero_optimization.overlap_comm`),
             for fsdp `forward_prefetch`. The engine takes them as they are, or refuses them.

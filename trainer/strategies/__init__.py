@@ -10,6 +10,7 @@ from galley.errors import ConfigError, Problem, valid_values
 from galley.schema import Strategy
 from trainer.compiling import compile_forwards
 from trainer.precision import autocast_forward
+from trainer.skeleton import give_addresses
 from trainer.strategies.base import Engine, Setup
 
 ENGINES = {
@@ -38,6 +39,7 @@ def engine_class(strategy: Strategy) -> type[Engine]:
 def wrap(model: torch.nn.Module, setup: Setup) -> Engine:
     """The model on its device under the recipe's strategy, in training mode. A collective."""
     strategy = setup.recipe.strategy
+    give_addresses(model)
     if strategy.shard != "params" and strategy.engine != "fsdp":
         model.to(setup.ranks.device)  # the others move it piece by piece: it need not fit as a whole
     model.train()

@@ -6,7 +6,7 @@ forward runs under autocast, as under every engine.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, cast
@@ -36,8 +36,12 @@ class FsdpEngine(TorchEngine):
     def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
         self.mesh = make_mesh(setup)
         strategy = setup.recipe.strategy
+        efficient = strategy.cpu_ram_efficient_loading
         if strategy.sync_module_states:
-            send_from_main(model, setup.ranks.device)
+            sent = model.buffers() if efficient else (*model.parameters(), *model.buffers())
+            send_from_main(sent, setup.ranks.device)
+        named = model.named_parameters() if efficient and setup.ranks.is_main else ()
+        read = {name: parameter.detach() for name, parameter in named}
         policy: dict[str, Any] = {
             "mesh": self.mesh,
             "reshard_after_forward": strategy.reshard_after_forward,
@@ -46,6 +50,8 @@ class FsdpEngine(TorchEngine):
         }
         wrapped: set[Any] = {fully_shard(module, **policy) for module in modules_to_wrap(model, strategy)}
         self.sharded = fully_shard(model, **policy)
+        if efficient:
+            scatter_from_main(model, read, setup)
         if strategy.engine_options.get("forward_prefetch", False):
             prefetch_next([m for m in model.modules() if m in wrapped], strategy.wrap)
         super().__init__(model, setup)
@@ -109,10 +115,24 @@ class FsdpEngine(TorchEngine):
         return -(-rows // parts) * (parameter.numel() // max(1, rows))
 
 
-def send_from_main(model: torch.nn.Module, device: torch.device) -> None:
-    """Every rank gets the main rank's weights and buffers, by way of the device. A collective."""
+def scatter_from_main(model: torch.nn.Module, read: dict[str, torch.Tensor], setup: Setup) -> None:
+    """Every rank gets its part of what the main rank has `read`, one parameter at a time. A collective.
+
+    The others' whole tensor is never written, so that it takes no memory on a CPU.
+    """
+    device = setup.ranks.device
     with torch.no_grad():
-        for tensor in (*model.parameters(), *model.buffers()):
+        for name, parameter in model.named_parameters():
+            part = cast("DTensor", parameter.data)
+            full = read.pop(name).to(device) if read else torch.empty(part.shape, device=device)
+            own = distribute_tensor(full, part.device_mesh, part.placements, src_data_rank=0)
+            _local(part).copy_(_local(own))
+
+
+def send_from_main(tensors: Iterable[torch.Tensor], device: torch.device) -> None:
+    """Every rank gets the main rank's tensors, by way of the device. A collective."""
+    with torch.no_grad():
+        for tensor in tensors:
             sent = tensor.to(device)  # the tensor itself where it is there already
             dist.broadcast(sent, src=0)
             tensor.copy_(sent)

@@ -40,6 +40,8 @@ class ZeroEngine(Engine):
             deepspeed.zero.Init(module=model, config_dict_or_path=config)
             for buffer in model.buffers():
                 buffer.data = buffer.data.to(setup.ranks.device)
+                if setup.recipe.strategy.cpu_ram_efficient_loading:
+                    deepspeed.comm.broadcast(buffer.data, 0)
         self.module, self.zero, _, _ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,

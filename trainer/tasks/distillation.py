@@ -31,7 +31,8 @@ class Distillation(SequenceClassification):
         self.teacher: torch.nn.Module | None = None
 
     def model(self) -> torch.nn.Module:
-        self.teacher = load_teacher(self.recipe, self.num_labels, self.tokenizer.get_vocab())
+        with torch.device("cpu"):  # every rank asks it, also one that reads no weights of its own
+            self.teacher = load_teacher(self.recipe, self.num_labels, self.tokenizer.get_vocab())
         device = torch.device("cpu") if self.ranks is None else self.ranks.device
         autocast_forward(self.teacher.to(device), self.recipe.precision.dtype, device.type)
         return super().model()

@@ -53,7 +53,7 @@ def test_ranks_that_talk_in_the_backward_start_again_together(tmp_path: Path, si
 
 
 def test_a_later_attempt_begins_with_what_was_found(tmp_path: Path, single: tiny.RunFolder) -> None:
-    """Out of memory in step 6, again from step 4, killed there in step 7; then resumed with as little room."""
+    """Out of memory in step 6, killed after having started again, resumed with as little room."""
     spec, little = on_two_ranks("zero2", 4), {"TINY_MEMORY": "3@0", **NO_DROPOUT}
     killed = {**little, "TINY_MEMORY": "3@6", "TINY_KILL": "8", **AGAIN}
     assert tiny.run_ranks(tmp_path, spec, **killed)[-1] == -9

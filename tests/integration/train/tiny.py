@@ -10,6 +10,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -102,7 +103,8 @@ class TinyDataset:
 class TinyModel(torch.nn.Module):
     """Mean of dropped-out embeddings, two layers and a norm; its middle can be recomputed.
 
-    TINY_INNER is the width between the layers: 32768 is enough for a drive at two ranks.
+    TINY_INNER is the width between the layers: 32768 is enough for a drive at two ranks. TINY_BLOCKS
+    more layers of that width make it heavy.
     """
 
     supports_gradient_checkpointing = True
@@ -115,6 +117,8 @@ class TinyModel(torch.nn.Module):
         inner = int(os.environ.get("TINY_INNER", 2 * WIDTH))
         self.hidden = torch.nn.Linear(WIDTH, inner)
         self.norm = torch.nn.LayerNorm(inner)
+        num_blocks = int(os.environ.get("TINY_BLOCKS", 0))
+        self.blocks = torch.nn.Sequential(*[torch.nn.Linear(inner, inner) for _ in range(num_blocks)])
         self.head = torch.nn.Linear(inner, NUM_LABELS)
         self.register_buffer("temperature", torch.ones(()))
 
@@ -128,7 +132,7 @@ class TinyModel(torch.nn.Module):
         return self.head(found) / self.temperature
 
     def middle(self, mean: torch.Tensor) -> torch.Tensor:
-        return self.norm(torch.nn.functional.gelu(self.hidden(mean)))
+        return self.blocks(self.norm(torch.nn.functional.gelu(self.hidden(mean))))
 
     def gradient_checkpointing_enable(self, options: dict[str, bool]) -> None:
         assert options == {"use_reentrant": False}
@@ -220,6 +224,9 @@ class TinyTask(Task):
 
     def _misbehave(self) -> None:
         self.num_losses += 1
+        if "TINY_PEAK" in os.environ and self.num_losses == 1:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+            Path(f"{os.environ['TINY_PEAK']}.{os.environ['RANK']}").write_text(str(peak))
         if self.num_losses == self._at("TOUCH"):
             Path(os.environ["TINY_TOUCHED"]).touch()
         if self.num_losses == self._at("KILL"):
