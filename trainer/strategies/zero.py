@@ -28,7 +28,7 @@ class ZeroEngine(Engine):
 
     def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
         super().__init__(model, setup)
-        deepspeed = import_deepspeed(setup.layout.device)
+        deepspeed = import_deepspeed(setup)
         config = deepspeed_config(setup, [p.numel() for p in self.parameters.values()])
         self.drive = open_drive(config, self.parameters.values(), setup)
         self.cpu_adam = uses_cpu_adam(setup.recipe.strategy)

@@ -27,9 +27,15 @@ from trainer.cache import cache_root
 from trainer.strategies.base import Setup
 
 
-def import_deepspeed(device: str) -> Any:
-    """DeepSpeed, on the process group that there is."""
-    os.environ.setdefault("DS_ACCELERATOR", device)
+def import_deepspeed(setup: Setup) -> Any:
+    """DeepSpeed, on the process group and the device that there are."""
+    os.environ.setdefault("DS_ACCELERATOR", setup.layout.device)
+    # From it alone DeepSpeed takes its device; srun and MPICH do not set it, and a launcher may show each
+    # rank its own GPU as the first.
+    device, local_rank = setup.ranks.device, setup.ranks.facts.local_rank
+    os.environ["LOCAL_RANK"] = str(local_rank if device.index is None else device.index)
+    if "OMPI_COMM_WORLD_LOCAL_RANK" in os.environ:
+        os.environ["OMPI_COMM_WORLD_LOCAL_RANK"] = os.environ["LOCAL_RANK"]  # it insists that they agree
     import deepspeed
     from deepspeed.ops import __compatible_ops__
 
