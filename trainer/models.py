@@ -123,10 +123,11 @@ def load_model(
         options["attn_implementation"] = recipe.model.attn_implementation
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
+        new: list[str] = []
         with torch.device("cpu"):
             settings = _configuration(recipe, config)
         if torch.get_default_device().type == "meta" and recipe.model.architecture is None:
-            model, new = _skeleton(recipe, family, settings, options, tokenizer), []
+            model = _skeleton(recipe, family, settings, options, tokenizer)
         elif recipe.model.architecture is None and not recipe.model.from_config:
             model, new = _with_weights(recipe, family, settings, options, head)
             if tokenizer is not None and len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -134,7 +135,7 @@ def load_model(
         else:
             if tokenizer is not None:
                 _take_vocabulary(settings, tokenizer)
-            model, new = family.from_config(settings, dtype=torch.float32, **options), []
+            model = family.from_config(settings, dtype=torch.float32, **options)
             log.info("a new %s, drawn from seed %d", type(model).__name__, recipe.seed)
     model.config.use_cache = False
     loaded: torch.nn.Module = model

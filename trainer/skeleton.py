@@ -7,6 +7,7 @@ write, and engines that partition parameters write each rank's part alone, or on
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -39,9 +40,19 @@ def give_addresses(model: torch.nn.Module) -> None:
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and parameter.is_meta:
-                empty = torch.empty_like(parameter, device="cpu")
-                new = torch.nn.Parameter(empty, requires_grad=parameter.requires_grad)
+                new = torch.nn.Parameter(_unwritten(parameter), requires_grad=parameter.requires_grad)
                 module._parameters[name] = made.setdefault(parameter, new)  # type: ignore[assignment]
         for name, buffer in module._buffers.items():
             if buffer is not None and buffer.is_meta:
-                module._buffers[name] = made.setdefault(buffer, torch.empty_like(buffer, device="cpu"))
+                module._buffers[name] = made.setdefault(buffer, _unwritten(buffer))
+
+
+def _unwritten(like: torch.Tensor) -> torch.Tensor:
+    """Pages of its own from the kernel, which come when they are written and go with the tensor.
+
+    What torch's allocator frees between other tensors stays in the process.
+    """
+    if not like.numel():
+        return torch.empty_like(like, device="cpu")
+    pages = mmap.mmap(-1, like.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=like.dtype).view(like.shape)

@@ -33,7 +33,7 @@ def import_deepspeed(setup: Setup) -> Any:
     # From it alone DeepSpeed takes its device; srun and MPICH do not set it, and a launcher may show each
     # rank its own GPU as the first.
     device, local_rank = setup.ranks.device, setup.ranks.facts.local_rank
-    os.environ["LOCAL_RANK"] = str(local_rank if device.index is None else device.index)
+    os.environ["LOCAL_RANK"] = str(local_rank if device.type == "cpu" else device.index)
     if "OMPI_COMM_WORLD_LOCAL_RANK" in os.environ:
         os.environ["OMPI_COMM_WORLD_LOCAL_RANK"] = os.environ["LOCAL_RANK"]  # it insists that they agree
     import deepspeed

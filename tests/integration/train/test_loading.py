@@ -18,7 +18,7 @@ MODEL_MIB = 96
 
 
 def recipe(strategy: str, **changes: Any) -> Any:
-    made = tiny.tiny_recipe(strategy, optim=Optim(lr=1e-4), train=Train(max_steps=3, log_every_steps=1))
+    made = tiny.tiny_recipe(strategy, optim=Optim(lr=1e-4), train=Train(max_steps=2, log_every_steps=1))
     return replace(made, strategy=replace(made.strategy, **changes))
 
 
