@@ -1,6 +1,6 @@
 """The folder on an NVMe drive that one run keeps state in.
 
-Every run has one of its own, `galley-XXXXXXXX`, below the folder that the recipe names. The first rank
+Every run has one of its own, `galley-nvme-XXXXXXXX`, below the folder that the recipe names. The first rank
 of each node holds a lock on it (the kernel's, which ends with its process): a folder whose lock nobody
 holds was left by a run that was killed, and the next run on the drive removes it.
 """
@@ -18,7 +18,7 @@ from galley.errors import ConfigError
 from trainer.failures import DiskFullError
 from trainer.strategies.base import Setup
 
-PREFIX, LOCK = "galley-", "lock"
+PREFIX, LOCK = "galley-nvme-", "lock"
 
 
 class Drive:
@@ -54,8 +54,8 @@ def _claim(folder: Path, needed: int) -> int:
     """Make the folder; returns the open lock."""
     guard = _lock(folder.parent / f".{PREFIX}{LOCK}", wait=True)  # nobody sees a folder before its lock
     try:
-        for other in folder.parent.glob(f"{PREFIX}*"):
-            _remove_abandoned(other)
+        for lock in folder.parent.glob(f"{PREFIX}*/{LOCK}"):
+            _remove_abandoned(lock.parent)
         free = shutil.disk_usage(folder.parent).free
         if free < needed:
             message = f"disk full: the ranks of this machine keep {needed} bytes on the drive"

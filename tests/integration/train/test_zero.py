@@ -136,7 +136,10 @@ def on_drive(folder: Path, **changes: Any) -> Any:
 def test_state_on_a_drive_trains_alike_and_moves_to_and_from_memory(tmp_path: Path) -> None:
     """From the drive to one process, and from there to the drive again; each ends as if never stopped."""
     drive, optim = tmp_path / "drive", Optim(lr=1e-4)
-    (drive / "galley-abandoned").mkdir(parents=True)
+    left, foreign = drive / "galley-nvme-0123abcd", drive / "galley-nvme-mine"
+    left.mkdir(parents=True)
+    foreign.mkdir()
+    (left / "lock").touch()
     alone = tiny.tiny_recipe("single", optim=optim, checkpoint=Checkpoint(every_steps=12))
     single = tiny.train(tmp_path / "single", tiny.tiny_spec(alone, 1), **WIDE)
     folder = tiny.train(tmp_path / "nvme", on_drive(drive, checkpoint=Checkpoint(every_steps=8)), **WIDE)
@@ -147,7 +150,7 @@ def test_state_on_a_drive_trains_alike_and_moves_to_and_from_memory(tmp_path: Pa
     shares = {"params": total / 2, "grads": total / 2, "optimizer": total}
     for kind, held in engaged.elements_per_rank.items():
         assert held == pytest.approx([shares[kind]] * 2, rel=0.02)
-    assert not list(drive.glob("galley-*"))
+    assert list(drive.glob("galley-*")) == [foreign]
     source = str(tmp_path / "nvme/checkpoints/step-000008")
     back = tiny.tiny_recipe("single", optim=optim, checkpoint=Checkpoint(resume_from=source))
     resumed = tiny.train(tmp_path / "back", tiny.tiny_spec(back, 1), **WIDE)
