@@ -13,6 +13,7 @@ from pathlib import Path
 from galley import proc
 from galley.drive import has_libaio
 from galley.errors import SubmissionError
+from galley.preload import find_libraries, inherited_preload, library_folders
 from galley.spec import ClusterFacts
 
 _GIB = 1024**3
@@ -36,6 +37,8 @@ def probe() -> ClusterFacts:
         bf16=bool(gpus) and len(capabilities) == len(gpus) and all(map(has_bf16, capabilities)),
         memory_gib=memory_gib(Path("/sys"), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
         libaio=has_libaio(),
+        libraries=find_libraries(library_folders(os.environ)),
+        preloaded=inherited_preload(os.environ),
     )
 
 

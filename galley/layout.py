@@ -1,6 +1,6 @@
 """A recipe on a machine: device, ranks, and the split of the global batch.
 
-Pure, but for a look whether the folder on an NVMe drive is there.
+Pure, but for a look whether files are there that the recipe names by their paths.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from galley.drive import drive_problems
 from galley.errors import ConfigError, Problem
 from galley.pinning import core_problem, environment_problem
+from galley.preload import preload_problems, resolve_preload
 from galley.schema import Batch, Dtype, Recipe
 from galley.spec import Backend, ClusterFacts, Device, Layout
 
@@ -20,7 +21,7 @@ def resolve_layout(recipe: Recipe, facts: ClusterFacts) -> Layout:
     Raises `ConfigError` when the device is missing or when
     `global_size = micro_size × accumulation × ranks` has no solution.
     """
-    _refuse_drive(recipe, facts)
+    _refuse_missing(recipe, facts)
     if recipe.cluster.device == "cuda" and facts.gpus == 0:
         hint = "cluster.device=auto uses the CPU here"
         raise ConfigError(Problem("cluster.device", f"no CUDA device on {facts.hostname}", hint))
@@ -45,6 +46,7 @@ def resolve_layout(recipe: Recipe, facts: ClusterFacts) -> Layout:
         accumulation=accumulation,
         ccl_workers=workers,
         precision=compute_format(recipe, facts),
+        preload=resolve_preload(recipe.cluster.preload, facts),
     )
 
 
@@ -59,9 +61,10 @@ def _device(recipe: Recipe, facts: ClusterFacts) -> Device:
     return "cuda" if facts.gpus and recipe.cluster.device != "cpu" else "cpu"
 
 
-def _refuse_drive(recipe: Recipe, facts: ClusterFacts) -> None:
-    """Raises `ConfigError` where state cannot live on a drive here; nodes elsewhere find out themselves."""
+def _refuse_missing(recipe: Recipe, facts: ClusterFacts) -> None:
+    """Raises `ConfigError` for a drive or a library that is not here; nodes elsewhere find out themselves."""
     problems = [] if facts.declared else list(drive_problems(recipe.strategy, facts.libaio))
+    problems += preload_problems(recipe.cluster.preload, facts)
     if problems:
         raise ConfigError(problems)
 

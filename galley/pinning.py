@@ -10,7 +10,7 @@ Cores are physical, as sysfs tells them; the second hardware threads stay idle.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,26 +133,6 @@ def environment_problem(env: Mapping[str, str], procs_per_node: int, cores: int)
         return None
     where = "launcher.env.OMP_NUM_THREADS"
     return Problem(where, problem.what, f"at most {max(1, cores // procs_per_node - workers)} threads a rank")
-
-
-def preload(existing: Collection[str], inherited: str = "") -> dict[str, str]:
-    """`LD_PRELOAD` with tcmalloc, then libiomp5, where these files exist; empty where neither does.
-
-    `existing` are paths that were found; what `inherited` names stays, behind them.
-    """
-    chosen: list[str] = []
-    for library in ("libtcmalloc", "libiomp5"):
-        chosen += [path for path in existing if Path(path).name.startswith(library + ".")][:1]
-    if not chosen:
-        return {}
-    rest = [path for path in inherited.replace(":", " ").split() if path not in chosen]
-    return {"LD_PRELOAD": ":".join([*chosen, *rest])}
-
-
-def find_preloads(folders: Sequence[Path]) -> list[str]:
-    """The allocator and OpenMP libraries that `preload` knows, in the folders that hold them."""
-    names = ("libtcmalloc.so.4", "libtcmalloc.so", "libiomp5.so")
-    return [str(folder / name) for name in names for folder in folders if (folder / name).exists()]
 
 
 def read_cores(sys_root: Path, allowed: Set[int]) -> tuple[Core, ...]:

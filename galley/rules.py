@@ -12,6 +12,7 @@ from galley.datacheck import ROWS_BEFORE_LAUNCH, check_class_sets, check_data, c
 from galley.datafiles import DataError
 from galley.errors import Problem, valid_values
 from galley.model_shape import missing_targets
+from galley.preload import spelling_problems
 from galley.schema import Data, Lora, Recipe
 from galley.squad import check_questions, longest_stride, question_limit
 from galley.strategy_rules import strategy_problems
@@ -251,3 +252,7 @@ def _environment(recipe: Recipe) -> Iterator[Problem]:
     for name in recipe.launcher.env:
         if name in RESERVED_ENV or name.startswith("GALLEY_"):
             yield Problem(f"launcher.env.{name}", "is set by Galley itself", "choose another variable")
+    yield from spelling_problems(recipe.cluster.preload)
+    if recipe.cluster.preload and "LD_PRELOAD" in recipe.launcher.env:
+        what = f"and cluster.preload={recipe.cluster.preload} both say what is preloaded"
+        yield Problem("launcher.env.LD_PRELOAD", what, "name all libraries in cluster.preload")

@@ -53,6 +53,8 @@ class ClusterFacts:
         save_s: seconds of the longest save of an earlier attempt; 0 where none is known.
         declared: the nodes are what the recipe says of them; nothing of them was probed.
         libaio: whether DeepSpeed can read and write an NVMe drive.
+        libraries: paths of those that `cluster.preload` knows by name.
+        preloaded: paths of what this process itself was preloaded with.
     """
 
     hostname: str
@@ -69,6 +71,8 @@ class ClusterFacts:
     bf16: bool = False
     declared: bool = False
     libaio: bool = False
+    libraries: tuple[str, ...] = ()
+    preloaded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Layout:
         threads_per_proc: OpenMP threads a rank.
         ccl_workers: further threads of oneCCL a rank.
         precision: what `precision.compute` is on these devices.
+        preload: paths of the libraries that ranks load before all others.
     """
 
     nodes: int
@@ -93,6 +98,7 @@ class Layout:
     accumulation: int
     ccl_workers: int = 0
     precision: Dtype = "fp32"
+    preload: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

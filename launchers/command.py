@@ -63,6 +63,7 @@ def rank_environment(spec: RunSpec, run_dir: Path) -> dict[str, str]:
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        **({"LD_PRELOAD": ":".join(spec.layout.preload)} if spec.layout.preload else {}),
         **(_LONE_RANK if spec.layout.world_size == 1 else {}),
         **({} if spec.sealed is spec else {"GALLEY_LAYOUT": compact_json(spec.layout)}),
         **spec.recipe.launcher.env,

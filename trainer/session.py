@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -14,9 +15,10 @@ import torch
 from galley.cluster_check import HostReport, check_hosts, report_host
 from galley.drift import record_data
 from galley.errors import CheckpointError, ConfigError, Problem
+from galley.preload import loaded_problems
 from galley.rundir import RunFolder
 from galley.schema import Batch, Recipe
-from galley.spec import MemoryLimit, RunResult, RunSpec, State
+from galley.spec import Layout, MemoryLimit, RunResult, RunSpec, State
 from galley.trackers import summary_of, track_run
 from trainer import lora, peers, strategies
 from trainer.backends.prepare import prepare_backend
@@ -70,6 +72,7 @@ def run(
     """
     recipe, layout = spec.recipe, spec.layout
     torch.set_num_threads(layout.threads_per_proc)
+    check_preloaded(layout)
     grouped = recipe.strategy.data_parallel or layout.world_size > 1
     choice = prepare_backend(layout, recipe, facts.local_rank)
     ranks = open_ranks(facts, layout.device, recipe.launcher.timeout_s, grouped, choice)
@@ -143,6 +146,13 @@ def make_plan(train: TokenizedDataset, recipe: Recipe, global_size: int) -> Batc
     if isinstance(train, SampleStream):
         return StreamPlan(train.lengths, recipe.seed, global_size, recipe.train.max_steps or 1)
     return BatchPlan(train.lengths, recipe.seed, global_size, recipe.train.length_grouped)
+
+
+def check_preloaded(layout: Layout) -> None:
+    """Raises `ConfigError` where this rank lacks a library that it was to load before all others."""
+    problems = list(loaded_problems(layout.preload, socket.gethostname()))
+    if problems:
+        raise ConfigError(problems)
 
 
 def check_cluster(ranks: Ranks) -> None:

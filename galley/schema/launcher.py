@@ -215,6 +215,8 @@ class Cluster:
         max_procs_per_node: at most so many, where `procs_per_node` is null.
         device: `auto` is CUDA where it is found.
         threads_per_proc: OpenMP threads a rank; null is cores ÷ ranks.
+        preload: libraries that every rank loads before all others (`LD_PRELOAD`): `tcmalloc` (an
+            allocator), `libiomp5` (Intel's OpenMP), or the path of any other on the nodes.
         gpus_per_node, cpus_per_node, memory_gib_per_node: what a node of a cluster has for the run
             and is asked for; null is as little as the ranks need. This machine is probed instead.
         time_limit_min: minutes after which the cluster ends the run; null leaves it to the cluster.
@@ -225,6 +227,7 @@ class Cluster:
     max_procs_per_node: Positive | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads_per_proc: Positive | None = None
+    preload: list[str] = field(default_factory=list)
     gpus_per_node: NonNegative | None = None
     cpus_per_node: Positive | None = None
     memory_gib_per_node: Annotated[float, Field(gt=0)] | None = None

@@ -16,9 +16,7 @@ from galley.pinning import (
     core_problem,
     cpu_list,
     environment_problem,
-    find_preloads,
     plan_pins,
-    preload,
     read_cores,
 )
 from galley.schema import Batch, Cluster, Launcher, Recipe, Strategy
@@ -99,16 +97,6 @@ def test_the_hint_of_the_equation_holds() -> None:
     none_left = core_problem(cores=4, procs_per_node=2, ccl_workers=2, threads=None)
     assert none_left is not None
     assert none_left.where == "strategy.ccl_workers"
-
-
-def test_preload_takes_what_is_there_tcmalloc_first(tmp_path: Path) -> None:
-    (tmp_path / "libiomp5.so").touch()
-    (tmp_path / "libtcmalloc.so.4").touch()
-    found = find_preloads([tmp_path / "absent", tmp_path])
-    tcmalloc, iomp = str(tmp_path / "libtcmalloc.so.4"), str(tmp_path / "libiomp5.so")
-    assert preload(list(reversed(found))) == {"LD_PRELOAD": f"{tcmalloc}:{iomp}"}
-    assert preload([iomp], inherited=f"/x.so:{iomp}") == {"LD_PRELOAD": f"{iomp}:/x.so"}
-    assert preload([]) == {}
 
 
 def test_cores_are_physical_and_only_those_allowed(tmp_path: Path) -> None:
