@@ -3,7 +3,9 @@
 Compiled for this machine's processor, one to five minutes each, and kept in a cache of Galley's own:
 only Galley builds there and only under its lock, which is the kernel's (`flock`) and ends with the
 process that holds it. So the lock file that torch leaves behind when a compile is killed, at which
-every later run would wait for ever, is known to be stale.
+every later run would wait for ever, is known to be stale. A library that is done is kept beside the
+build, under the operator's name, and loaded from there: torch would ask ninja again in every process,
+which takes seconds, and compile again for every other environment that shares the cache.
 """
 
 from __future__ import annotations
@@ -11,12 +13,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib
+import importlib.util
 import os
 import platform
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -49,13 +54,14 @@ def import_deepspeed(setup: Setup) -> Any:
 def load_cpu_adam(setup: Setup) -> None:
     """AdamW for host memory. A collective. Raises `ConfigError` where it cannot be built."""
     hint = "it needs g++ and ninja; without them set strategy.engine_options.optimizer.params.torch_adam=true"
-    _load("CPUAdamBuilder", setup, "strategy.offload_optimizer", hint)
+    _load(["CPUAdamBuilder"], setup, "strategy.offload_optimizer", hint)
 
 
 def load_async_io(setup: Setup) -> None:
     """What reads and writes a drive. A collective. Raises `ConfigError` where it cannot be built."""
     where = ", ".join(kept_on_drive(setup.recipe.strategy))
-    _load("AsyncIOBuilder", setup, where, "it needs g++, ninja and libaio-dev; or strategy=zero3_offload")
+    hint = "it needs g++, ninja and libaio-dev; or strategy=zero3_offload"
+    _load(["PinMemoryBuilder", "AsyncIOBuilder"], setup, where, hint)
 
 
 def ops_cache(setup: Setup) -> Path:
@@ -87,16 +93,36 @@ def _locked(cache: Path) -> Iterator[None]:
         yield
 
 
-def _load(builder: str, setup: Setup, where: str, hint: str) -> None:
-    """Have an operator compiled, by each node's first rank before the others."""
+def _load(builders: Sequence[str], setup: Setup, where: str, hint: str) -> None:
+    """Have operators compiled, by each node's first rank before the others; later ones link earlier ones."""
     cache = ops_cache(setup)
     os.environ["TORCH_EXTENSIONS_DIR"] = str(cache)
     with setup.ranks.main_first(), _locked(cache):
         clear_stale_locks(cache)
-        operators = importlib.import_module("deepspeed.ops.op_builder")
-        operator = getattr(operators, builder)()
-        try:
-            operator.load(verbose=False)
-        except (RuntimeError, OSError, ImportError) as error:
-            what = f"DeepSpeed's {operator.name} does not build here: {str(error)[-1500:]}"
-            raise ConfigError(Problem(where, what, hint)) from error
+        for builder in builders:
+            operator = getattr(importlib.import_module("deepspeed.ops.op_builder"), builder)()
+            try:
+                _load_kept_or_built(operator, cache / f"{operator.name}.so")
+            except (RuntimeError, OSError, ImportError) as error:
+                what = f"DeepSpeed's {operator.name} does not build here: {str(error)[-1500:]}"
+                raise ConfigError(Problem(where, what, hint)) from error
+
+
+def _load_kept_or_built(operator: Any, kept: Path) -> None:
+    loaded: dict[str, ModuleType] = operator._loaded_ops
+    if operator.name not in loaded and kept.exists():
+        loaded[operator.name] = _import_library(operator.name, kept)
+    operator.load(verbose=False)
+    if not kept.exists():
+        copy = kept.with_suffix(".tmp")
+        shutil.copyfile(str(loaded[operator.name].__file__), copy)
+        copy.replace(kept)
+
+
+def _import_library(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None  # noqa: S101  # it ends in .so
+    assert spec.loader is not None  # noqa: S101
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
