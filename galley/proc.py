@@ -96,14 +96,19 @@ class Child:
     """A job that this process started, and whose exit code it therefore can learn."""
 
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
-        import psutil
-
         self._popen = popen
-        self.id = ProcessId(popen.pid, psutil.Process(popen.pid).create_time())
+        self.id = ProcessId(popen.pid, started_at(popen.pid))
 
     def exit_code(self) -> int | None:
         """None while it runs; negative where a signal ended it."""
         return self._popen.poll()
+
+
+def started_at(pid: int) -> float:
+    """When a living process was started, for its `ProcessId`."""
+    import psutil
+
+    return psutil.Process(pid).create_time()
 
 
 def start(

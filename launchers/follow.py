@@ -197,7 +197,8 @@ def find_cause(launcher: Launcher, handle: RunHandle, folder: RunFolder) -> Diag
     if seen.failure_class == "node" and all(error.failure_class == "preempted" for error in errors):
         return seen  # which is why the ranks were ended
     if errors and (seen.rank is None or seen.rank in {error.rank for error in errors}):
-        return _said(errors[0])
+        own = [error for error in errors if error.failure_class != "preempted"]
+        return _said((own or errors)[0])
     return seen
 
 

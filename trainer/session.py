@@ -51,11 +51,13 @@ class Attempt:
         number: counts from 1.
         resume: continue from the last complete checkpoint, if there is one.
         started_at: `time.monotonic()` of the worker's first line.
+        lost: called with a message when another host is lost, from a thread; it ends this rank.
     """
 
     number: int
     resume: bool
     started_at: float
+    lost: Callable[[str], None]
 
 
 def run(
@@ -77,7 +79,10 @@ def run(
     choice = prepare_backend(layout, recipe, facts.local_rank)
     ranks = open_ranks(facts, layout.device, recipe.launcher.timeout_s, grouped, choice)
     if layout.nodes > 1:
-        check_cluster(ranks)
+        reports = check_cluster(ranks)
+        if recipe.launcher.host_timeout_s is not None:
+            rank_log = folder.rank_log(attempt.number, ranks.rank)
+            peers.watch_hosts(ranks, reports, recipe.launcher.host_timeout_s, rank_log, attempt.lost)
     warm = held.take(recipe)
     task = warm.task if warm else make_task(recipe)
     task.ranks = ranks
@@ -155,13 +160,14 @@ def check_preloaded(layout: Layout) -> None:
         raise ConfigError(problems)
 
 
-def check_cluster(ranks: Ranks) -> None:
+def check_cluster(ranks: Ranks) -> list[HostReport]:
     """A collective. Raises `ConfigError` on every rank where two hosts have other packages."""
     ranks.barrier()  # the clocks are read at one moment
     reports = [HostReport(**report) for report in ranks.gather_json(asdict(report_host()))]
     peers.remember(reports)
     for warning in check_hosts(reports):
         log.warning("%s", warning)
+    return reports
 
 
 def make_model(ranks: Ranks, task: Task, recipe: Recipe, held: torch.nn.Module | None) -> torch.nn.Module:

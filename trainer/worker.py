@@ -68,6 +68,10 @@ class Reporter:
         signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
         threading.Thread(target=self._await_signal, name="signals", daemon=True).start()
 
+    def end_without_host(self, message: str) -> None:
+        """Another host is lost: this rank ends at once, wherever it is."""
+        self.fail("node", message, "", RunFailedError.exit_code)
+
     def _await_signal(self) -> None:
         name = signal.Signals(signal.sigwait(END_SIGNALS)).name
         self.fail("preempted", f"ended by {name}", "", RunFailedError.exit_code)
@@ -119,7 +123,8 @@ def train(spec: RunSpec, folder: RunFolder, facts: RankFacts, attempt: int, repo
         sys.path.extend(str(folder.code / "plugins" / str(number)) for number in plugins)
         resume = os.environ.get("GALLEY_RESUME") == "1"
         started_at = float(os.environ.get("GALLEY_STARTED_AT", STARTED_AT))
-        session.run(spec, folder, facts, session.Attempt(attempt, resume, started_at), journal, make_task)
+        told = session.Attempt(attempt, resume, started_at, reporter.end_without_host)
+        session.run(spec, folder, facts, told, journal, make_task)
     except BaseException as error:  # noqa: BLE001
         report(error, journal.phase, reporter, journal.tracking)
 

@@ -182,6 +182,8 @@ class Launcher:
 
     Attributes:
         timeout_s: seconds after which a collective that hangs fails the run.
+        host_timeout_s: seconds without a sign of life after which another host is lost, however long a
+            step takes; null leaves it to `timeout_s`.
         grace_s: seconds between the request to end and the kill.
         env: further environment variables of the ranks.
         forward_env: names of variables whose values the ranks take from the user's
@@ -195,6 +197,7 @@ class Launcher:
 
     kind: Literal["local", "mpi", "slurm", "k8s", "pytorchjob", "trainjob", "ray"] = "local"
     timeout_s: Positive = 300
+    host_timeout_s: Annotated[float, Field(gt=0)] | None = 20.0
     grace_s: Annotated[float, Field(gt=0)] = 3.0
     env: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = field(default_factory=dict)
     forward_env: list[str] = field(default_factory=lambda: ["HF_TOKEN", "WANDB_API_KEY"])

@@ -23,7 +23,7 @@ from tests.support import REPO, run_galley, run_process
 
 TRAIN = (sys.executable, "-P", str(REPO / "train.py"))
 TWO_HOSTS = (
-    "cluster.nodes=2", "cluster.procs_per_node=1", "launcher.timeout_s=20",
+    "cluster.nodes=2", "cluster.procs_per_node=1",
     "+launcher.env.GLOO_SOCKET_IFNAME=eth0",
 )  # fmt: skip
 
