@@ -64,7 +64,8 @@ class MpiLauncher(LocalLauncher):
             **rendezvous(launcher.mpi, run_dir, attempt),
         }
         names = sorted({*env, *launcher.forward_env})
-        request = Request(launcher.mpi, spec.layout, names, run_dir / "plan", launcher.timeout_s)
+        silence_s = launcher.host_timeout_s or launcher.timeout_s
+        request = Request(launcher.mpi, spec.layout, names, run_dir / "plan", silence_s)
         spoken = speak(found, request)
         return LaunchPlan(
             launcher=self.name,

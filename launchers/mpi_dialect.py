@@ -9,8 +9,9 @@ from pathlib import Path
 from galley.schema import Mpi
 from galley.spec import Layout, MpiFacts
 
-# Open MPI waits 300 s by default before it asks whether a silent host is there, and hears nothing more
-# of it once the ranks have failed: the daemon of a host that was cut off would stay. Three questions.
+# Open MPI waits 300 s by default before it asks whether a silent host is there. It has to know before the
+# ranks give up: with news of theirs on its way to the lost host, TCP asks no more, and the daemon of a
+# host that was cut off would stay. Three questions.
 _KEEPALIVE_S = 10
 
 
@@ -21,14 +22,14 @@ class Request:
     Attributes:
         names: of the variables to pass on to the ranks; their values are in mpirun's environment.
         files: the folder in which the files that the command names will lie.
-        timeout_s: after which the ranks give up on each other.
+        timeout_s: after which the ranks give up on a host.
     """
 
     mpi: Mpi
     layout: Layout
     names: Sequence[str]
     files: Path
-    timeout_s: int = 300
+    timeout_s: float = 300
 
     @property
     def hosts(self) -> Sequence[str]:
@@ -74,8 +75,8 @@ def _open_mpi(facts: MpiFacts, request: Request) -> Spoken:
     return Spoken(argv, files, {})
 
 
-def _keepalive(timeout_s: int) -> Iterator[str]:
-    every = str(min(_KEEPALIVE_S, max(1, timeout_s // 10)))
+def _keepalive(timeout_s: float) -> Iterator[str]:
+    every = str(int(min(_KEEPALIVE_S, max(1, timeout_s // 5))))
     for name, value in (("time", every), ("intvl", every), ("probes", "3")):
         yield from ("--mca", f"oob_tcp_keepalive_{name}", value)
 

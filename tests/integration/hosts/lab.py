@@ -74,6 +74,10 @@ class Lab:
     def processes(self, host: int) -> list[str]:
         return run_process(["ip", "netns", "pids", self.hosts[host]]).out.split()
 
+    def commands(self, host: int) -> list[str]:
+        """Command lines of the processes."""
+        return [run_process(["ps", "-o", "args=", "-p", pid]).out.strip() for pid in self.processes(host)]
+
     @staticmethod
     def _ip(*words: str) -> None:
         done = run_process(["ip", *words])
