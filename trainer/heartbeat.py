@@ -39,7 +39,7 @@ class Post:
         own, center: `NAME (ADDRESS)` of this host, and of the main rank's.
         place: address and port at which the center listens.
         listener: the descriptor of the center's listening socket; null on the other hosts.
-        others: the hosts that the center waits for.
+        others: the hosts that the center waits for; empty elsewhere.
         token: what a connection of this run begins with.
         ranks: process id and start of this host's ranks, the one that started this process first.
     """

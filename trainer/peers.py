@@ -103,7 +103,7 @@ def make_post(
         center=names[0],
         place=(ranks.facts.master.rpartition(":")[0].strip("[]"), members[0].port),
         listener=None if listener is None else listener.fileno(),
-        others=[names[rank] for rank in firsts if rank],
+        others=[names[rank] for rank in firsts if rank] if ranks.is_main else [],
         token=members[0].token,
         silence_s=silence_s,
         ranks=[(member.pid, member.started_at) for member in members[first:end]],

@@ -118,7 +118,7 @@ def test_every_first_rank_knows_the_ranks_of_its_host(tmp_path: Path) -> None:
 
     first, second = post(0), post(2)
     assert (first.own, first.center, first.others) == ("h0 (10.0.0.0)", "h0 (10.0.0.0)", ["h1 (10.0.0.1)"])
-    assert second.own == "h1 (10.0.0.1)"
+    assert (second.own, second.others) == ("h1 (10.0.0.1)", []), "the center alone waits for the others"
     assert first.place[0] == second.place[0] == "fd::1"
     assert [pid for pid, _ in first.ranks] == [100, 101]
     assert [pid for pid, _ in second.ranks] == [102, 103, 104]
