@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from galley.errors import ConfigError, Problem
+from galley.schema import Launcher
 from galley.spec import RunSpec, compact_json
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -39,6 +40,14 @@ def torchrun(
         "--monitor-interval=0.1",
         "--no-python",
     )
+
+
+def elastic_conf(launcher: Launcher, last_call_s: int) -> dict[str, str]:
+    """What torchrun's agents of an elastic run agree on: how long they wait for further machines, and
+    when one that is silent counts as lost (after three intervals)."""
+    silence_s = launcher.host_timeout_s
+    lost = {} if silence_s is None else {"keep_alive_interval": str(max(1, round(silence_s / 4)))}
+    return {"last_call_timeout": str(last_call_s), **lost}
 
 
 def attempt_environment(attempt: int) -> dict[str, str]:

@@ -26,6 +26,7 @@ from launchers import agent_log
 from launchers.base import Diagnosis, Launcher, job_environment
 from launchers.command import (
     attempt_environment,
+    elastic_conf,
     rank_environment,
     torchrun,
     worker_arguments,
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     import psutil
 
 
-# torchrun finds a lost agent after 15 s, and waits 30 s for others before it goes on with fewer.
-_ELASTIC_JOIN_S = 120
+# Beyond `last_call_s`: a lost agent has to be noticed, and the ranks of the others to end, first.
+_ELASTIC_JOIN_S = 90
 _RENDEZVOUS = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")
 
 
@@ -188,11 +189,13 @@ def _rendezvous(spec: RunSpec, facts: ClusterFacts, attempt: int) -> tuple[str, 
     """Where the agents meet. What torchrun would guess from the name of this machine is stated."""
     if spec.layout.nodes == 1 and not is_elastic(spec):
         return ("--standalone",)
-    backend = spec.recipe.launcher.torchrun.backend
-    wait_s = spec.recipe.launcher.timeout_s
+    launcher = spec.recipe.launcher
+    backend, last_call_s = launcher.torchrun.backend, launcher.torchrun.last_call_s
+    wait_s, further = launcher.timeout_s, {}
     if is_elastic(spec):
-        wait_s = max(wait_s, _ELASTIC_JOIN_S)
-    c10d = f"is_host={int(facts.node == 0)},join_timeout={wait_s}"
+        wait_s, further = max(wait_s, last_call_s + _ELASTIC_JOIN_S), elastic_conf(launcher, last_call_s)
+    conf = {"is_host": str(int(facts.node == 0)), "join_timeout": str(wait_s), **further}
+    c10d = ",".join(f"{key}={value}" for key, value in conf.items())
     return (
         f"--rdzv-backend={backend}",
         f"--rdzv-endpoint={spec.recipe.launcher.torchrun.rendezvous}",

@@ -173,6 +173,7 @@ PYTORCH_JOB = Fields(
                 "elasticPolicy": Fields(
                     {
                         "rdzvBackend": "string",
+                        "rdzvConf": ListOf(Fields({"key": "string", "value": "string"})),
                         "minReplicas": "integer",
                         "maxReplicas": "integer",
                         "maxRestarts": "integer",

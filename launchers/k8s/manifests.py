@@ -11,6 +11,7 @@ from typing import Any
 
 from galley.schema import K8s
 from galley.spec import ClusterFacts, RunSpec, to_json
+from launchers.command import elastic_conf
 from launchers.k8s import pod
 from launchers.k8s.names import base_name, job_name, pod_run_dir
 
@@ -104,7 +105,7 @@ def pytorch_job(job: Job) -> Object:
         "kind": "PyTorchJob",
         "metadata": _job_metadata(job),
         "spec": {
-            **({"elasticPolicy": _elastic_policy(options)} if elastic else {}),
+            **({"elasticPolicy": _elastic_policy(job)} if elastic else {}),
             "nprocPerNode": str(job.spec.layout.procs_per_node),
             "runPolicy": _run_policy(job),
             "pytorchReplicaSpecs": replicas,
@@ -112,9 +113,12 @@ def pytorch_job(job: Job) -> Object:
     }
 
 
-def _elastic_policy(options: K8s) -> Object:
+def _elastic_policy(job: Job) -> Object:
+    options = job.options
+    conf = elastic_conf(job.spec.recipe.launcher, options.last_call_s)
     return {
         "rdzvBackend": "c10d",
+        "rdzvConf": [{"key": key, "value": value} for key, value in conf.items()],
         "minReplicas": options.min_nodes or 1,
         "maxReplicas": options.max_nodes,
         "maxRestarts": options.max_restarts,

@@ -85,6 +85,8 @@ def test_two_hosts_train_as_two_ranks_of_one(
         assert set(codes) == {0}, said
         assert result["world_size"] == 2
         assert losses(run.folder.root) == pytest.approx(losses(two_ranks_here), rel=1e-6)
+        logs = [run.folder.rank_log(1, rank).read_text() for rank in range(2)]
+        assert not any("cannot be watched" in log for log in logs)
         joins = f"on machine 1: python train.py join {run.folder.root} 1" in said
         assert joins == (name == "torchrun"), "mpirun reaches the other host itself"
 
@@ -118,15 +120,16 @@ def test_when_the_cable_is_cut_everything_ends_and_the_missing_host_is_named(
 @pytest.mark.timeout(900)
 def test_an_elastic_run_goes_on_without_the_machine_that_was_lost(lab: Lab, tmp_path: Path) -> None:
     bounds = ("launcher.torchrun.min_nodes=1", "launcher.torchrun.max_nodes=2")
-    length = ("train.max_steps=40", "train.epochs=100", "checkpoint.every_steps=4", "checkpoint.keep=1")
-    run = Started(lab, tmp_path / "run", *torchrun("c10d", 29514), *bounds, *length)
+    patience = ("launcher.torchrun.last_call_s=4", "launcher.host_timeout_s=12")
+    length = ("train.max_steps=20", "train.epochs=100", "checkpoint.every_steps=4", "checkpoint.keep=1")
+    run = Started(lab, tmp_path / "run", *torchrun("c10d", 29514), *bounds, *patience, *length)
     run.join()
     wait_until(lambda: list(run.folder.checkpoints.glob("step-*/manifest.json")), 280)
     for pid in lab.processes(1):
         run_process(["kill", "-9", pid])
     codes, result, said = run.end()
     assert codes[0] == 0, said
-    assert (result["state"], result["steps"], result["world_size"]) == ("succeeded", 40, 1)
+    assert (result["state"], result["steps"], result["world_size"]) == ("succeeded", 20, 1)
     assert result["batch"] == {"global_size": 32, "micro_size": 16, "accumulation": 2}
     assert result["resumed_from"].startswith("step-")
 

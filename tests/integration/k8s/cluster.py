@@ -320,10 +320,12 @@ def pytorch_pods(job: Object, port: int) -> list[Pod]:
                 variables |= {"RANK": str(rank), "PET_NODE_RANK": str(rank)}
                 variables |= {"WORLD_SIZE": str(total * int(spec["nprocPerNode"]))}
             if elastic:
+                conf = {entry["key"]: entry["value"] for entry in elastic.get("rdzvConf", [])}
+                conf["is_host"] = str(int(index == 0))
                 variables |= {
                     # On one machine the name of the first worker does not tell who holds the store.
                     "PET_RDZV_ENDPOINT": f"127.0.0.1:{port}",
-                    "PET_RDZV_CONF": f"is_host={int(index == 0)}",
+                    "PET_RDZV_CONF": ",".join(f"{key}={value}" for key, value in conf.items()),
                     "PET_RDZV_BACKEND": elastic["rdzvBackend"],
                     "PET_NNODES": f"{elastic['minReplicas']}:{elastic['maxReplicas']}",
                     "PET_MAX_RESTARTS": str(elastic["maxRestarts"]),

@@ -52,8 +52,9 @@ def test_an_elastic_job_goes_on_without_a_pod_that_was_lost(
     folder = RunFolder(cluster.claim / "run")
     claim = ("launcher.k8s.transport=claim", f"launcher.k8s.claim_here={cluster.claim}")
     bounds = ("launcher.k8s.min_nodes=1", "launcher.k8s.max_nodes=2", "launcher.k8s.max_restarts=3")
-    length = ("train.max_steps=40", "train.epochs=100", "checkpoint.every_steps=4", "checkpoint.keep=1")
-    words = (*TINY, *TWO_NODES, *claim, *bounds, *length, "detach=true", f"run_dir={folder.root}")
+    patience = ("launcher.k8s.last_call_s=4", "launcher.host_timeout_s=12")
+    length = ("train.max_steps=20", "train.epochs=100", "checkpoint.every_steps=4", "checkpoint.keep=1")
+    words = (*TINY, *TWO_NODES, *claim, *bounds, *patience, *length, "detach=true", f"run_dir={folder.root}")
     assert galley(*words)[0] == 0
     wait_for(lambda: list(folder.checkpoints.glob("step-*/manifest.json")), 280)
     ((_, last),) = cluster.jobs.values()
@@ -61,7 +62,7 @@ def test_an_elastic_job_goes_on_without_a_pod_that_was_lost(
     wait_for(lambda: run_state(folder) in ("succeeded", "failed"), 280)
     result = folder.read_result()
     assert result is not None
-    assert (result.state, result.steps, result.world_size) == ("succeeded", 40, 1), result
+    assert (result.state, result.steps, result.world_size) == ("succeeded", 20, 1), result
     assert result.batch == Batch(global_size=32, micro_size=16, accumulation=2)
 
 
