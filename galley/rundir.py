@@ -134,6 +134,11 @@ class RunFolder:
     def read_result(self) -> RunResult | None:
         return self._read(RunResult, self.result_file)
 
+    def has_result(self, attempt: int) -> bool:
+        """Whether the result is that of this attempt, not one that an earlier attempt left."""
+        result = self.read_result()
+        return result is not None and result.attempts == attempt
+
     def write_progress(self, progress: Progress) -> None:
         write_atomic(self.progress_file, to_json(progress))
 

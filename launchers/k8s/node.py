@@ -145,15 +145,10 @@ def main() -> int:
     relay = Relay(folder, arguments.attempt, ranks, arguments.send_files)
     code = run(arguments.command, environ, agent_log, relay)
     has_main = ranks is None or 0 in ranks
-    if code == 0 and has_main and not has_result(folder, arguments.attempt):
+    if code == 0 and has_main and not folder.has_result(arguments.attempt):
         print("[agent] the ranks ended without a result", flush=True)
         return 1
     return code if code >= 0 else 128 - code
-
-
-def has_result(folder: RunFolder, attempt: int) -> bool:
-    result = folder.read_result()
-    return result is not None and result.attempts == attempt
 
 
 def run(command: Sequence[str], environ: Mapping[str, str], agent_log: Path, relay: Relay) -> int:

@@ -45,7 +45,11 @@ def main() -> int:
         print(f"{sys.executable} has no Ray: pip install -c constraints.txt -e '.[ray]'")
         return 1
     plan = from_json(LaunchPlan, (folder.plan / "launch.json").read_bytes())
-    return run(json.loads(plan.files["nodes.json"]), folder, plan)
+    code = run(json.loads(plan.files["nodes.json"]), folder, plan)
+    if code == 0 and not folder.has_result(plan.attempt):
+        print("the ranks ended without a result")
+        return 1
+    return code
 
 
 def run(wanted: Mapping[str, Any], folder: RunFolder, plan: LaunchPlan) -> int:

@@ -7,11 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from urllib.request import urlopen
 
 import psutil
 
+from galley.rundir import RunFolder
+from galley.schema import Ray
+from galley.seal import snapshot_sha256
+from galley.spec import RunSpec
 from tests.integration.local.standin import wait_until
 from tests.integration.slurm.cluster import free_ports
 
@@ -76,3 +81,12 @@ class RayCluster:
                 except psutil.NoSuchProcess:
                     continue
             node.wait()
+
+
+def over_two_nodes(folder: RunFolder, address: str) -> RunSpec:
+    """The run of stand-ins in the folder, a rank on each node of the cluster."""
+    spec = folder.read_spec()
+    launcher = replace(spec.recipe.launcher, kind="ray", ray=Ray(address))
+    layout = replace(spec.layout, nodes=2, procs_per_node=1)
+    code = replace(spec.code, sha256=snapshot_sha256(folder))
+    return replace(spec, recipe=replace(spec.recipe, launcher=launcher), layout=layout, code=code)

@@ -18,7 +18,7 @@ from galley.seal import snapshot_files, snapshot_sha256
 from galley.spec import RunResult, to_json
 from launchers.k8s import bundle, unpack
 from launchers.k8s.manifests import UNPACK
-from launchers.k8s.node import agent_environment, has_result, shown_ranks
+from launchers.k8s.node import agent_environment, shown_ranks
 from launchers.k8s.pod import literal
 from launchers.k8s.relay import Tail, extend, file_line, rank_texts, receive
 from tests.integration.k8s.cluster import expand
@@ -165,10 +165,10 @@ def test_a_pod_shows_the_ranks_of_its_node() -> None:
 
 def test_a_result_of_another_attempt_is_none(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    assert not has_result(folder, 1)
+    assert not folder.has_result(1)
     folder.write_result(RunResult("succeeded", 0, attempts=1))
-    assert has_result(folder, 1)
-    assert not has_result(folder, 2)
+    assert folder.has_result(1)
+    assert not folder.has_result(2)
 
 
 def test_files_travel_in_the_log(tmp_path: Path) -> None:
