@@ -24,7 +24,7 @@ from hpo.values import Params, Trial
 from launchers import make_launcher
 from launchers.base import Launcher
 from launchers.command import worker_arguments
-from launchers.follow import result_of
+from launchers.ending import result_of
 from launchers.run import submit, write_plan
 from launchers.runs import last_handle
 from launchers.watch import Watch

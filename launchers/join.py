@@ -8,9 +8,10 @@ from dataclasses import replace
 from galley.display import make_display
 from galley.errors import ConfigError, Problem, RunFailedError
 from galley.rundir import RunFolder
-from launchers.follow import await_processes, catch_interrupts
+from launchers.follow import await_end, catch_interrupts
 from launchers.local import LocalLauncher
 from launchers.runs import last_handle, run_state
+from launchers.watch import Watch
 
 
 def join(folder: RunFolder, node: int) -> int:
@@ -37,5 +38,5 @@ def join(folder: RunFolder, node: int) -> int:
     plan = launcher.plan(spec, folder.root, facts, handle.attempt)
     with catch_interrupts() as interrupts, make_display(folder, handle.attempt, sys.stdout) as display:
         own = launcher.start(plan, folder.launcher_log(handle.attempt, node))
-        await_processes(launcher, own, folder, display, interrupts, spec.recipe.launcher.grace_s)
+        await_end(Watch(launcher, own, folder, spec), display, interrupts)
     return 0 if launcher.exit_code(own) == 0 else RunFailedError.exit_code

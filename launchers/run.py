@@ -19,7 +19,8 @@ from galley.spec import ClusterFacts, LaunchPlan, RunHandle, RunResult, RunSpec,
 from galley.summary import show_failure, show_result
 from launchers import lock, make_launcher
 from launchers.base import Launcher
-from launchers.follow import catch_interrupts, follow, result_of
+from launchers.ending import result_of
+from launchers.follow import catch_interrupts, follow
 
 _DETACH_TIMEOUT_S = 60.0
 

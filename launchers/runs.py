@@ -11,12 +11,7 @@ from galley.errors import ConfigError, Problem, SubmissionError, valid_values
 from galley.rundir import RunFolder
 from galley.spec import FINAL_STATES, Progress, RunHandle, RunResult, State
 from launchers import make_launcher
-from launchers.follow import (
-    Interrupts,
-    conclude,
-    mark_cancelled,
-    result_of,
-)
+from launchers.ending import conclude, mark_cancelled, result_of
 
 _FOLLOW_S = 0.2
 _CONCLUDE_S = 5.0  # a living supervisor needs some tenths of a second to write the result
@@ -88,7 +83,7 @@ def run_state(folder: RunFolder) -> State:
     if result is not None:  # a scheduler starts what was preempted again
         return state if state in ("queued", "running") else result.state
     if launcher.remote and state in FINAL_STATES:  # perhaps nobody follows it
-        result = conclude(launcher, handle, folder, folder.read_attempt_spec(handle.attempt), Interrupts())
+        result = conclude(launcher, handle, folder, folder.read_attempt_spec(handle.attempt))
         folder.write_result(result)
         return result.state
     return state
@@ -168,5 +163,5 @@ def cancel_run(folder: RunFolder) -> State:
     while result_of(folder, handle.attempt) is None and time.monotonic() < end:
         time.sleep(0.05)
     if result_of(folder, handle.attempt) is None:  # nobody follows it
-        folder.write_result(conclude(launcher, handle, folder, spec, Interrupts()))
+        folder.write_result(conclude(launcher, handle, folder, spec))
     return run_state(folder)

@@ -81,6 +81,7 @@ class SlurmLauncher(Launcher):
             "first_attempt": str(attempt),
             "nodes": str(spec.layout.nodes),
             "requeue": "1" if slurm.requeue else "",
+            "spare_feature": slurm_script.quote(slurm.spare_constraint or ""),
             "step_options": array(step),
         }
         header = slurm_script.directives(spec, run_dir, facts)

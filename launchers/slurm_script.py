@@ -76,7 +76,7 @@ def directives(spec: RunSpec, run_dir: Path, facts: ClusterFacts) -> Iterator[tu
     yield "open-mode", "append"
     yield "export", "ALL"
     yield from _resources(spec)
-    yield from _placement(spec.recipe.launcher.slurm, facts)
+    yield from _placement(spec.recipe.launcher.slurm, spec.layout.nodes, facts)
     yield from _lifecycle(spec.recipe.launcher.slurm, spec.recipe.cluster, facts)
     yield from _further(spec.recipe.launcher.slurm.directives)
 
@@ -113,9 +113,10 @@ def cpus_per_node(spec: RunSpec) -> int:
     return spec.recipe.cluster.cpus_per_node or spec.layout.procs_per_node * spec.layout.threads_per_proc
 
 
-def _placement(slurm: Slurm, facts: ClusterFacts) -> Iterator[tuple[str, str | int | None]]:
+def _placement(slurm: Slurm, nodes: int, facts: ClusterFacts) -> Iterator[tuple[str, str | int | None]]:
     for name in ("partition", "account", "qos", "constraint", "reservation"):
-        value = getattr(slurm, name)
+        two_kinds = name == "constraint" and slurm.spare_constraint is not None
+        value = _two_kinds(slurm, nodes) if two_kinds else getattr(slurm, name)
         if value is not None:
             yield name, value
     if slurm.exclusive:
@@ -125,6 +126,28 @@ def _placement(slurm: Slurm, facts: ClusterFacts) -> Iterator[tuple[str, str | i
         yield "exclude", ",".join(avoided)
     if slurm.spare_nodes:
         yield "no-kill", None
+
+
+def _two_kinds(slurm: Slurm, nodes: int) -> str:
+    """So many nodes of one feature and so many of another, in sbatch's words.
+
+    Raises `ConfigError` where they are no two features.
+    """
+    problems = [
+        Problem(f"launcher.slurm.{key}", what, "a word of `sinfo -o %f`, without operators")
+        for key, value in (("constraint", slurm.constraint), ("spare_constraint", slurm.spare_constraint))
+        if (what := "is needed beside spare_constraint" if value is None else _no_feature(value))
+    ]
+    if not slurm.spare_nodes:
+        what = "means nothing without spare nodes"
+        problems.append(Problem("launcher.slurm.spare_constraint", what, "set launcher.slurm.spare_nodes"))
+    if problems:
+        raise ConfigError(problems)
+    return f"[{slurm.constraint}*{nodes}&{slurm.spare_constraint}*{slurm.spare_nodes}]"
+
+
+def _no_feature(value: str) -> str:
+    return "" if re.fullmatch(r"[\w-]+", value, re.ASCII) else f"{value!r} is not one feature"
 
 
 def _lifecycle(slurm: Slurm, cluster: Cluster, facts: ClusterFacts) -> Iterator[tuple[str, str | int | None]]:

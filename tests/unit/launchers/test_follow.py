@@ -21,7 +21,8 @@ from galley.spec import (
     State,
 )
 from launchers.base import Diagnosis, Launcher
-from launchers.follow import Interrupts, catch_interrupts, conclude, mark_cancelled, result_of
+from launchers.ending import conclude, mark_cancelled, result_of
+from launchers.follow import catch_interrupts
 from tests.integration.local.standin import make_spec
 
 HANDLE = RunHandle("seen", 1, "1", "host", 1000.0)
@@ -67,7 +68,7 @@ def failed(folder: RunFolder, *errors: tuple[int, FailureClass], seen: Diagnosis
     """The conclusion of an attempt whose ranks wrote `errors` one after the other."""
     for time, (rank, failure_class) in enumerate(errors):
         folder.write_rank_error(1, RankError(rank, float(time), failure_class, f"of rank {rank}", ""))
-    return conclude(Seen(seen), HANDLE, folder, make_spec(), Interrupts())
+    return conclude(Seen(seen), HANDLE, folder, make_spec())
 
 
 @pytest.fixture
