@@ -24,6 +24,7 @@ class Torchrun:
             its last checkpoint and with the same global batch, when others are lost or join.
             `cluster.nodes` is what it is planned for; it needs `c10d`.
         max_restarts: how often an elastic run is started again after a rank failed.
+        last_call_s: how long an elastic run that has `min_nodes` waits for further machines.
     """
 
     rendezvous: str | None = None
@@ -31,6 +32,7 @@ class Torchrun:
     min_nodes: Positive | None = None
     max_nodes: Positive | None = None
     max_restarts: NonNegative = 3
+    last_call_s: Positive = 30
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class Slurm:
         exclusive: no other job on the nodes.
         exclude: nodes that must not be used.
         spare_nodes: further nodes, one of which takes the place of each that fails.
+        spare_constraint: the feature of spare nodes that are of another kind than the run's; then
+            `constraint` is the feature of the run's.
         container_image: run every node's processes in this image, by `container_runtime`.
         container_mounts: `SOURCE:TARGET` each; the run folder is always mounted.
         container_python: the interpreter inside the image.
@@ -80,6 +84,7 @@ class Slurm:
     exclusive: bool = False
     exclude: list[str] = field(default_factory=list)
     spare_nodes: NonNegative = 0
+    spare_constraint: str | None = None
     container_image: str | None = None
     container_runtime: Literal["pyxis", "apptainer"] = "pyxis"
     container_mounts: list[str] = field(default_factory=list)
@@ -118,6 +123,7 @@ class K8s:
         gang_timeout_s: seconds the pods of a gang wait for each other.
         min_nodes, max_nodes: an elastic PyTorchJob; `cluster.nodes` is where it starts.
         max_restarts: of the ranks of an elastic job, or of a pod that ends.
+        last_call_s: how long an elastic job that has `min_nodes` waits for further pods.
         clean_pods: what the operator removes when the job ends: `Running` pods only, which keeps
             the logs of all that have ended; `All`; or `None`.
         termination_grace_s: seconds between a pod's SIGTERM and its kill; null is twice the
@@ -155,6 +161,7 @@ class K8s:
     min_nodes: Positive | None = None
     max_nodes: Positive | None = None
     max_restarts: NonNegative = 0
+    last_call_s: Positive = 30
     clean_pods: Literal["Running", "All", "None"] = "Running"
     termination_grace_s: Positive | None = None
     keep_s: NonNegative | None = None

@@ -59,8 +59,9 @@ JobRequeue=1
 RequeueExit=99
 JobCompType=jobcomp/none
 AccountingStorageType=accounting_storage/none
-NodeName=node[1-4] NodeHostname={host} NodeAddr=127.0.0.1 Port={node_ports} \
-CPUs={cpus} CoresPerSocket={cpus} ThreadsPerCore=1 RealMemory=4000 Gres=gpu:{gpus} State=UNKNOWN
+NodeName=DEFAULT CPUs={cpus} CoresPerSocket={cpus} ThreadsPerCore=1 RealMemory=4000 Gres=gpu:{gpus}
+NodeName=node[1-2] NodeHostname={host} NodeAddr=127.0.0.1 Port={node_ports[0]} Feature=old State=UNKNOWN
+NodeName=node[3-4] NodeHostname={host} NodeAddr=127.0.0.1 Port={node_ports[1]} Feature=new,big State=UNKNOWN
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO
 MailProg=/bin/true
 """
@@ -82,7 +83,7 @@ class SlurmCluster:
         (self.root / "state").mkdir()
         config = CONFIG.format(
             host=socket.gethostname(), user=getpass.getuser(), root=self.root, ports=ports,
-            node_ports=",".join(map(str, ports[1:])), cpus=CPUS, gpus=GPUS,
+            node_ports=[",".join(map(str, ports[1:3])), ",".join(map(str, ports[3:]))], cpus=CPUS, gpus=GPUS,
         )  # fmt: skip
         (self.root / "slurm.conf").write_text(config)
         (self.root / "gres.conf").write_text(f"NodeName=node[1-4] Name=gpu File={GPU_DEVICES}\n")

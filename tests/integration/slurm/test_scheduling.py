@@ -136,12 +136,16 @@ def test_before_the_time_limit_the_run_saves_and_is_queued_again(
         assert run_state(folder) == "preempted"
 
 
-def test_a_spare_node_takes_the_place_of_one_that_fails(cluster: SlurmCluster, tmp_path: Path) -> None:
-    folder = make_slurm_run(tmp_path / "run", make_slurm_spec("hang_once", nodes=2, spare_nodes=1))
+def test_a_spare_node_of_another_kind_takes_the_place_of_one_that_fails(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    kinds = {"constraint": "new", "spare_nodes": 1, "spare_constraint": "old"}
+    folder = make_slurm_run(tmp_path / "run", make_slurm_spec("hang_once", nodes=2, **kinds))
     job = submit_run(folder).job
     wait_until(lambda: is_hanging(folder), 60)
     nodes = (folder.logs(1) / "nodes").read_text().split()
-    assert len(nodes) == 3
+    assert nodes[:2] == ["node3", "node4"], "the spare one is used last, whatever its name"
+    assert nodes[2] in ("node1", "node2")
     cluster.check("scontrol", "update", f"nodename={nodes[1]}", "state=down", "reason=test")
     wait_until(lambda: run_state(folder) == "succeeded", 60)
     assert folder.read_result().attempts == 2

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,3 +109,19 @@ def test_runs_that_need_different_nodes_are_no_array() -> None:
     runs = [(small, Path("/runs/a"), 1), (large, Path("/runs/b"), 1)]
     with pytest.raises(ConfigError, match="asks Slurm for other mem than /runs/a"):
         plan_array(SlurmLauncher(), runs, Path("/sweep"), FACTS)
+
+
+def test_spare_nodes_of_another_kind_are_two_features() -> None:
+    def constraint(**slurm: Any) -> str:
+        return plan_on(Path("/runs/a"), make_spec_on(**slurm)).files["job.sh"]
+
+    kinds = {"constraint": "new", "spare_nodes": 1, "spare_constraint": "old"}
+    assert '#SBATCH --constraint="[new*2&old*1]"\n' in constraint(**kinds)
+    for wrong, said in (
+        ({"constraint": None}, "is needed beside spare_constraint"),
+        ({"constraint": "a&b"}, "'a&b' is not one feature"),
+        ({"spare_constraint": "$(id)"}, "is not one feature"),
+        ({"spare_nodes": 0}, "means nothing without spare nodes"),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            constraint(**kinds | wrong)

@@ -36,7 +36,8 @@ FULL = make_spec_on(
     setup=["module load cuda/13", 'ulimit -l unlimited; echo "on $(hostname)"'],
 )
 APPTAINER = make_spec_on(nodes=1, ranks=1, container_image="image.sif", container_runtime="apptainer")
-SPECS = {"plain": PLAIN, "full": FULL, "apptainer": APPTAINER}
+SPARES = make_spec_on(constraint="new", spare_nodes=1, spare_constraint="old")
+SPECS = {"plain": PLAIN, "full": FULL, "apptainer": APPTAINER, "spares": SPARES}
 FACTS = ClusterFacts("node", 0, 0.0, 1, 0.0, avoid=("node9",), after="77")
 
 

@@ -13,6 +13,7 @@ run_dir='/runs/my run'
 first_attempt=1
 nodes=2
 requeue=1
+spare_feature=''
 step_options=(--cpus-per-task=6)
 
 # Slurm runs this on the first node of the job. What is above this line is this run's own.
@@ -44,9 +45,20 @@ next_attempt() {
     while [ -e "$run_dir/logs/attempt-$attempt/launcher.log" ]; do attempt=$((attempt + 1)); done
 }
 
-# The nodes of the job that still live, one a line. Slurm takes those that failed out of it.
+# The nodes of the job that still live, one a line, spare ones of another kind last. Slurm takes those
+# that failed out of it.
 living_nodes() {
-    scontrol show hostnames "$(squeue --noheader --job="$SLURM_JOB_ID" --format=%N)"
+    local node living spare=()
+    living=$(scontrol show hostnames "$(squeue --noheader --job="$SLURM_JOB_ID" --format=%N)")
+    for node in $living; do
+        if is_spare "$node"; then spare+=("$node"); else echo "$node"; fi
+    done
+    [ "${#spare[@]}" -eq 0 ] || printf '%s\n' "${spare[@]}"
+}
+
+is_spare() {
+    [ -n "$spare_feature" ] || return 1
+    [[ $(scontrol show node --oneliner "$1") =~ \ ActiveFeatures=([^ ]*,)?"$spare_feature"[,\ ] ]]
 }
 
 # The address by which Slurm itself reaches a node.

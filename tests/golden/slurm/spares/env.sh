@@ -1,0 +1,7 @@
+export OMP_NUM_THREADS=3
+export OMP_WAIT_POLICY=PASSIVE
+export PYTHONPATH='/runs/my run/code'
+export PYTHONSAFEPATH=1
+export PYTHONUNBUFFERED=1
+export STANDIN=succeed
+export TOKENIZERS_PARALLELISM=false
