@@ -35,7 +35,8 @@ def sweep_problems(recipe: Recipe) -> list[Problem]:
         objectives, _ = read_objectives(recipe)
     except ConfigError as error:
         problems += error.problems
-    return [*problems, *_backend_problems(recipe), *_pruning_problems(recipe, objectives)]
+    problems += [*_backend_problems(recipe), *_array_problems(recipe)]
+    return [*problems, *_pruning_problems(recipe, objectives)]
 
 
 def _backend_problems(recipe: Recipe) -> Iterator[Problem]:
@@ -51,6 +52,20 @@ def _backend_problems(recipe: Recipe) -> Iterator[Problem]:
     if hpo.max_memory_gib is not None and not _has_size(recipe):
         what = "cannot be kept: the model's size is not known"
         yield Problem("hpo.max_memory_gib", what, "set model.num_parameters=N")
+
+
+def _array_problems(recipe: Recipe) -> Iterator[Problem]:
+    hpo = recipe.hpo
+    if not hpo.array:
+        return
+    if recipe.launcher.kind != "slurm":
+        what = f"means nothing to launcher={recipe.launcher.kind}"
+        yield Problem("hpo.array", what, "choose launcher=slurm, or hpo.array=false: a job a trial")
+    if hpo.kind not in ("grid", "random"):
+        what = f"asks for all points at once, but hpo={hpo.kind} learns from each trial"
+        yield Problem("hpo.array", what, "valid with hpo=grid and hpo=random")
+    if hpo.share:
+        yield Problem("hpo.array", "is one controller's", "drop hpo.share or hpo.array")
 
 
 def _has_size(recipe: Recipe) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from galley.errors import INTERRUPTED_EXIT_CODE, ConfigError, GalleyError, RunCancelledError, SubmissionError
 from galley.rundir import RunFolder
 from galley.spec import FailureClass, RunResult
+from hpo.arrays import ARRAY_MOST, start_array
 from hpo.journal import Cancelled, Ended, Retried
 from hpo.ledger import Ledger
 from hpo.objectives import judge, measure
@@ -68,7 +69,8 @@ class Controller:
         self._runs = TrialRuns(study)
         self._grace_s = study.begun.recipe.launcher.grace_s
         of = study.hpo.parallel
-        self._free = deque(Slot(number, of) for number in range(of))
+        slots = min(study.target or ARRAY_MOST, ARRAY_MOST) if study.hpo.array else of
+        self._free = deque(Slot(number, of) for number in range(slots))
         self._active: list[Active] = []
         self._waiting: list[tuple[float, int]] = []  # (not before, trial) to be started again
         self._exhausted = False
@@ -116,15 +118,27 @@ class Controller:
         return not self._exhausted and not self._ledger.is_whole()
 
     def _fill(self) -> None:
+        if self._study.hpo.array:
+            self._fill_array()
+            return
         while self._free:
             number = self._next()
             if number is None:
                 return
             self._start(self._study.trials[number])
 
+    def _fill_array(self) -> None:
+        """All trials that there are to start, at once."""
+        numbers: list[int] = []
+        while len(numbers) < len(self._free) and (number := self._next()) is not None:
+            numbers.append(number)
+        trials = [self._study.trials[number] for number in numbers]
+        for trial, begin in zip(trials, start_array(self._runs, self._study, trials), strict=True):
+            self._begin(trial, begin)
+
     def _next(self) -> int | None:
         """A trial to start again, else a new one; None where there is none now."""
-        due = [entry for entry in self._waiting if entry[0] <= time.monotonic()]
+        due = [entry for entry in self._waiting if entry[0] <= time.monotonic() and self._has_room()]
         if due:
             self._waiting.remove(due[0])
             return due[0][1]
@@ -132,6 +146,10 @@ class Controller:
             if self._is_to_start(left):
                 return left.number
         return self._ask() if self._free and self._more_to_ask() else None
+
+    def _has_room(self) -> bool:
+        """For a trial that starts again: an array has its own throttle, and may have all the slots."""
+        return len(self._active) < self._study.hpo.parallel
 
     def _is_to_start(self, trial: Trial) -> bool:
         """Take up a trial that another controller left: watched, ended, or to be started again."""
@@ -150,8 +168,12 @@ class Controller:
         return number
 
     def _start(self, trial: Trial) -> None:
+        self._begin(trial, lambda: self._runs.start(trial, self._free[0]))
+
+    def _begin(self, trial: Trial, start: Callable[[], Watch]) -> None:
+        """The trial runs in the next slot, or ends as what `start` raised says."""
         try:
-            watch = self._runs.start(trial, self._free[0])
+            watch = start()
         except ConfigError as error:
             self._end(trial.number, "infeasible", f"not started: {error}")
         except SubmissionError as error:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from galley import proc
 from galley.compose import compose_recipe
@@ -61,6 +62,16 @@ class Slot:
         return {"CUDA_VISIBLE_DEVICES": ",".join(mine)}
 
 
+class Prepared(NamedTuple):
+    """A sealed trial, about to be started."""
+
+    launcher: Launcher
+    folder: RunFolder
+    spec: RunSpec
+    facts: ClusterFacts
+    attempt: int
+
+
 class TrialRuns:
     """Starts the runs of one study. `composed` is what was read of the files before."""
 
@@ -78,15 +89,23 @@ class TrialRuns:
         Raises `ConfigError` where no run can be made of its parameters, or none that fits into memory;
         `SubmissionError` where the launcher refuses.
         """
+        launcher, folder, spec, facts, attempt = self.prepare(trial, slot)
+        plan = launcher.plan(spec, folder.root, facts, attempt)
+        plan = replace(plan, env={**plan.env, **slot.environment(spec.layout, facts)})
+        write_plan(plan, folder)
+        return Watch(launcher, submit(launcher, plan, folder, spec), folder, spec)
+
+    def prepare(self, trial: Trial, slot: Slot) -> Prepared:
+        """Everything that a plan of the trial's next attempt is made of; its run is sealed.
+
+        Raises `ConfigError` as `start` does.
+        """
         folder = RunFolder(Path(trial.run))
         spec = folder.read_spec() if folder.spec_file.exists() else self._seal(trial, slot, folder)
         launcher = self._launcher(spec)
         facts = self._facts(launcher, spec.recipe, slot, folder)
         last = last_handle(folder)
-        plan = launcher.plan(spec, folder.root, facts, 1 if last is None else last.attempt + 1)
-        plan = replace(plan, env={**plan.env, **slot.environment(spec.layout, facts)})
-        write_plan(plan, folder)
-        return Watch(launcher, submit(launcher, plan, folder, spec), folder, spec)
+        return Prepared(launcher, folder, spec, facts, 1 if last is None else last.attempt + 1)
 
     def recover(self, trial: Trial) -> Watch | RunResult | None:
         """What another controller left of a trial that has not ended.

@@ -7,6 +7,7 @@ the run folder stays, and the next attempt continues from the last checkpoint.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import stat
@@ -47,6 +48,7 @@ class SlurmLauncher(Launcher):
 
     def __init__(self, python: str = sys.executable) -> None:
         self.python = python
+        self._arrays: dict[tuple[str, ...], tuple[float, dict[int, Seen]]] = {}
 
     def facts(
         self, recipe: Recipe, earlier: RunFolder | None = None, after: RunFolder | None = None
@@ -117,12 +119,21 @@ class SlurmLauncher(Launcher):
         """The job in the controller's memory, where it stays for some minutes after its end, else in
         the accounting; `FORGOTTEN` where neither knows it, or answers."""
         job, cluster = _split(handle)
+        array, _, task = job.partition("_")
         try:
-            return slurm_states.read_scontrol(
-                proc.run(("scontrol", *cluster, "show", "job", "--oneliner", job), timeout_s=_TOOL_TIMEOUT_S)
-            )
-        except SubmissionError:
+            if task:
+                return self._look_at_array(array, cluster)[int(task)]
+            return slurm_states.read_scontrol(_show_job(job, cluster))
+        except (SubmissionError, KeyError):
             return self._look_into_accounting(job, cluster)
+
+    def _look_at_array(self, job: str, cluster: tuple[str, ...]) -> dict[int, Seen]:
+        """All tasks by one question, whose answer serves for half of `poll_s`: an array may have hundreds."""
+        asked_at, tasks = self._arrays.get((job, *cluster), (-math.inf, {}))
+        if time.monotonic() - asked_at >= self.poll_s / 2:
+            tasks = slurm_states.read_array(_show_job(job, cluster))
+            self._arrays[job, *cluster] = (time.monotonic(), tasks)
+        return tasks
 
     def _look_into_accounting(self, job: str, cluster: tuple[str, ...]) -> Seen:
         columns = ("--allocations", "--parsable2", "--noheader", "--format=State,ExitCode")
@@ -202,6 +213,12 @@ def open_to_group(folder: RunFolder) -> None:
     """Let the group write `KILL` and `SAVE` into the folder; what others own in it they cannot change."""
     mode = stat.S_IMODE(folder.root.stat().st_mode)
     folder.root.chmod(mode | stat.S_IWGRP | stat.S_ISVTX)
+
+
+def _show_job(job: str, cluster: tuple[str, ...]) -> str:
+    """scontrol leaves out most of a long list of array tasks, unless SLURM_BITSTR_LEN is 0."""
+    argv = ("scontrol", *cluster, "show", "job", "--oneliner", job)
+    return proc.run(argv, timeout_s=_TOOL_TIMEOUT_S, env={**os.environ, "SLURM_BITSTR_LEN": "0"})
 
 
 def _split(handle: RunHandle) -> tuple[str, tuple[str, ...]]:

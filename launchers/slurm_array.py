@@ -46,18 +46,18 @@ def plan_array(
 
     Pure. Raises `ConfigError` where the runs do not ask Slurm for the same.
     """
-    requests = [dict(slurm_script.directives(spec, run_dir, facts)) for spec, run_dir, _ in runs]
+    requests = [request_of(spec, run_dir, facts) for spec, run_dir, _ in runs]
     for request, (_, run_dir, _) in zip(requests, runs, strict=True):
-        different = [name for name in {*request, *requests[0]} if request.get(name) != requests[0].get(name)]
-        if set(different) - set(_OF_THE_RUN):
-            what = f"asks Slurm for other {', '.join(sorted(set(different) - set(_OF_THE_RUN)))}"
+        different = {name for name in {*request, *requests[0]} if request.get(name) != requests[0].get(name)}
+        if different:
+            what = f"asks Slurm for other {', '.join(sorted(different))}"
             hint = "submit the runs that ask for the same as one array"
             raise ConfigError(Problem(str(run_dir), f"{what} than {runs[0][1]}", hint))
     throttle = "" if parallel is None else f"%{parallel}"
     header = {
-        **requests[0],
         "job-name": slurm_script.job_name(folder),
         "output": slurm_script.log_pattern(folder, "%A_%a"),
+        **requests[0],
         "array": f"0-{len(runs) - 1}{throttle}",
     }
     settings = {"list": slurm_script.quote(str(folder / "runs"))}
@@ -68,6 +68,12 @@ def plan_array(
     argv = ("sbatch", "--parsable", str(folder / "array.sh"))
     array = LaunchPlan(launcher=launcher.name, argv=argv, env={}, files=files)
     return ArrayPlan(array, tuple(launcher.plan(spec, root, facts, attempt) for spec, root, attempt in runs))
+
+
+def request_of(spec: RunSpec, run_dir: Path, facts: ClusterFacts) -> dict[str, str | int | None]:
+    """What a run asks Slurm for, by the options of sbatch; all runs of an array ask for the same."""
+    asked = slurm_script.directives(spec, run_dir, facts)
+    return {name: value for name, value in asked if name not in _OF_THE_RUN}
 
 
 def submit_array(plan: ArrayPlan, folder: Path, runs: Sequence[RunFolder]) -> list[RunHandle]:

@@ -104,6 +104,24 @@ def read_scontrol(text: str) -> Seen:
     return Seen(found[1], reason, int(found[3]))
 
 
+_TASKS = re.compile(r" ArrayTaskId=([\d,-]+)(?:%\d+)? ")
+
+
+def read_array(text: str) -> dict[int, Seen]:
+    """From `scontrol show job --oneliner ID` of an array: its tasks by index.
+
+    Those that wait stand in one line together (`ArrayTaskId=3,5-9%2`).
+    """
+    found = {}
+    for line in text.splitlines():
+        tasks = _TASKS.search(line)
+        for part in tasks[1].split(",") if tasks else ():
+            first, _, last = part.partition("-")
+            seen = read_scontrol(line)
+            found |= dict.fromkeys(range(int(first), int(last or first) + 1), seen)
+    return found
+
+
 def read_sacct(text: str) -> Seen:
     """From `sacct --parsable2 --noheader --format=State,ExitCode`; its last line is the last start."""
     lines = text.strip().splitlines()

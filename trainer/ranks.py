@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from galley.errors import ConfigError, Problem
 from trainer.backends.probe import Choice, agree
+from trainer.network import name_interface
 from trainer.placing import MICRO_SIZE
 from trainer.rank_facts import RankFacts
 
@@ -184,6 +185,7 @@ def open_ranks(
         torch.cuda.set_device(device)
     ranks = Ranks(facts, device, grouped)
     if grouped:
+        name_interface(facts)
         timeout = timedelta(seconds=timeout_s)
         store: Store = dist.HashStore()  # type: ignore[attr-defined]
         if facts.world_size > 1:

@@ -75,6 +75,8 @@ class Hpo:
         cost_per_hour: of one node, in any currency; for the objective `cost`.
         share: other controllers may join the study, by `resume STUDY` on any machine that sees its
             folder; each runs `parallel` trials, and takes over those of one that died.
+        array: submit all trials at once as one job array of Slurm, `parallel` of which run at a time;
+            for points that depend on no result (`hpo=grid` and `hpo=random`).
         warm: start trials from processes that hold the libraries already, where the launcher can.
     """
 
@@ -93,6 +95,7 @@ class Hpo:
     retries: NonNegative = 2
     cost_per_hour: Annotated[float, Field(ge=0)] | None = None
     share: bool = False
+    array: bool = False
     warm: bool = False
     pruning: Pruning = field(default_factory=Pruning)
     choose: Choose = field(default_factory=Choose)

@@ -27,7 +27,8 @@ VALUE = "not-to-be-written-down"
 
 
 class LauncherContract:
-    """Ranks are stand-ins; what starts them is real."""
+    """Ranks are stand-ins; what starts them is real. Two ranks where the launcher has to mind both: a
+    lone one needs no torchrun, whose import of torch is most of a test."""
 
     timeout_s = 120.0
 
@@ -69,11 +70,11 @@ class LauncherContract:
 
     def test_a_result_is_that_of_its_attempt(self, folder: RunFolder) -> None:
         """An attempt that ends without one has failed, whatever an earlier one left."""
-        make_run(folder.root, "succeed")
+        make_run(folder.root, "succeed", ranks=1)
         launcher, first = self.submit(folder)
         assert self.wait(launcher, first, folder) == "succeeded"
         assert self.make().poll(first, folder) == "succeeded", "the state is known to other processes too"
-        folder.write_spec(make_spec("say_and_leave"))
+        folder.write_spec(make_spec("say_and_leave", ranks=1))
         launcher, second = self.submit(folder, attempt=2)
         assert self.wait(launcher, second, folder) == "failed"
         logs = launcher.logs(second, folder)
@@ -85,13 +86,13 @@ class LauncherContract:
         assert self.wait(launcher, handle, folder) == "failed"
         assert folder.read_rank_errors(1)[0].rank == 1
 
-    @pytest.mark.parametrize("behavior", ["hang", "be_stubborn"])
+    @pytest.mark.parametrize(("behavior", "ranks"), [("hang", 1), ("be_stubborn", 2)])
     def test_another_process_cancels_by_the_handle_and_by_no_other(
-        self, folder: RunFolder, behavior: str
+        self, folder: RunFolder, behavior: str, ranks: int
     ) -> None:
-        make_run(folder.root, behavior)
+        make_run(folder.root, behavior, ranks)
         launcher, handle = self.submit(folder)
-        wait_until(lambda: hanging(folder), self.timeout_s)
+        wait_until(lambda: hanging(folder, ranks), self.timeout_s)
         handle = from_json(RunHandle, to_json(handle))
         foreign = replace(handle, job=str(self.foreign_job()), process_started_at=1.0)
         other = self.make()

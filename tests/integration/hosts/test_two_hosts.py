@@ -22,10 +22,7 @@ from tests.integration.reference import TINY, losses
 from tests.support import REPO, run_galley, run_process
 
 TRAIN = (sys.executable, "-P", str(REPO / "train.py"))
-TWO_HOSTS = (
-    "cluster.nodes=2", "cluster.procs_per_node=1",
-    "+launcher.env.GLOO_SOCKET_IFNAME=eth0",
-)  # fmt: skip
+TWO_HOSTS = ("cluster.nodes=2", "cluster.procs_per_node=1")
 
 
 class Started:
@@ -76,7 +73,7 @@ def test_two_hosts_train_as_two_ranks_of_one(
     lab: Lab, shell: RemoteShell, tmp_path: Path, two_ranks_here: Path
 ) -> None:
     runs = {
-        "torchrun": Started(lab, tmp_path / "torchrun", *torchrun("c10d", 29512)),
+        "torchrun": Started(lab, tmp_path / "torchrun", *torchrun("static", 29512)),
         "openmpi": Started(lab, tmp_path / "openmpi", *mpirun("openmpi", shell)),
     }
     runs["torchrun"].join()

@@ -18,6 +18,8 @@ import psutil
 
 from galley.compose import compose_recipe
 from galley.hydra_bridge import Composed
+from galley.rundir import RunFolder
+from galley.seal import snapshot_sha256
 from galley.spec import CodeSnapshot
 from hpo import controller, sweep
 from hpo.folder import StudyFolder
@@ -46,7 +48,7 @@ def make_study(root: Path, *words: str) -> StudyFolder:
     shutil.copy(Path(__file__).with_name("standin_trainer.py"), package / "worker.py")
     own = {word.partition("=")[0] for word in words}
     asked = [*(word for word in WORDS if word.partition("=")[0] not in own), *words]
-    code = CodeSnapshot("0" * 64, None, False)
+    code = CodeSnapshot(snapshot_sha256(RunFolder(root)), None, False)
     journal = Journal(folder.journal)
     journal.append(Begun(root.name, asked, [], compose_recipe(asked, composed=COMPOSED), code, time.time()))
     journal.close()

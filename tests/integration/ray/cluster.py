@@ -83,10 +83,10 @@ class RayCluster:
             node.wait()
 
 
-def over_two_nodes(folder: RunFolder, address: str) -> RunSpec:
-    """The run of stand-ins in the folder, a rank on each node of the cluster."""
+def spread_over_nodes(folder: RunFolder, address: str) -> RunSpec:
+    """The run of stand-ins in the folder, a rank on a node."""
     spec = folder.read_spec()
     launcher = replace(spec.recipe.launcher, kind="ray", ray=Ray(address))
-    layout = replace(spec.layout, nodes=2, procs_per_node=1)
+    layout = replace(spec.layout, nodes=spec.layout.world_size, procs_per_node=1)
     code = replace(spec.code, sha256=snapshot_sha256(folder))
     return replace(spec, recipe=replace(spec.recipe, launcher=launcher), layout=layout, code=code)

@@ -13,7 +13,7 @@ from launchers.base import Launcher
 from launchers.ray.launcher import RayLauncher
 from tests.contract.launcher_contract import LauncherContract
 from tests.integration.local.standin import end_all
-from tests.integration.ray.cluster import RayCluster, over_two_nodes
+from tests.integration.ray.cluster import RayCluster, spread_over_nodes
 
 
 class TestRay(LauncherContract):
@@ -35,5 +35,5 @@ class TestRay(LauncherContract):
         return "another"
 
     def submit(self, folder: RunFolder, attempt: int = 1) -> tuple[Launcher, RunHandle]:
-        folder.write_spec(over_two_nodes(folder, self.address))
+        folder.write_spec(spread_over_nodes(folder, self.address))
         return super().submit(folder, attempt)

@@ -13,7 +13,7 @@ from launchers.run import submit, write_plan
 from launchers.runs import cancel_run, run_state
 from tests.integration.conftest import Command
 from tests.integration.local.standin import FACTS, hanging, make_run, wait_until
-from tests.integration.ray.cluster import RayCluster, over_two_nodes
+from tests.integration.ray.cluster import RayCluster, spread_over_nodes
 from tests.integration.reference import TINY, losses, train
 from tests.integration.slurm.cluster import free_ports
 
@@ -32,7 +32,7 @@ def test_two_nodes_train_as_two_ranks_of_this_machine(
 
 
 def start(folder: RunFolder, cluster: RayCluster) -> None:
-    spec = over_two_nodes(folder, cluster.address)
+    spec = spread_over_nodes(folder, cluster.address)
     folder.write_spec(spec)
     plan = RayLauncher().plan(spec, folder.root, FACTS, attempt=1)
     write_plan(plan, folder)

@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from galley.spec import FailureClass, State
-from launchers.slurm_states import FORGOTTEN, STATES, Seen, read_sacct, read_scontrol
+from launchers.slurm_states import FORGOTTEN, STATES, Seen, read_array, read_sacct, read_scontrol
 
 RUNNING = (
     "JobId=1 JobName=run UserId=root(0) GroupId=root(0) MCS_label=N/A Priority=4294901759 Nice=0"
@@ -46,6 +46,21 @@ DOCUMENTED = [
     "SUSPENDED",
     "TIMEOUT",
 ]
+
+
+ARRAY = """\
+JobId=10 ArrayJobId=10 ArrayTaskId={waiting}%2 JobName=a JobState=PENDING Reason=JobArrayTaskLimit{rest}
+JobId=12 ArrayJobId=10 ArrayTaskId=1 JobName=a JobState=RUNNING Reason=None{rest}
+JobId=11 ArrayJobId=10 ArrayTaskId=0 JobName=a JobState=FAILED Reason=NonZeroExitCode{rest}
+"""
+
+
+def test_the_tasks_of_an_array_are_told_apart() -> None:
+    waiting = Seen("PENDING", "JobArrayTaskLimit")
+    found = {0: Seen("FAILED", "NonZeroExitCode"), 1: Seen("RUNNING"), 3: waiting, 5: waiting, 6: waiting}
+    rest = " Dependency=(null) ExitCode=0:0 RunTime=0"
+    assert read_array(ARRAY.format(waiting="3,5-6", rest=rest)) == found
+    assert read_array("") == {}
 
 
 def test_every_documented_state_has_a_meaning() -> None:

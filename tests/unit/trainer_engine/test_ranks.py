@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from typing import Any
 
+import psutil
 import pytest
 
 from galley.errors import ConfigError
+from trainer.network import GLOO, interface_towards, name_interface
 from trainer.rank_facts import RANK_VARIABLES, RankFacts, read_rank_facts
 from trainer.ranks import device_index
 
@@ -63,3 +67,20 @@ def test_a_rank_finds_its_gpu_among_all_or_has_it_to_itself() -> None:
     for visible in (0, 2):
         with pytest.raises(ConfigError, match=f"local rank 2 sees {visible} GPUs"):
             device_index(2, visible)
+
+
+def test_ranks_of_several_hosts_talk_over_the_network_by_which_they_met(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(GLOO, raising=False)
+    for nowhere in ("127.0.0.1", "::1", "", "no-such-host.invalid"):
+        assert interface_towards(nowhere) is None
+    for name, entries in psutil.net_if_addrs().items():
+        for address in (e.address for e in entries if e.family == socket.AF_INET and name != "lo"):
+            assert interface_towards(address) == name
+            name_interface(RankFacts(0, 2, 0, "torchrun", local_size=2, master=f"{address}:1"))
+            assert GLOO not in os.environ, "one host"
+            monkeypatch.setenv(GLOO, "mine")
+            name_interface(RankFacts(0, 2, 0, "torchrun", local_size=1, master=f"{address}:1"))
+            assert os.environ[GLOO] == "mine"
+            monkeypatch.delenv(GLOO)

@@ -1,0 +1,68 @@
+"""Trials as job arrays of Slurm: submitted at once, as many at a time started as `hpo.parallel` says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from galley.errors import ConfigError, SubmissionError
+from hpo.runs import Prepared, Slot, TrialRuns
+from hpo.study import Study
+from hpo.values import Trial
+from launchers.slurm import SlurmLauncher
+from launchers.slurm_array import plan_array, request_of, submit_array
+from launchers.watch import Watch
+
+ARRAY_MOST = 1000  # Slurm's own default (MaxArraySize)
+Start = Callable[[], Watch]
+
+
+def start_array(runs: TrialRuns, study: Study, trials: Sequence[Trial]) -> list[Start]:
+    """An array for those that ask Slurm for the same. Each trial's function gives its watch.
+
+    Or it raises what `TrialRuns.start` would.
+    """
+    starts: dict[int, Start] = {}
+    alike: dict[tuple[object, ...], list[tuple[Trial, Prepared]]] = {}
+    for trial in trials:
+        try:
+            prepared = runs.prepare(trial, Slot(0, 1))
+            request = request_of(prepared.spec, prepared.folder.root, prepared.facts)
+        except ConfigError as error:
+            starts[trial.number] = _raise(error)
+        else:
+            alike.setdefault(tuple(sorted(request.items())), []).append((trial, prepared))
+    for members in alike.values():
+        starts |= _submit(study, members)
+    return [starts[trial.number] for trial in trials]
+
+
+def _submit(study: Study, members: Sequence[tuple[Trial, Prepared]]) -> dict[int, Start]:
+    facts = members[0][1].facts
+    folder = _new_folder(study.folder.root / "arrays")
+    planned = [(one.spec, one.folder.root, one.attempt) for _, one in members]
+    try:
+        plan = plan_array(SlurmLauncher(), planned, folder, facts, study.hpo.parallel)
+        handles = submit_array(plan, folder, [one.folder for _, one in members])
+    except (ConfigError, SubmissionError) as error:
+        return {trial.number: _raise(error) for trial, _ in members}
+    watches = [
+        Watch(one.launcher, handle, one.folder, one.spec)
+        for (_, one), handle in zip(members, handles, strict=True)
+    ]
+    return {trial.number: _give(watch) for (trial, _), watch in zip(members, watches, strict=True)}
+
+
+def _new_folder(arrays: Path) -> Path:
+    return arrays / f"{len(list(arrays.glob('*'))):04d}"
+
+
+def _raise(error: ConfigError | SubmissionError) -> Start:
+    def start() -> Watch:
+        raise error
+
+    return start
+
+
+def _give(watch: Watch) -> Start:
+    return lambda: watch

@@ -1,0 +1,24 @@
+"""A sweep whose trials are jobs of the emulated cluster, each connected by the API alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from galley.rundir import RunFolder
+from tests.integration.hpo import lab
+from tests.integration.k8s.cluster import Cluster
+
+
+@pytest.mark.parametrize("kind", ["pytorchjob", "trainjob"])
+def test_trials_are_jobs_and_their_results_come_back(cluster: Cluster, tmp_path: Path, kind: str) -> None:
+    words = (f"launcher={kind}", "hpo=random", "hpo.trials=2", "hpo.parallel=2", "cluster.procs_per_node=1")
+    study = lab.run(lab.make_study(tmp_path / "study", *words))
+    assert [trial.state for trial in study.trials] == ["succeeded"] * 2
+    for trial in study.trials:
+        assert 0 < trial.values["eval/f1"] <= 1
+        assert trial.values["samples_per_s"] == pytest.approx(1 / trial.params["optim.lr"])
+    handles = [RunFolder(Path(trial.run)).read_handles() for trial in study.trials]
+    assert len({handle.job for attempts in handles for handle in attempts}) == 2
+    assert len(cluster.jobs) == 2

@@ -1,0 +1,71 @@
+"""Sweeps whose trials are jobs of the cluster; the trainer is the stand-in of tests/integration/hpo."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from galley.rundir import RunFolder
+from hpo.study import Study
+from tests.integration.hpo import lab
+from tests.integration.local.standin import environment
+from tests.integration.slurm.cluster import SlurmCluster, wait_until
+from tests.support import run_galley
+
+WORDS = ("launcher=slurm", "hpo.trials=4", "hpo.parallel=2", "cluster.procs_per_node=1")
+ARRAY = ("hpo=random", "hpo.array=true")
+
+
+def jobs(study: Study) -> list[list[str]]:
+    """Of every attempt of every trial."""
+    return [[handle.job for handle in RunFolder(Path(trial.run)).read_handles()] for trial in study.trials]
+
+
+@pytest.mark.parametrize("words", [("hpo=optuna",), ARRAY], ids=["jobs", "array"])
+def test_trials_are_jobs_or_tasks_of_an_array_and_a_lost_one_starts_again(
+    cluster: SlurmCluster, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    folder = lab.make_study(tmp_path / "study", *WORDS, *words)
+    (folder.root / "events.json").write_text(json.dumps([[1, 1, "node"]]))
+    study = lab.run(folder)
+    assert not lab.faults(folder, 4)
+    assert [trial.attempts for trial in study.trials] == [1, 2, 1, 1]
+    found = jobs(study)
+    assert len({job for attempts in found for job in attempts}) == 5
+    assert cluster.state(found[1][0]) == "FAILED"
+    if words == ARRAY:
+        first = found[0][0].partition("_")[0]
+        assert [attempts[0] for attempts in found] == [f"{first}_{index}" for index in range(4)]
+        assert found[1][1].partition("_")[0] != first, "an array of its own"
+        assert "#SBATCH --array=0-3%2\n" in (folder.root / "arrays" / "0000" / "array.sh").read_text()
+
+
+def test_an_array_outlives_its_controller(cluster: SlurmCluster, tmp_path: Path) -> None:
+    folder = lab.make_study(tmp_path / "study", *WORDS, *ARRAY)
+    argv = [sys.executable, "-m", "tests.integration.hpo.lab", folder.root]
+    controller = subprocess.Popen(argv, env=environment(**cluster.environment, STANDIN_STEP_S="0.5"))
+    wait_until(lambda: len(list(folder.trials.glob("*/launch.json"))) == 4, 60)
+    controller.kill()
+    controller.wait()
+    study = lab.run(folder)
+    assert not lab.faults(folder, 4)
+    assert [trial.attempts for trial in study.trials] == [1] * 4, "nothing was submitted again"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["hpo=optuna"], "hpo=optuna learns from each trial"),
+        (["hpo=random", "launcher=local"], "means nothing to launcher=local"),
+        (["hpo=random", "hpo.share=true"], "is one controller's"),
+    ],
+)
+def test_what_can_be_no_array_is_refused(tmp_path: Path, words: list[str], message: str) -> None:
+    space = ("optim.lr=choice(1e-4,1e-3)", "hpo.objectives=[eval/f1]", f"hpo.study_dir={tmp_path}/study")
+    done = run_galley(["sweep", *WORDS, "hpo.array=true", *space, *words])
+    assert done.rc == 2, done
+    assert message in done.err
