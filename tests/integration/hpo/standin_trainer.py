@@ -29,10 +29,9 @@ def kills() -> list[str]:
 
 
 def at(step: int, moment: str) -> None:
-    place = f"{int(RUN_DIR.name)}:{step}:{moment}"
     for kill in kills():
         who, _, where = kill.partition("@")
-        if where == place:
+        if where == f"{int(RUN_DIR.name)}:{step}:{moment}":
             if who == "both":
                 os.kill(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)

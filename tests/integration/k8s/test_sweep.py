@@ -13,7 +13,8 @@ from tests.integration.k8s.cluster import Cluster
 
 @pytest.mark.parametrize("kind", ["pytorchjob", "trainjob"])
 def test_trials_are_jobs_and_their_results_come_back(cluster: Cluster, tmp_path: Path, kind: str) -> None:
-    words = (f"launcher={kind}", "hpo=random", "hpo.trials=2", "hpo.parallel=2", "cluster.procs_per_node=1")
+    words = ("launcher=k8s", f"launcher.kind={kind}", "cluster.procs_per_node=1")
+    words = (*words, "hpo=random", "hpo.trials=2", "hpo.parallel=2")
     study = lab.run(lab.make_study(tmp_path / "study", *words))
     assert [trial.state for trial in study.trials] == ["succeeded"] * 2
     for trial in study.trials:

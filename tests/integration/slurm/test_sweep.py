@@ -11,10 +11,10 @@ import pytest
 
 from galley.rundir import RunFolder
 from hpo.study import Study
+from tests.integration.conftest import Command
 from tests.integration.hpo import lab
 from tests.integration.local.standin import environment
 from tests.integration.slurm.cluster import SlurmCluster, wait_until
-from tests.support import run_galley
 
 WORDS = ("launcher=slurm", "hpo.trials=4", "hpo.parallel=2", "cluster.procs_per_node=1")
 ARRAY = ("hpo=random", "hpo.array=true")
@@ -64,8 +64,10 @@ def test_an_array_outlives_its_controller(cluster: SlurmCluster, tmp_path: Path)
         (["hpo=random", "hpo.share=true"], "is one controller's"),
     ],
 )
-def test_what_can_be_no_array_is_refused(tmp_path: Path, words: list[str], message: str) -> None:
+def test_what_can_be_no_array_is_refused(
+    tmp_path: Path, galley: Command, words: list[str], message: str
+) -> None:
     space = ("optim.lr=choice(1e-4,1e-3)", "hpo.objectives=[eval/f1]", f"hpo.study_dir={tmp_path}/study")
-    done = run_galley(["sweep", *WORDS, "hpo.array=true", *space, *words])
-    assert done.rc == 2, done
-    assert message in done.err
+    code, _, said = galley("sweep", *WORDS, "hpo.array=true", *space, *words)
+    assert code == 2, said
+    assert message in said
