@@ -54,9 +54,11 @@ def torchrun(backend: str, port: int) -> tuple[str, ...]:
 
 def mpirun(flavor: str, shell: RemoteShell) -> tuple[str, ...]:
     find(flavor)
+    hydra = f'"-launcher","ssh","-launcher-exec","{shell.program}"'
     agent = {
         "openmpi": f'["--mca","plm_rsh_agent","{shell.program}"]',
-        "mpich": f'["-launcher","ssh","-launcher-exec","{shell.program}"]',
+        "mpich": f"[{hydra}]",
+        "intel": f'["-iface","eth0",{hydra}]',  # else it calls this host by a name that nobody resolves
     }
     hosts = f"launcher.mpi.hosts=[{','.join(ADDRESSES)}]"
     return ("launcher=mpi", f"launcher.mpi.flavor={flavor}", hosts, f"launcher.mpi.options={agent[flavor]}")
@@ -74,7 +76,7 @@ def test_two_hosts_train_as_two_ranks_of_one(
 ) -> None:
     runs = {
         "torchrun": Started(lab, tmp_path / "torchrun", *torchrun("static", 29512)),
-        "openmpi": Started(lab, tmp_path / "openmpi", *mpirun("openmpi", shell)),
+        "intel": Started(lab, tmp_path / "intel", *mpirun("intel", shell)),
     }
     runs["torchrun"].join()
     for name, run in runs.items():
@@ -92,7 +94,7 @@ def test_two_hosts_train_as_two_ranks_of_one(
 def test_when_the_cable_is_cut_everything_ends_and_the_missing_host_is_named(
     lab: Lab, shell: RemoteShell, tmp_path: Path
 ) -> None:
-    endless = ("train.max_steps=100000", "train.epochs=100000")
+    endless = ("train.max_steps=100000", "train.epochs=100000", "launcher.host_timeout_s=10")
     ways = {"torchrun": torchrun("c10d", 29513)}
     ways |= {flavor: mpirun(flavor, shell) for flavor in ("openmpi", "mpich")}
     runs = {name: Started(lab, tmp_path / name, *words, *endless) for name, words in ways.items()}
