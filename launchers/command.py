@@ -11,6 +11,7 @@ from galley.schema import Launcher
 from galley.spec import RunSpec, compact_json
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_TORCHRUN = {"last_call_timeout": "30", "keep_alive_interval": "5"}
 _LONE_RANK = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
 
 
@@ -44,10 +45,11 @@ def torchrun(
 
 def elastic_conf(launcher: Launcher, last_call_s: int) -> dict[str, str]:
     """What torchrun's agents of an elastic run agree on: how long they wait for further machines, and
-    when one that is silent counts as lost (after three intervals)."""
-    silence_s = launcher.host_timeout_s
-    lost = {} if silence_s is None else {"keep_alive_interval": str(max(1, round(silence_s / 4)))}
-    return {"last_call_timeout": str(last_call_s), **lost}
+    when one that is silent counts as lost (after three intervals). Without what torchrun does anyway."""
+    found = {"last_call_timeout": str(last_call_s)}
+    if launcher.host_timeout_s is not None:
+        found["keep_alive_interval"] = str(max(1, round(launcher.host_timeout_s / 4)))
+    return {name: value for name, value in found.items() if _TORCHRUN[name] != value}
 
 
 def attempt_environment(attempt: int) -> dict[str, str]:

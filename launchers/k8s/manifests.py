@@ -118,7 +118,7 @@ def _elastic_policy(job: Job) -> Object:
     conf = elastic_conf(job.spec.recipe.launcher, options.last_call_s)
     return {
         "rdzvBackend": "c10d",
-        "rdzvConf": [{"key": key, "value": value} for key, value in conf.items()],
+        **({"rdzvConf": [{"key": key, "value": value} for key, value in conf.items()]} if conf else {}),
         "minReplicas": options.min_nodes or 1,
         "maxReplicas": options.max_nodes,
         "maxRestarts": options.max_restarts,

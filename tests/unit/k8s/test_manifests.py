@@ -93,6 +93,8 @@ def test_elastic_workers() -> None:
     assert job["spec"]["elasticPolicy"] == {
         "rdzvBackend": "c10d", "minReplicas": 1, "maxReplicas": 4, "maxRestarts": 10
     }  # fmt: skip
+    hasty = job_of(make_spec({"max_nodes": 4, "last_call_s": 5}, nodes=3))
+    assert hasty["spec"]["elasticPolicy"]["rdzvConf"] == [{"key": "last_call_timeout", "value": "5"}]
     replicas = job["spec"]["pytorchReplicaSpecs"]
     assert (list(replicas), replicas["Worker"]["replicas"]) == (["Worker"], 3)
     command = pod_of(job)["containers"][0]["command"]

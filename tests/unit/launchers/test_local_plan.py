@@ -65,6 +65,9 @@ def test_an_elastic_run_has_bounds_and_goes_on_from_its_checkpoint() -> None:
     plan = LocalLauncher().plan(on_machines(2, min_nodes=1, max_nodes=4), RUN_DIR, FACTS, 1)
     assert {"--nnodes=1:4", "--max-restarts=3"} < set(plan.argv)
     assert (plan.env["GALLEY_ELASTIC"], plan.env["GALLEY_RESUME"]) == ("1", "1")
+    assert "--rdzv-conf=is_host=1,join_timeout=300" in plan.argv, "the rest is what torchrun does anyway"
+    hasty = LocalLauncher().plan(on_machines(2, max_nodes=4, last_call_s=400), RUN_DIR, FACTS, 1)
+    assert "--rdzv-conf=is_host=1,join_timeout=490,last_call_timeout=400" in hasty.argv
     fixed = LocalLauncher().plan(on_machines(2), RUN_DIR, FACTS, 1)
     assert {"--nnodes=2", "--max-restarts=0"} < set(fixed.argv)
     assert not {"GALLEY_ELASTIC", "GALLEY_RESUME"} & set(fixed.env)
