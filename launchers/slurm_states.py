@@ -112,7 +112,7 @@ def read_array(text: str) -> dict[int, Seen]:
 
     Those that wait stand in one line together (`ArrayTaskId=3,5-9%2`).
     """
-    found = {}
+    found: dict[int, Seen] = {}
     for line in text.splitlines():
         tasks = _TASKS.search(line)
         for part in tasks[1].split(",") if tasks else ():
