@@ -79,7 +79,7 @@ def start_launch(folder: RunFolder, *flags: str, cwd: Path = REPO) -> subprocess
     )  # fmt: skip
 
 
-def wait_until(condition: Callable[[], Any], timeout: float = 30.0) -> Any:
+def wait_until(condition: Callable[[], Any], timeout: float = 120.0) -> Any:
     """The first true value of `condition`; fails after `timeout` seconds."""
     end = time.monotonic() + timeout
     while not (value := condition()):
