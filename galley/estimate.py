@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from galley import model_shape
 from galley.drive import STATE_BUFFERS, SUB_GROUP_SIZE
 from galley.model_shape import LayerShape
-from galley.schema import Recipe
+from galley.schema import Recipe, Strategy
 from galley.spec import ClusterFacts, Layout
 
 GIB = 2**30
@@ -58,9 +58,11 @@ def estimate_memory(recipe: Recipe, layout: Layout) -> Estimate | None:
     count, strategy = base + adapters, recipe.strategy
     trained = count if recipe.model.lora.r is None else adapters
     stage, parts = SHARDED_BY[strategy.shard], _parts(recipe, layout)
-    params = count * FP32 / (parts if stage >= 3 else 1)
-    grads = trained * FP32 / (parts if stage >= 2 else 1)
-    optimizer = trained * FP32 * MOMENTS / (parts if stage >= 1 else 1)
+    shape = model_shape.layer_shape(recipe.model)
+    held = held_share(strategy, shape, count)
+    params = held * count * FP32 / (parts if stage >= 3 else 1)
+    grads = held * trained * FP32 / (parts if stage >= 2 else 1)
+    optimizer = held * trained * FP32 * MOMENTS / (parts if stage >= 1 else 1)
     host = drive = 0.0
     if strategy.offload_optimizer == "nvme":  # master weights too; in memory are the buffers
         drive += trained * FP32 / parts + optimizer
@@ -71,7 +73,6 @@ def estimate_memory(recipe: Recipe, layout: Layout) -> Estimate | None:
         host, grads, optimizer = host + grads + optimizer, 0.0, 0.0
     if layout.device == "cuda" and strategy.offload_params != "none":
         host, params = host + params, 0.0
-    shape = model_shape.layer_shape(recipe.model)
     return Estimate(
         num_parameters=count,
         params_gib=params / GIB,
@@ -85,6 +86,27 @@ def estimate_memory(recipe: Recipe, layout: Layout) -> Estimate | None:
     )
 
 
+def held_share(strategy: Strategy, shape: LayerShape | None, num_parameters: int) -> float:
+    """The part of the model that tensor and pipeline parallel leave on the rank that holds most.
+
+    That rank has the most layers of all, and embeddings and head besides, as where they are tied.
+    """
+    if strategy.model_parallel == 1:
+        return 1.0
+    if shape is None:
+        return 1.0 / strategy.model_parallel
+    h = shape.hidden_size
+    layers = shape.num_layers * (4 * h * h + 2 * h * shape.intermediate_size)
+    layers = min(layers, num_parameters)
+    own = layers * layers_of_rank(strategy, shape.num_layers) / shape.num_layers
+    return (own + num_parameters - layers) / strategy.tensor_parallel / num_parameters
+
+
+def layers_of_rank(strategy: Strategy, num_layers: int) -> int:
+    """At most, of the ranks of a pipeline."""
+    return -(-num_layers // strategy.num_stages) * (strategy.num_stages // strategy.pipeline_parallel)
+
+
 def num_parameters(recipe: Recipe) -> int | None:
     """Without adapters: from the recipe, else from a local model folder."""
     return model_shape.num_parameters(recipe.model)
@@ -96,24 +118,33 @@ def activation_bytes(recipe: Recipe, layout: Layout, shape: LayerShape, num_para
     In 16 bits a layer keeps s·b·h·(34 + 5·a·s/h) bytes, and 2·s·b·h where it is computed again
     (Korthikanti et al. 2022, arXiv:2205.05198, equation 2 and section 5); of these, s·b·h·2 and a·s²·b
     are masks of one byte, the rest is twice as large in fp32. Of the 34, 16 are the inner layer's,
-    which has 4·h there. Attention without its scores in memory takes less. Autocast keeps a 16-bit
-    copy of the weights besides.
+    which has 4·h there. Tensor parallel ranks share 24 of the 34, and the scores (section 4.2.1). A
+    pipeline keeps the layers of a rank for each micro-batch under way: as many as it has ranks, all in
+    gpipe. Attention without its scores in memory takes less. Autocast keeps a 16-bit copy of the weights
+    besides.
     """
     s, b, h = recipe.data.max_length, layout.micro_size, shape.hidden_size
     wide = 1 if layout.precision != "fp32" else 2
     inner = 16 * shape.intermediate_size / (4 * h)
-    layer = s * b * h * (wide * (16 + inner) + 2) + shape.num_heads * s * s * b * (4 * wide + 1)
+    strategy, t = recipe.strategy, recipe.strategy.tensor_parallel
+    layer = s * b * h * (wide * (16 + inner) + 2) * (10 + 24 / t) / 34
+    layer += shape.num_heads * s * s * b * (4 * wide + 1) / t
     kept = 2 * wide * s * b * h if recipe.train.gradient_checkpointing else layer
     again = layer if recipe.train.gradient_checkpointing else 0.0
-    copies = 0 if layout.precision == "fp32" else 2 * num_parameters
-    return shape.num_layers * kept + again + copies
+    copies = 0.0
+    if layout.precision != "fp32":
+        copies = 2 * num_parameters * held_share(strategy, shape, num_parameters)
+    under_way = layout.accumulation
+    if strategy.schedule != "gpipe" or strategy.pipeline_parallel == 1:
+        under_way = min(strategy.pipeline_parallel, layout.accumulation)
+    return layers_of_rank(strategy, shape.num_layers) * under_way * kept + again + copies
 
 
 def _parts(recipe: Recipe, layout: Layout) -> int:
     """Ranks that one copy of the model is cut over: under HSDP those of a group."""
     if recipe.strategy.hybrid:
         return recipe.strategy.hybrid_shard_size or layout.procs_per_node
-    return layout.world_size
+    return layout.data_parallel
 
 
 def memory_of_rank(layout: Layout, facts: ClusterFacts) -> float:

@@ -5,6 +5,7 @@ Pure, but for a look whether files are there that the recipe names by their path
 
 from __future__ import annotations
 
+from galley.axes import check_axes, check_chunks, with_chunks
 from galley.drive import drive_problems
 from galley.errors import ConfigError, Problem
 from galley.pinning import core_problem, environment_problem
@@ -32,7 +33,9 @@ def resolve_layout(recipe: Recipe, facts: ClusterFacts) -> Layout:
         raise ConfigError(Problem("cluster.procs_per_node", what, "at most one rank a GPU"))
     world = procs * recipe.cluster.nodes
     check_groups(recipe, procs, world)
-    global_size, micro, accumulation = split_batch(recipe.batch, world)
+    replicas = world // recipe.strategy.model_parallel
+    global_size, micro, accumulation = split_batch(with_chunks(recipe, replicas), replicas)
+    check_chunks(recipe.strategy, accumulation)
     workers = _ccl_workers(recipe, device, procs, facts.physical_cores)
     return Layout(
         nodes=recipe.cluster.nodes,
@@ -47,6 +50,7 @@ def resolve_layout(recipe: Recipe, facts: ClusterFacts) -> Layout:
         ccl_workers=workers,
         precision=compute_format(recipe, facts),
         preload=resolve_preload(recipe.cluster.preload, facts),
+        model_parallel=recipe.strategy.model_parallel,
     )
 
 
@@ -136,7 +140,11 @@ def layout_problems(recipe: Recipe, facts: ClusterFacts) -> list[Problem]:
 
 
 def check_groups(recipe: Recipe, procs_per_node: int, world_size: int) -> None:
-    """HSDP replicates between groups of ranks: without two whole groups it would be another strategy."""
+    """HSDP replicates between groups of ranks: without two whole groups it would be another strategy.
+
+    Tensor and pipeline parallel ranks are whole copies of the model; those of one matrix share a node.
+    """
+    check_axes(recipe.strategy, procs_per_node, world_size)
     if not recipe.strategy.hybrid:
         return
     size = recipe.strategy.hybrid_shard_size or procs_per_node

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from galley.axes import check_chunks
 from galley.errors import ConfigError, Problem
 from galley.keys import is_known, suggest
 from galley.layout import check_groups, resolve_backend, resolve_layout
@@ -76,7 +77,9 @@ def move(sealed: RunSpec, recipe: Recipe, facts: ClusterFacts) -> RunSpec:
     """
     free = replace(recipe, batch=Batch(micro_size=1))
     layout = replace(resolve_layout(free, facts), global_size=sealed.layout.global_size)
-    return MovedSpec.of(sealed, fit_batch(layout, sealed.layout.micro_size), recipe)
+    moved = fit_batch(layout, sealed.layout.micro_size)
+    check_chunks(recipe.strategy, moved.accumulation)
+    return MovedSpec.of(sealed, moved, recipe)
 
 
 def relayout(recipe: Recipe, layout: Layout, world_size: int) -> Layout:
@@ -93,9 +96,10 @@ def relayout(recipe: Recipe, layout: Layout, world_size: int) -> Layout:
         nodes, procs = 1, world_size
     check_groups(recipe, procs, world_size)
     moved = replace(layout, nodes=nodes, procs_per_node=procs, world_size=world_size)
-    return fit_batch(
-        replace(moved, backend=resolve_backend(recipe, layout.device, world_size)), layout.micro_size
-    )
+    backend = resolve_backend(recipe, layout.device, world_size)
+    fitted = fit_batch(replace(moved, backend=backend), layout.micro_size)
+    check_chunks(recipe.strategy, fitted.accumulation)
+    return fitted
 
 
 def fit_batch(layout: Layout, largest_micro: int) -> Layout:
@@ -103,10 +107,10 @@ def fit_batch(layout: Layout, largest_micro: int) -> Layout:
 
     Raises `ConfigError` where `global_size = micro_size × accumulation × ranks` has no solution.
     """
-    share, remainder = divmod(layout.global_size, layout.world_size)
+    share, remainder = divmod(layout.global_size, layout.data_parallel)
     if remainder:
         what = (
-            f"global_size {layout.global_size} = micro_size ? × accumulation ? × {layout.world_size} ranks"
+            f"global_size {layout.global_size} = micro_size ? × accumulation ? × {layout.data_parallel} ranks"
             " has no whole solution"
         )
         ranks = [n for n in range(1, layout.global_size + 1) if layout.global_size % n == 0]

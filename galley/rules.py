@@ -8,10 +8,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Literal
 
+from galley.axes import shape_problems
 from galley.datacheck import ROWS_BEFORE_LAUNCH, check_class_sets, check_data, check_numbers
 from galley.datafiles import DataError
 from galley.errors import Problem, valid_values
-from galley.model_shape import missing_targets
+from galley.model_shape import layer_shape, missing_targets
 from galley.preload import spelling_problems
 from galley.schema import Data, Lora, Recipe
 from galley.squad import check_questions, longest_stride, question_limit
@@ -35,6 +36,12 @@ TASK_METRICS = {
     "seq2seq": ("eval/bleu", "eval/chrf", "eval/loss"),
     "contrastive": ("eval/mrr", "eval/accuracy", "eval/loss"),
 }  # fmt: skip
+# The tasks whose loss is one forward of the model, and those whose model can be cut into stages.
+TENSOR_TASKS = (
+    "causal_lm", "masked_lm", "multi_label_classification", "question_answering",
+    "sequence_classification", "sequence_regression", "token_classification",
+)  # fmt: skip
+PIPELINE_TASKS = ("causal_lm",)
 SMALLER_IS_BETTER = ("loss", "perplexity", "mse")
 RESERVED_ENV = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PYTHONPATH", "PYTHONSAFEPATH"
@@ -87,6 +94,7 @@ def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from _schedule(recipe)
     yield from _groups(recipe)
     yield from _strategy(recipe)
+    yield from _model_parallel(recipe)
     yield from _checkpoint(recipe)
     yield from _eval(recipe)
     yield from _metric(recipe)
@@ -205,6 +213,26 @@ def _strategy(recipe: Recipe) -> Iterator[Problem]:
     if recipe.train.compile and recipe.strategy.engine == "deepspeed" and recipe.strategy.shard == "params":
         what = "ZeRO-3 gathers parameters by hooks inside the forward, which tear the graph apart"
         yield Problem("train.compile", what, "choose strategy=fsdp, or train.compile=false")
+
+
+def _model_parallel(recipe: Recipe) -> Iterator[Problem]:
+    """What is not combined with tensor or pipeline parallel, and what does not fit the model's shape."""
+    strategy, name = recipe.strategy, recipe.strategy.name
+    if strategy.model_parallel == 1:
+        return
+    kind = "pipeline parallel" if strategy.pipeline_parallel > 1 else "tensor parallel"
+    valid = PIPELINE_TASKS if strategy.pipeline_parallel > 1 else TENSOR_TASKS
+    others = "strategy=zero3 or fsdp, which carry all of it"
+    if ":" not in recipe.task.kind and recipe.task.kind not in valid:
+        what = f"task '{recipe.task.kind}' is not {kind} (strategy '{name}')"
+        yield Problem("task.kind", what, f"valid: {', '.join(valid)}; or {others}")
+    if recipe.model.lora.r is not None:
+        yield Problem("model.lora.r", f"adapters are not {kind} (strategy '{name}')", others)
+    if recipe.train.compile:
+        yield Problem("train.compile", f"is not combined with {kind} (strategy '{name}')", "valid: false")
+    shape = layer_shape(recipe.model)
+    if shape is not None:
+        yield from shape_problems(strategy, shape.num_layers, shape.num_heads)
 
 
 def _eval(recipe: Recipe) -> Iterator[Problem]:

@@ -77,9 +77,10 @@ class ClusterFacts:
 
 @dataclass(frozen=True)
 class Layout:
-    """How the recipe lies on the machine. `global_size = micro_size × accumulation × world_size`.
+    """How the recipe lies on the machine. `global_size = micro_size × accumulation × data_parallel`.
 
     Attributes:
+        model_parallel: ranks that hold one copy of the model together (TP × PP).
         backend: of the process group; `none` for one process; `probe` is settled by the ranks.
         threads_per_proc: OpenMP threads a rank.
         ccl_workers: further threads of oneCCL a rank.
@@ -99,6 +100,12 @@ class Layout:
     ccl_workers: int = 0
     precision: Dtype = "fp32"
     preload: tuple[str, ...] = ()
+    model_parallel: int = 1
+
+    @property
+    def data_parallel(self) -> int:
+        """Copies of the model, each of which sees other samples."""
+        return self.world_size // self.model_parallel
 
 
 @dataclass(frozen=True)

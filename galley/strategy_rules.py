@@ -4,24 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from galley.errors import Problem, nearest
+from galley.errors import Problem, nearest, valid_values
 from galley.schema import Strategy
 
 SHARDS = {"torch": ("none",), "deepspeed": ("optimizer", "grads", "params"), "fsdp": ("grads", "params")}
+# Beside tensor or pipeline parallel, the copies of the model may share the optimizer's state (ZeRO-1).
+MODEL_PARALLEL_SHARDS = ("none", "optimizer")
+TP_STYLES = ("colwise", "rowwise", "colwise_gather_output", "embedding_rowwise", "replicated")
+"""`strategy.tp_plan`: rows of the weight are cut, and the output with them; columns, and the input with
+them; rows, with a whole output; rows of an embedding, with a whole output; nothing, but the gradient is
+a sum over the ranks."""
 
 
 def strategy_problems(strategy: Strategy) -> Iterator[Problem]:
     """Every combination of keys that no engine carries."""
-    if strategy.shard not in SHARDS[strategy.engine]:
+    valid = SHARDS[strategy.engine]
+    if strategy.model_parallel > 1 and strategy.engine == "torch":
+        valid = MODEL_PARALLEL_SHARDS
+    if strategy.shard not in valid:
         yield Problem(
             "strategy.shard",
             f"engine {strategy.engine} cannot shard '{strategy.shard}'",
-            f"valid: {', '.join(SHARDS[strategy.engine])}; or choose another strategy=",
+            f"valid: {', '.join(valid)}; or choose another strategy=",
         )
+    yield from _model_parallel(strategy)
     yield from _offload(strategy)
     yield from _fsdp_only(strategy)
     yield from _loading(strategy)
     yield from _options(strategy)
+
+
+def _model_parallel(strategy: Strategy) -> Iterator[Problem]:
+    tensor, pipeline = strategy.tensor_parallel, strategy.pipeline_parallel
+    named = {"tp": ("tensor_parallel",), "pp": ("pipeline_parallel",)}
+    for key in named.get(strategy.name, ()):
+        if getattr(strategy, key) == 1:
+            what = f"is 1: strategy '{strategy.name}' would be ddp"
+            yield Problem(f"strategy.{key}", what, "at least 2, or strategy=ddp")
+    if strategy.model_parallel > 1 and (strategy.engine != "torch" or not strategy.data_parallel):
+        where = "strategy.tensor_parallel" if tensor > 1 else "strategy.pipeline_parallel"
+        asked = strategy.engine if strategy.data_parallel else "data_parallel=false"
+        yield Problem(where, f"is not combined with {asked}", "strategy=tp, pp or 3d; valid here: 1")
+    if strategy.tp_plan and tensor == 1:
+        yield Problem("strategy.tp_plan", "cuts nothing: tensor_parallel is 1", "strategy.tensor_parallel=2")
+    for style in sorted({*strategy.tp_plan.values()} - {*TP_STYLES}):
+        yield Problem("strategy.tp_plan", f"'{style}' is not a way to cut", valid_values(style, TP_STYLES))
+    if pipeline == 1 and (strategy.schedule != "1f1b" or strategy.stages_per_rank is not None):
+        key = "schedule" if strategy.schedule != "1f1b" else "stages_per_rank"
+        yield Problem(f"strategy.{key}", "is of a pipeline, but pipeline_parallel is 1", "strategy=pp")
+    elif (strategy.num_stages > pipeline) != (strategy.schedule == "interleaved"):
+        what = f"{strategy.schedule} with {strategy.stages_per_rank} stages a rank"
+        hint = "1f1b and gpipe have one stage a rank, interleaved at least two"
+        yield Problem("strategy.stages_per_rank", what, hint)
 
 
 def _offload(strategy: Strategy) -> Iterator[Problem]:

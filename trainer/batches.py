@@ -128,6 +128,20 @@ def _micro_batch(own: Indices, part: Indices) -> MicroBatch:
     return MicroBatch(part[:1], np.zeros(1, dtype=np.float32))
 
 
+def even(micro_batches: list[MicroBatch], count: int, size: int) -> MicroBatch:
+    """`count` micro-batches of `size` samples each, one behind the other.
+
+    What is missing is filled up with samples of weight 0.
+    """
+    filler = micro_batches[0].samples[0]
+    samples = np.full((count, size), filler, dtype=np.int64)
+    weights = np.zeros((count, size), dtype=np.float32)
+    for row, micro in enumerate(micro_batches):
+        samples[row, : len(micro.samples)] = micro.samples
+        weights[row, : len(micro.samples)] = micro.weights
+    return MicroBatch(samples.reshape(-1), weights.reshape(-1))
+
+
 def eval_batches(lengths: NDArray[np.int32], batch_size: int) -> list[Indices]:
     """Batches of like length for evaluation, longest first; the same on any number of ranks."""
     order = np.argsort(-lengths.astype(np.int64), kind="stable")

@@ -19,7 +19,7 @@ from galley.moving import halved
 from galley.rundir import RunFolder
 from galley.schema import Recipe
 from galley.spec import MemoryLimit
-from trainer.batches import BatchPlan, GlobalBatch, MicroBatch, split
+from trainer.batches import BatchPlan, GlobalBatch, MicroBatch, even, split
 from trainer.checkpoints.manifest import TrainState
 from trainer.checkpoints.writer import Writer
 from trainer.data.stream import SampleStream
@@ -145,20 +145,27 @@ class Loop:
 
     def _gradients(self, global_batch: GlobalBatch) -> torch.Tensor:
         """Leave the gradients of the global batch in the engine; returns this rank's part of the loss."""
-        engine, ranks = self.parts.engine, self.parts.ranks
-        seed_step(self.parts.recipe.seed, self.step, ranks.rank)
-        self.parts.task.step = self.step
-        micro_size = engine.setup.layout.micro_size
-        rounds = split(global_batch.samples, self.parts.plan.lengths, ranks.world_size, micro_size)
-        inputs = [self._inputs(by_rank[ranks.rank]) for by_rank in rounds]
-        weight = ranks.sum(sum_weights(self.parts.task, inputs))
-        total = torch.zeros_like(self._loss_sum)
-        for number, (batch, weights) in enumerate(inputs, 1):
-            with engine.micro_batch(last=number == len(inputs)):
-                loss = self.parts.task.loss(engine.module, batch, weights) / weight
-                engine.backward(loss)
-            total += loss.detach()
-        return total
+        engine, task = self.parts.engine, self.parts.task
+        replicas = engine.setup.replicas
+        seed_step(self.parts.recipe.seed, self.step, engine.setup.stream)
+        task.step = self.step
+        inputs = self._step_inputs(global_batch)
+        weight = replicas.sum(sum_weights(task, inputs))
+        return engine.gradients(inputs, lambda model, *inputs: task.loss(model, *inputs) / weight)
+
+    def _step_inputs(self, global_batch: GlobalBatch) -> list[tuple[Batch, torch.Tensor]]:
+        """This rank's micro-batches of one step."""
+        layout, replicas = self.parts.engine.setup.layout, self.parts.engine.setup.replicas
+        lengths = self.parts.plan.lengths
+        rounds = split(global_batch.samples, lengths, replicas.world_size, layout.micro_size)
+        own = [by_rank[replicas.rank] for by_rank in rounds]
+        if not self.parts.engine.even:
+            return [self._inputs(micro) for micro in own]
+        # Collated as one, they are of one length.
+        batch, weights = self._inputs(even(own, layout.accumulation, layout.micro_size))
+        cut = {name: tensor.chunk(layout.accumulation) for name, tensor in batch.items()}
+        parts = weights.chunk(layout.accumulation)
+        return [({n: t[number] for n, t in cut.items()}, part) for number, part in enumerate(parts)]
 
     def _inputs(self, micro: MicroBatch) -> tuple[Batch, torch.Tensor]:
         batch = self.parts.task.collate(self.parts.data.train.rows(micro.samples.tolist()))
@@ -225,7 +232,8 @@ class Loop:
         self.meter.pause()
         parts.journal.enter("eval", self.step)
         batch_size = parts.recipe.eval.batch_size
-        metrics = evaluate(parts.engine.model, parts.task, dataset, batch_size, parts.ranks)
+        engine = parts.engine
+        metrics = evaluate(engine.evaluated, parts.task, dataset, batch_size, engine.setup.replicas)
         self._evaluated_at = self.step
         parts.journal.row(self.step, self.epoch, dict(metrics))
         stop = bool(parts.ranks.from_main(self.stopping.update(metrics)))

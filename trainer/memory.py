@@ -46,7 +46,7 @@ _ADVICE = (
 def describe_split(layout: Layout) -> str:
     return (
         f"going on with micro_size {layout.micro_size} × accumulation {layout.accumulation}"
-        f" × {layout.world_size} ranks = {layout.global_size}"
+        f" × {layout.data_parallel} ranks = {layout.global_size}"
     )
 
 

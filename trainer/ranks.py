@@ -43,6 +43,7 @@ class Ranks:
         """By which the ranks found each other; null for a lone one."""
         self._grouped = grouped
         self._patient: Any = None
+        self._group: Any = None
 
     @property
     def rank(self) -> int:
@@ -67,6 +68,12 @@ class Ranks:
 
         return str(dist.get_backend()) if self._grouped else "none"
 
+    def among(self, group: Any, place: RankFacts) -> Ranks:
+        """The ranks of a part of the process group, of which this one is `place`."""
+        some = Ranks(place, self.device, self._grouped)
+        some.backend_reason, some._group = self.backend_reason, group
+        return some
+
     def barrier(self) -> None:
         self.sum_floats([0.0])
 
@@ -84,7 +91,7 @@ class Ranks:
         import torch.distributed as dist
 
         if self._grouped:
-            dist.all_reduce(tensor)
+            dist.all_reduce(tensor, group=self._group)
         return tensor
 
     def sum_floats(self, values: list[float]) -> list[float]:
@@ -108,7 +115,7 @@ class Ranks:
 
         if not self._grouped:
             return [value]
-        group = self._patient if apart else None
+        group = self._patient if apart else self._group
         text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
         dist.all_gather(sizes, torch.tensor([text.numel()]), group=group)
@@ -128,7 +135,7 @@ class Ranks:
         if not self._grouped:
             return values
         tensor = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(tensor, op=getattr(dist.ReduceOp, operation))
+        dist.all_reduce(tensor, op=getattr(dist.ReduceOp, operation), group=self._group)
         return tensor.tolist()
 
     def _wait_patiently(self) -> None:

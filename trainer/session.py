@@ -34,6 +34,7 @@ from trainer.rank_facts import RankFacts
 from trainer.ranks import Ranks, open_ranks
 from trainer.skeleton import load_on_main
 from trainer.strategies.base import Engine, Setup
+from trainer.strategies.grid import open_grid
 from trainer.tasks.base import Datasets, Task, TokenizedDataset
 from trainer.warm import held
 
@@ -85,7 +86,9 @@ def run(
             peers.watch_hosts(ranks, reports, recipe.launcher.host_timeout_s, rank_log, attempt.lost)
     warm = held.take(recipe)
     task = warm.task if warm else make_task(recipe)
-    task.ranks = ranks
+    grid = open_grid(recipe.strategy, layout, ranks)
+    setup = Setup(recipe, layout, ranks, grid=grid)
+    task.ranks = setup.replicas
     journal.enter("data")
     data = warm.data if warm else task.datasets(ranks.main_first)
     if ranks.is_main:
@@ -99,7 +102,8 @@ def run(
         data.train.seek(checkpoint.state.step * plan.global_size, checkpoint.state.stream)
     if checkpoint:
         checkpoint.load_weights(model, frozen)
-    engine = strategies.wrap(model, Setup(recipe, layout, ranks, frozen))
+    engine = strategies.wrap(model, replace(setup, frozen_sha256=frozen))
+    del model  # the engine's own now: a pipeline keeps a part of it
     if checkpoint:
         checkpoint.load_engine(engine)
     journal.rewind(checkpoint.state.step if checkpoint else 0)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from galley.errors import Problem
-from galley.interop.export_deepspeed import STAGE_OF, one_process
+from galley.interop.export_deepspeed import STAGE_OF, model_parallel, one_process
 from galley.interop.fsdp import SHARDS, STATE_DICTS, WRAPS
 from galley.interop.options import OPTIONS, leaves
 from galley.schema import Precision, Recipe, Strategy
@@ -72,6 +72,7 @@ def _common(recipe: Recipe, kind: str) -> dict[str, Any]:
 
 
 def _common_problems(recipe: Recipe, kind: str) -> Iterator[Problem]:
+    yield from model_parallel(recipe.strategy)
     if recipe.precision.reduce != "fp32":
         what = "Accelerate's file has no key for the format of the sum"
         yield Problem("precision.reduce", what, "--format deepspeed, or precision.reduce=fp32")

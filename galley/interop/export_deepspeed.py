@@ -96,6 +96,7 @@ def _merged(config: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, 
 def _problems(recipe: Recipe) -> Iterator[Problem]:
     strategy = recipe.strategy
     yield from one_process(strategy)
+    yield from model_parallel(strategy)
     if strategy.hybrid:
         yield Problem("strategy.hybrid", "ZeRO partitions over all ranks", "--format fsdp")
     if strategy.cpu_ram_efficient_loading:
@@ -115,6 +116,13 @@ def _problems(recipe: Recipe) -> Iterator[Problem]:
     scale = recipe.precision.min_loss_scale
     if recipe.precision.compute == "fp16" and scale is not None and scale != int(scale):
         yield Problem("precision.min_loss_scale", f"{scale} is no whole number", "at least 1")
+
+
+def model_parallel(strategy: Strategy) -> Iterator[Problem]:
+    """Of no file that is written here: launched from it, other ranks would hold whole models."""
+    for key in ("tensor_parallel", "pipeline_parallel"):
+        if getattr(strategy, key) > 1:
+            yield Problem(f"strategy.{key}", "the file has no word for it", "another strategy=")
 
 
 def one_process(strategy: Strategy) -> Iterator[Problem]:

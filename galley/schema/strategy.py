@@ -23,6 +23,17 @@ class Strategy:
         shard: what is partitioned over the ranks: `none`, `optimizer` (ZeRO-1), `grads`
             (optimizer and gradients, ZeRO-2), `params` (all three, ZeRO-3). Under fsdp `grads`
             keeps the parameters gathered from the forward to the end of the backward.
+        tensor_parallel: ranks that share every matrix of a layer (TP), side by side on one node.
+        pipeline_parallel: ranks that the layers are dealt to, one after another (PP). The micro-batches of
+            a step (`batch.accumulation`, its chunks) travel through them. What is left of the ranks,
+            world ÷ (tensor_parallel × pipeline_parallel), is data-parallel.
+        schedule: of a pipeline: `1f1b` (a backward as soon as there is one), `gpipe` (all forwards
+            first), `interleaved` (1f1b, each rank having `stages_per_rank` pieces of the model).
+        stages_per_rank: consecutive pieces of the model a rank of a pipeline has; null is 2 when
+            interleaved, else 1.
+        tp_plan: how each module is cut, by the pattern of its name: `{"model.layers.*.mlp.up_proj":
+            colwise}`; over the model's own plan in Transformers. Valid: colwise, rowwise,
+            colwise_gather_output, embedding_rowwise, replicated.
         hybrid: fsdp: partitioned inside groups of ranks, replicated between the groups (HSDP).
         hybrid_shard_size: ranks of one such group; null is the ranks of a node.
         backend: what carries the collectives: `auto` is nccl on CUDA and gloo on CPU; `probe` is the
@@ -57,6 +68,11 @@ class Strategy:
     data_parallel: bool = True
     shard: Literal["none", "optimizer", "grads", "params"] = "none"
     backend: Literal["auto", "gloo", "nccl", "ccl", "mpi", "probe"] = "auto"
+    tensor_parallel: Positive = 1
+    pipeline_parallel: Positive = 1
+    schedule: Literal["1f1b", "gpipe", "interleaved"] = "1f1b"
+    stages_per_rank: Positive | None = None
+    tp_plan: dict[str, str] = field(default_factory=dict)
     ccl_workers: NonNegative | None = None
     pin_cores: bool = False
     hybrid: bool = False
@@ -74,6 +90,17 @@ class Strategy:
     engine_options: dict[str, Any] = field(default_factory=dict)
     deepspeed_config: str | None = None
     accelerate_config: str | None = None
+
+    @property
+    def model_parallel(self) -> int:
+        """Ranks that hold one copy of the model together."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+    @property
+    def num_stages(self) -> int:
+        """Pieces that the layers are cut into."""
+        each = self.stages_per_rank or (2 if self.schedule == "interleaved" else 1)
+        return self.pipeline_parallel * each
 
     @property
     def reshard_after_forward(self) -> bool:

@@ -21,9 +21,14 @@ def estimate(words: Sequence[str], options: Options) -> int:
     Strategies that the ranks of this machine cannot carry are named with the reason.
     """
     chosen = [word for word in words if not word.startswith("strategy=")]
+    compose_recipe(words, options.config_dirs)  # what is wrong with the recipe itself is told first
     facts, rows, impossible = probe(), {}, {}
     for name in sorted(file.stem for file in (CONF / "strategy").glob("*.yaml")):
-        recipe = compose_recipe([*chosen, f"strategy={name}"], options.config_dirs)
+        try:
+            recipe = compose_recipe([*chosen, f"strategy={name}"], options.config_dirs)
+        except ConfigError as error:
+            impossible[name] = error.problems[0].what
+            continue
         problems = layout_problems(recipe, facts)
         if problems:
             impossible[name] = problems[0].what

@@ -24,7 +24,7 @@ def plan(words: Sequence[str], options: Options) -> int:
     print(f"layout    {layout.world_size} ranks on {layout.device}, {layout.threads_per_proc} threads a rank")
     print(
         f"batch     {layout.global_size} = {layout.micro_size} × {layout.accumulation} accumulated"
-        f" × {layout.world_size} ranks"
+        f" × {layout.data_parallel} ranks"
     )
     if prepared.estimate is not None:
         print(f"memory    {prepared.estimate.total_gib:.2f} GiB a rank before activations")

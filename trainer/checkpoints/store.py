@@ -35,7 +35,7 @@ from trainer.checkpoints.manifest import (
 )
 from trainer.failures import DiskFullError, classify
 from trainer.ranks import Ranks
-from trainer.strategies.base import MOMENTS, Engine
+from trainer.strategies.base import MOMENTS, Engine, persistent_buffers
 
 FP32_BYTES = 4
 # Headers, state and manifest, and a margin for what else is written meanwhile.
@@ -46,16 +46,10 @@ def model_fingerprint(model: torch.nn.Module) -> str:
     return fingerprint({name: tuple(p.shape) for name, p in model.named_parameters()})
 
 
-def persistent_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict without its parameters, tied names of parameters left out."""
-    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    return {name: t for name, t in model.state_dict().items() if name not in parameters}
-
-
 def checkpoint_bytes(engine: Engine) -> int:
     """Size of a checkpoint, all ranks together."""
     trained = sum(engine.full_numel(p) for p in engine.trainable.values())
-    buffers = sum(t.nbytes for t in persistent_buffers(engine.model).values())
+    buffers = sum(t.nbytes for t in engine.buffers().values())
     return FP32_BYTES * trained * (1 + len(MOMENTS)) + buffers + RESERVE_BYTES
 
 
@@ -87,7 +81,7 @@ def take_snapshot(engine: Engine, state: TrainState) -> Snapshot:
         if owners[name] == ranks.rank:
             tensors |= {f"{kind}/{name}": _copied(t) for kind, t in parts.items()}
     if ranks.is_main:
-        buffers = persistent_buffers(engine.model)
+        buffers = engine.buffers()
         tensors |= {f"buffer/{name}": _copied(t) for name, t in buffers.items()}
     shapes = {name: engine.full_shape(p) for name, p in engine.parameters.items()}
     frozen = engine.setup.frozen_sha256

@@ -22,28 +22,39 @@ ENGINES = {
     ("fsdp", True, "grads"): "trainer.strategies.fsdp:FsdpEngine",
     ("fsdp", True, "params"): "trainer.strategies.fsdp:FsdpEngine",
 }
-"""(engine, data_parallel, shard) -> class."""
+"""(engine, data_parallel, shard) -> class, where a rank has, or gathers, a whole model."""
+
+MESH_ENGINE = "trainer.strategies.mesh:MeshEngine"
+PIPELINE_ENGINE = "trainer.strategies.pipeline:PipelineEngine"
 
 
 def engine_class(strategy: Strategy) -> type[Engine]:
     """Raises `ConfigError` for a combination that no engine carries."""
+    if strategy.model_parallel > 1:
+        return _class(PIPELINE_ENGINE if strategy.pipeline_parallel > 1 else MESH_ENGINE)
     key = (strategy.engine, strategy.data_parallel, strategy.shard)
     if key not in ENGINES:
         known = [f"engine={e} data_parallel={str(d).lower()} shard={s}" for e, d, s in ENGINES]
         asked = f"engine={key[0]} data_parallel={str(key[1]).lower()} shard={key[2]}"
         raise ConfigError(Problem("strategy", f"nothing carries {asked}", valid_values(asked, known)))
-    module, _, name = ENGINES[key].partition(":")
+    return _class(ENGINES[key])
+
+
+def _class(path: str) -> type[Engine]:
+    module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
 
 
 def wrap(model: torch.nn.Module, setup: Setup) -> Engine:
     """The model on its device under the recipe's strategy, in training mode. A collective."""
     strategy = setup.recipe.strategy
+    staged = strategy.pipeline_parallel > 1
     give_addresses(model)
-    if strategy.shard != "params" and strategy.engine != "fsdp":
+    if strategy.shard != "params" and strategy.engine != "fsdp" and not staged:
         model.to(setup.ranks.device)  # the others move it piece by piece: it need not fit as a whole
     model.train()
     if setup.recipe.train.compile:
         compile_forwards(model, setup.recipe.strategy, setup.ranks.device.type)
-    autocast_forward(model, setup.recipe.precision.dtype, setup.ranks.device.type)
+    if not staged:  # each stage has a forward of its own
+        autocast_forward(model, setup.recipe.precision.dtype, setup.ranks.device.type)
     return engine_class(setup.recipe.strategy)(model, setup)

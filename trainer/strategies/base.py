@@ -12,7 +12,7 @@ engine wrote it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -22,9 +22,14 @@ from galley.schema import Recipe
 from galley.spec import Layout
 from trainer.precision import LossScale
 from trainer.ranks import Ranks
+from trainer.strategies.grid import Grid
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's state of one parameter, each of the parameter's shape."""
+
+Batch = dict[str, torch.Tensor]
+StepLoss = Callable[[torch.nn.Module, Batch, torch.Tensor], torch.Tensor]
+"""(model, batch, weights) -> this batch's part of the mean loss of the step."""
 
 ReadTensor = Callable[[str, str], torch.Tensor]
 """(moment, parameter name) -> the full tensor, fp32, on the CPU."""
@@ -36,12 +41,31 @@ class Setup:
 
     Attributes:
         frozen_sha256: of the parameters that are not trained; empty where all are.
+        grid: of tensor and pipeline parallel ranks; null where a rank has, or gathers, a whole model.
     """
 
     recipe: Recipe
     layout: Layout
     ranks: Ranks
     frozen_sha256: str = ""
+    grid: Grid | None = None
+
+    @property
+    def replicas(self) -> Ranks:
+        """The ranks that see different samples: all, unless several hold one copy of the model."""
+        return self.ranks if self.grid is None else self.grid.replicas
+
+    @property
+    def stream(self) -> int:
+        """Number of this rank's random stream: ranks that share a matrix draw the same masks."""
+        stage = 0 if self.grid is None else self.grid.stage
+        return stage * self.replicas.world_size + self.replicas.rank
+
+
+def persistent_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The state dict without its parameters, tied names of parameters left out."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return {name: t for name, t in model.state_dict().items() if name not in parameters}
 
 
 class Engine(ABC):
@@ -52,7 +76,10 @@ class Engine(ABC):
             compute format.
         module: what the loss calls in training: the model, or what wraps it.
         optimizer_steps: steps that changed the weights (fp16 may skip some).
+        even: it wants all micro-batches of the layout in every step, all of one shape.
     """
+
+    even = False
 
     def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
         self.model = model
@@ -70,6 +97,28 @@ class Engine(ABC):
     @property
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         return {name: p for name, p in self.parameters.items() if p.requires_grad}
+
+    @property
+    def evaluated(self) -> torch.nn.Module:
+        """What evaluation calls, in the place of the model."""
+        return self.model
+
+    def gradients(self, inputs: Sequence[tuple[Batch, torch.Tensor]], loss: StepLoss) -> torch.Tensor:
+        """Forward and backward of all micro-batches of a step, each a (batch, weights).
+
+        Returns this rank's part of their loss, which the parts of all ranks add up to.
+        """
+        total = torch.zeros((), device=self.setup.ranks.device)
+        for number, (batch, weights) in enumerate(inputs, 1):
+            with self.micro_batch(last=number == len(inputs)):
+                value = loss(self.module, batch, weights)
+                self.backward(value)
+            total += value.detach()
+        return self.loss_part(total)
+
+    def loss_part(self, loss: torch.Tensor) -> torch.Tensor:
+        """Of the loss that this rank has computed."""
+        return loss
 
     @abstractmethod
     def micro_batch(self, last: bool) -> AbstractContextManager[None]:
@@ -114,6 +163,16 @@ class Engine(ABC):
         """The shape of a parameter on all ranks together."""
         return tuple(parameter.shape)
 
+    def most_elements(self, kind: str, parts: int) -> int:
+        """Elements of a kind on the rank that holds most, with everything cut into `parts`."""
+        chosen = self.parameters if kind == "params" else self.trainable
+        most = sum(self.largest_part(parameter, parts) for parameter in chosen.values())
+        return most * (len(MOMENTS) if kind == "optimizer" else 1)
+
+    def checksums(self) -> dict[str, float]:
+        """Of the weights, by the name of a part: ranks that have the same part have the same sum."""
+        return {"weights": sum(float(p.detach().double().sum()) for p in self.parameters.values())}
+
     def largest_part(self, parameter: torch.nn.Parameter, parts: int) -> int:
         """Elements of a parameter on the rank that holds most of it, cut into `parts`."""
         return -(-self.full_numel(parameter) // parts)
@@ -137,6 +196,10 @@ class Engine(ABC):
     def parameter(self, name: str) -> torch.Tensor:
         """One parameter, full, fp32, on the CPU. A collective."""
         return self.parameters[name].detach().cpu()
+
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """What the state dict holds besides parameters; not a collective."""
+        return persistent_buffers(self.model)
 
     @abstractmethod
     def load_moments(self, read: ReadTensor, optimizer_steps: int) -> None:

@@ -14,7 +14,9 @@ from trainer.failures import EngagementError
 from trainer.precision import TORCH_DTYPES
 from trainer.strategies.base import Engine, Setup
 
-ADAM_MOMENTS = 2
+SCHEDULES = {"1f1b": "Schedule1F1B", "gpipe": "ScheduleGPipe", "interleaved": "ScheduleInterleaved1F1B"}
+"""`strategy.schedule` -> class of torch.distributed.pipelining."""
+
 # Partitions are padded for alignment.
 PADDING_SHARE = 1.02
 PADDING_ELEMENTS = 256
@@ -37,12 +39,19 @@ def promise(strategy: Strategy) -> Promise:
     if strategy.engine == "fsdp":
         # Also with `grads`: parameters are kept gathered from forward to backward, not longer.
         return Promise("FSDPModule", frozenset({"optimizer", "grads", "params"}))
+    if strategy.model_parallel > 1:
+        parts = [SCHEDULES[strategy.schedule]] if strategy.pipeline_parallel > 1 else []
+        parts += ["DTensor"] if strategy.tensor_parallel > 1 else []
+        parts += ["ZeroRedundancyOptimizer"] if strategy.shard == "optimizer" else []
+        return Promise(" + ".join(parts), frozenset({"optimizer", "grads", "params"}))
     return Promise("DistributedDataParallel" if strategy.data_parallel else None, frozenset())
 
 
 def partitions(setup: Setup) -> int:
     """Parts that the recipe cuts things into: by what was asked for, not by what is there."""
     strategy, layout = setup.recipe.strategy, setup.layout
+    if strategy.model_parallel > 1:
+        return strategy.model_parallel
     return (strategy.hybrid_shard_size or layout.procs_per_node) if strategy.hybrid else layout.world_size
 
 
@@ -103,13 +112,14 @@ def check(engaged: Engaged, engine: Engine) -> None:
 
 def check_replicas(engine: Engine) -> None:
     """Ranks that train on their own data without a common gradient differ after one step."""
-    checksum = sum(float(p.detach().double().sum()) for p in engine.parameters.values())
-    sums = engine.setup.ranks.gather_json(checksum)
-    if len(set(sums)) > 1:
-        name = engine.setup.recipe.strategy.name
-        raise EngagementError(
-            f"strategy '{name}' did not engage: the ranks have different weights, sums {sums}"
-        )
+    by_rank: list[dict[str, float]] = engine.setup.ranks.gather_json(engine.checksums())
+    name = engine.setup.recipe.strategy.name
+    for part in {part: None for sums in by_rank for part in sums}:
+        sums = [sums[part] for sums in by_rank if part in sums]
+        if len(set(sums)) > 1:
+            raise EngagementError(
+                f"strategy '{name}' did not engage: the ranks have different {part}, sums {sums}"
+            )
 
 
 def _wrapper_problems(engaged: Engaged, engine: Engine) -> list[str]:
@@ -136,22 +146,15 @@ def _names(dtypes: set[torch.dtype | None]) -> str:
 def _element_problems(engaged: Engaged, engine: Engine) -> list[str]:
     """Every rank holds at most its share, and all together hold everything that there is."""
     partitioned = promise(engine.setup.recipe.strategy).partitioned
-    totals, parts = _elements(engine, 1), _elements(engine, partitions(engine.setup))
-    problems = []
+    parts, problems = partitions(engine.setup), []
     for kind, held in engaged.elements_per_rank.items():
-        share = parts[kind] if kind in partitioned else totals[kind]
+        total = engine.most_elements(kind, 1)
+        share = engine.most_elements(kind, parts) if kind in partitioned else total
         share += engine.kept_whole() if kind == "params" else 0
         if max(held) > share * PADDING_SHARE + PADDING_ELEMENTS:
             problems.append(f"a rank holds {max(held)} {kind} elements, more than its share of {share}")
-        if kind in partitioned and sum(held) < totals[kind]:
-            problems.append(f"all ranks hold {sum(held)} of {totals[kind]} {kind} elements")
+        if kind in partitioned and sum(held) < total:
+            problems.append(f"all ranks hold {sum(held)} of {total} {kind} elements")
         if min(held) == 0:
             problems.append(f"a rank holds no {kind} elements")
     return problems
-
-
-def _elements(engine: Engine, parts: int) -> dict[str, int]:
-    """Elements by kind on the rank that holds most, with everything cut into `parts`."""
-    trained = sum(engine.largest_part(p, parts) for p in engine.trainable.values())
-    every = sum(engine.largest_part(p, parts) for p in engine.parameters.values())
-    return {"params": every, "grads": trained, "optimizer": ADAM_MOMENTS * trained}

@@ -1,0 +1,91 @@
+"""Tensor, pipeline and data parallel: the equations between ranks, layers, heads and micro-batches.
+
+Ranks are numbered stage by stage, copy by copy, and the ranks of one matrix are neighbors:
+rank = (pipeline × data_parallel + data) × tensor_parallel + tensor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from galley.errors import ConfigError, Problem
+from galley.schema import Batch, Recipe, Strategy
+
+
+def check_axes(strategy: Strategy, procs_per_node: int, world_size: int) -> None:
+    """Raises `ConfigError` where the ranks are not whole copies, or a matrix would span two nodes."""
+    tensor, pipeline = strategy.tensor_parallel, strategy.pipeline_parallel
+    if strategy.model_parallel == 1:
+        return
+    if world_size % strategy.model_parallel:
+        what = (
+            f"{world_size} ranks = tensor_parallel {tensor} × pipeline_parallel {pipeline} × data-parallel ?"
+            " has no whole solution"
+        )
+        hint = f"a multiple of {strategy.model_parallel} ranks: set cluster.procs_per_node or cluster.nodes"
+        raise ConfigError(Problem(_where(strategy), what, hint))
+    if procs_per_node % tensor:
+        what = f"tensor_parallel {tensor} does not divide the {procs_per_node} processes of a node"
+        hint = "the ranks of one matrix talk in every layer: tensor_parallel × N = cluster.procs_per_node"
+        raise ConfigError(Problem("strategy.tensor_parallel", what, hint))
+
+
+def shape_problems(strategy: Strategy, num_layers: int | None, num_heads: int | None) -> list[Problem]:
+    """Of a model of that shape; null is a number that is not known."""
+    found = []
+    tensor, stages = strategy.tensor_parallel, strategy.num_stages
+    if num_heads and num_heads % tensor:
+        what = f"{num_heads} attention heads = tensor_parallel {tensor} × ? has no whole solution"
+        valid = ", ".join(str(n) for n in range(2, num_heads + 1) if num_heads % n == 0)
+        found.append(Problem("strategy.tensor_parallel", what, f"valid: {valid}"))
+    if num_layers and num_layers < stages:
+        each = stages // strategy.pipeline_parallel
+        what = (
+            f"{num_layers} layers are less than pipeline_parallel {strategy.pipeline_parallel}"
+            f" × {each} stages a rank = {stages}"
+        )
+        hint = f"at most {num_layers} stages: a smaller strategy.pipeline_parallel or stages_per_rank"
+        found.append(Problem("strategy.pipeline_parallel", what, hint))
+    return found
+
+
+def chunks_fit(strategy: Strategy, chunks: int) -> bool:
+    """Whether the schedule carries so many micro-batches a step (torch.distributed.pipelining 2.13)."""
+    if strategy.pipeline_parallel == 1 or strategy.schedule == "gpipe":
+        return True
+    if strategy.schedule == "1f1b":
+        return chunks >= strategy.num_stages
+    return chunks % max(1, chunks // strategy.pipeline_parallel) == 0
+
+
+def check_chunks(strategy: Strategy, chunks: int) -> None:
+    """Raises `ConfigError` where the schedule does not carry so many micro-batches a step."""
+    if chunks_fit(strategy, chunks):
+        return
+    stages, ranks = strategy.num_stages, strategy.pipeline_parallel
+    what = f"schedule 1f1b needs at least {stages} micro-batches a step, one a stage, not {chunks}"
+    if strategy.schedule == "interleaved":
+        what = f"schedule interleaved cannot deal {chunks} micro-batches to {ranks} ranks in whole rounds"
+    hint = (
+        "global_size = micro_size × accumulation (chunks) × data-parallel ranks: "
+        f"set batch.accumulation to a multiple of {stages if strategy.schedule == '1f1b' else ranks}"
+    )
+    raise ConfigError(Problem("batch.accumulation", what, hint))
+
+
+def with_chunks(recipe: Recipe, replicas: int) -> Batch:
+    """The batch; a pipeline whose chunks nobody named gets the fewest that its schedule carries."""
+    batch, strategy = recipe.batch, recipe.strategy
+    named = batch.accumulation or (batch.micro_size and batch.global_size)
+    if strategy.pipeline_parallel == 1 or named:
+        return batch
+    if batch.global_size is None:
+        return replace(batch, accumulation=strategy.num_stages)
+    share = batch.global_size // replicas
+    possible = range(strategy.pipeline_parallel, share + 1)
+    fitting = (n for n in possible if share % n == 0 and chunks_fit(strategy, n))
+    return replace(batch, accumulation=next(fitting, None))
+
+
+def _where(strategy: Strategy) -> str:
+    return "strategy.tensor_parallel" if strategy.tensor_parallel > 1 else "strategy.pipeline_parallel"
