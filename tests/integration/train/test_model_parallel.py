@@ -23,13 +23,13 @@ MODELS = {
             "num_hidden_layers": 4, "hidden_size": 16, "num_attention_heads": 4,
             "num_key_value_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32,
         },
-        tokenizer="embedded:gpt2_bpe",
+        tokenizer="characters",
         dropout=0.0,
     ),
     "gpt2": Model(
         architecture="gpt2",
         config={"n_layer": 4, "n_head": 2, "n_embd": 8, "n_positions": 32},
-        tokenizer="embedded:gpt2_bpe",
+        tokenizer="characters",
         dropout=0.0,
     ),
 }  # fmt: skip
@@ -41,10 +41,10 @@ def recipe(cache: Path, strategy: Strategy, model: str = "llama", **changes: Any
         tiny.tiny_recipe("single"),
         strategy=strategy,
         model=MODELS[model],
-        data=Data(name="embedded:pydoc_text", max_length=32, max_samples=3, cache_dir=str(cache)),
+        data=Data(name="embedded:pydoc_text", max_length=32, max_samples=1, cache_dir=str(cache)),
         task=Task("causal_lm"),
         train=Train(max_steps=10, log_every_steps=1),
-        eval=Eval(every_steps=5, metric="eval/loss"),
+        eval=Eval(metric="eval/loss"),
         checkpoint=Checkpoint(every_steps=5),
     )
     return replace(made, **changes)
