@@ -36,7 +36,7 @@ from galley.verbs.prepare import Prepared, prepare
 BARE = "bare torch DDP"
 RANKS = 2
 # Hybrid sharding needs four ranks, and one process is no comparison of two.
-LEFT_OUT = {"single", "fsdp_hybrid"}
+LEFT_OUT = {"auto", "single", "fsdp_hybrid"}
 COLUMNS = {"samples_per_s": ("samples/s", "{:.1f}"), "peak_memory_gib": ("peak GiB a rank", "{:.2f}"),
            "stall_s": ("checkpoint stall s", "{:.2f}")}  # fmt: skip
 PRELOADED = [

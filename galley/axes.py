@@ -11,6 +11,11 @@ from dataclasses import replace
 from galley.errors import ConfigError, Problem
 from galley.schema import Batch, Recipe, Strategy
 
+STAGED_MODELS = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")
+"""Types of Transformers whose causal language models are cut into pipeline stages."""
+PLANNED_MODELS = ("gpt_neox", "llama", "mistral", "qwen2", "qwen3")
+"""Types that Transformers has a tensor parallel plan for, among those that are tested here."""
+
 
 def check_axes(strategy: Strategy, procs_per_node: int, world_size: int) -> None:
     """Raises `ConfigError` where the ranks are not whole copies, or a matrix would span two nodes."""

@@ -123,7 +123,7 @@ def declared_facts(recipe: Recipe) -> ClusterFacts:
     return ClusterFacts(
         hostname=f"a node of launcher={kind}",
         gpus=gpus,
-        gpu_memory_gib=0.0,
+        gpu_memory_gib=cluster.gpu_memory_gib or 0.0,
         physical_cores=cluster.cpus_per_node or (procs * threads if stated else procs),
         memory_gib=cluster.memory_gib_per_node or 0.0,
         declared=True,

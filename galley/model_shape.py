@@ -60,6 +60,12 @@ def layer_shape(model: Model) -> LayerShape | None:
     )
 
 
+def model_type(model: Model) -> str | None:
+    """Transformers' name of its kind, such as `llama`; None where only the hub or its code tells."""
+    found = model.architecture or _config(model).get("model_type")
+    return None if found is None else str(found)
+
+
 def num_adapter_parameters(model: Model) -> int | None:
     """Elements of the LoRA adapters: r · (inputs + outputs) of each layer that has one; None unknown.
 

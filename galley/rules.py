@@ -8,11 +8,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Literal
 
-from galley.axes import shape_problems
+from galley.axes import STAGED_MODELS, shape_problems
 from galley.datacheck import ROWS_BEFORE_LAUNCH, check_class_sets, check_data, check_numbers
 from galley.datafiles import DataError
 from galley.errors import Problem, valid_values
-from galley.model_shape import layer_shape, missing_targets
+from galley.model_shape import layer_shape, missing_targets, model_type
 from galley.preload import spelling_problems
 from galley.schema import Data, Lora, Recipe
 from galley.squad import check_questions, longest_stride, question_limit
@@ -223,13 +223,21 @@ def _model_parallel(recipe: Recipe) -> Iterator[Problem]:
     kind = "pipeline parallel" if strategy.pipeline_parallel > 1 else "tensor parallel"
     valid = PIPELINE_TASKS if strategy.pipeline_parallel > 1 else TENSOR_TASKS
     others = "strategy=zero3 or fsdp, which carry all of it"
-    if ":" not in recipe.task.kind and recipe.task.kind not in valid:
+    own, staged = ":" in recipe.task.kind, strategy.pipeline_parallel > 1
+    if own and staged:  # it may call its model in any way, and sees only the logits here
+        what = f"a task of your own is not {kind} (strategy '{name}')"
+        yield Problem("task.kind", what, f"valid: {', '.join(valid)}; or strategy=tp, zero3 or fsdp")
+    if not own and recipe.task.kind not in valid:
         what = f"task '{recipe.task.kind}' is not {kind} (strategy '{name}')"
         yield Problem("task.kind", what, f"valid: {', '.join(valid)}; or {others}")
     if recipe.model.lora.r is not None:
         yield Problem("model.lora.r", f"adapters are not {kind} (strategy '{name}')", others)
     if recipe.train.compile:
         yield Problem("train.compile", f"is not combined with {kind} (strategy '{name}')", "valid: false")
+    model = model_type(recipe.model)
+    if staged and model is not None and model not in STAGED_MODELS:
+        hint = f"{valid_values(model, STAGED_MODELS)}; or {others}"
+        yield Problem("strategy.pipeline_parallel", f"'{model}' is not cut into stages", hint)
     shape = layer_shape(recipe.model)
     if shape is not None:
         yield from shape_problems(strategy, shape.num_layers, shape.num_heads)

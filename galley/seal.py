@@ -9,6 +9,7 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from galley.errors import ConfigError, Problem
 from galley.git import git_state
 from galley.paths import ROOT
 from galley.rundir import RunFolder, write_atomic
@@ -45,8 +46,12 @@ def snapshot(recipe: Recipe) -> CodeSnapshot:
 def seal_with(recipe: Recipe, layout: Layout, code: CodeSnapshot, packages: dict[str, str]) -> RunSpec:
     """`seal` with the code and packages of a sweep, which are the same for all its runs.
 
-    The sweep around a run does not decide its result either.
+    The sweep around a run does not decide its result either. Raises `ConfigError` where the strategy
+    is still to be chosen.
     """
+    if recipe.strategy.name == "auto":
+        what = "is settled by `run`, `plan` and `sweep`, for all trials alike"
+        raise ConfigError(Problem("strategy=auto", what, "name a strategy"))
     precision = replace(recipe.precision, compute=layout.precision)
     return RunSpec(
         recipe=replace(recipe, precision=precision, run_dir=None, detach=False, after=None, hpo=Hpo()),

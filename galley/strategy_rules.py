@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 
 from galley.errors import Problem, nearest, valid_values
 from galley.schema import Strategy
@@ -10,6 +11,8 @@ from galley.schema import Strategy
 SHARDS = {"torch": ("none",), "deepspeed": ("optimizer", "grads", "params"), "fsdp": ("grads", "params")}
 # Beside tensor or pipeline parallel, the copies of the model may share the optimizer's state (ZeRO-1).
 MODEL_PARALLEL_SHARDS = ("none", "optimizer")
+# Beside `strategy=auto`; all else is what it chooses.
+KEPT_BY_AUTO = ("name", "backend", "ccl_workers", "pin_cores")
 TP_STYLES = ("colwise", "rowwise", "colwise_gather_output", "embedding_rowwise", "replicated")
 """`strategy.tp_plan`: rows of the weight are cut, and the output with them; columns, and the input with
 them; rows, with a whole output; rows of an embedding, with a whole output; nothing, but the gradient is
@@ -27,11 +30,22 @@ def strategy_problems(strategy: Strategy) -> Iterator[Problem]:
             f"engine {strategy.engine} cannot shard '{strategy.shard}'",
             f"valid: {', '.join(valid)}; or choose another strategy=",
         )
+    yield from _auto(strategy)
     yield from _model_parallel(strategy)
     yield from _offload(strategy)
     yield from _fsdp_only(strategy)
     yield from _loading(strategy)
     yield from _options(strategy)
+
+
+def _auto(strategy: Strategy) -> Iterator[Problem]:
+    """What is said besides must hold under whatever is chosen."""
+    if strategy.name != "auto":
+        return
+    for key in fields(strategy):
+        if key.name not in KEPT_BY_AUTO and getattr(strategy, key.name) != getattr(Strategy(), key.name):
+            what = "is set, but strategy=auto settles it"
+            yield Problem(f"strategy.{key.name}", what, "leave it out, or name a strategy")
 
 
 def _model_parallel(strategy: Strategy) -> Iterator[Problem]:

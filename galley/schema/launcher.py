@@ -229,6 +229,7 @@ class Cluster:
             allocator), `libiomp5` (Intel's OpenMP), or the path of any other on the nodes.
         gpus_per_node, cpus_per_node, memory_gib_per_node: what a node of a cluster has for the run
             and is asked for; null is as little as the ranks need. This machine is probed instead.
+        gpu_memory_gib: of one GPU of such a node; null is not known, and no estimate is compared with it.
         time_limit_min: minutes after which the cluster ends the run; null leaves it to the cluster.
     """
 
@@ -241,4 +242,5 @@ class Cluster:
     gpus_per_node: NonNegative | None = None
     cpus_per_node: Positive | None = None
     memory_gib_per_node: Annotated[float, Field(gt=0)] | None = None
+    gpu_memory_gib: Annotated[float, Field(gt=0)] | None = None
     time_limit_min: Positive | None = None

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from galley.auto import AUTO
 from galley.compose import compose_recipe
 from galley.errors import ConfigError, Problem
 from galley.estimate import estimate_memory
@@ -23,7 +24,7 @@ def estimate(words: Sequence[str], options: Options) -> int:
     chosen = [word for word in words if not word.startswith("strategy=")]
     compose_recipe(words, options.config_dirs)  # what is wrong with the recipe itself is told first
     facts, rows, impossible = probe(), {}, {}
-    for name in sorted(file.stem for file in (CONF / "strategy").glob("*.yaml")):
+    for name in sorted(file.stem for file in (CONF / "strategy").glob("*.yaml") if file.stem != AUTO):
         try:
             recipe = compose_recipe([*chosen, f"strategy={name}"], options.config_dirs)
         except ConfigError as error:

@@ -6,10 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 
-from galley.compose import explain_sources
+from galley.compose import compose_recipe, explain_sources
 from galley.errors import ConfigError, Problem
 from galley.keys import defined_in, is_known, suggest
 from galley.verbs import Options
+from galley.verbs.prepare import settle
 
 
 def explain(words: Sequence[str], options: Options) -> int:
@@ -21,12 +22,16 @@ def explain(words: Sequence[str], options: Options) -> int:
     key = keys[0]
     if not is_known(key):
         raise ConfigError(Problem(key, "is not a key", suggest(key)))
-    value, sources = explain_sources([word for word in words if word != key], key, options.config_dirs)
+    overrides = [word for word in words if word != key]
+    overrides, choice = settle(overrides, compose_recipe(overrides, options.config_dirs), options)
+    value, sources = explain_sources(overrides, key, options.config_dirs)
     plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
     if options.json:
         print(json.dumps({"key": key, "value": plain, "sources": [asdict(source) for source in sources]}))
         return 0
     print(f"{key} = {json.dumps(plain)}")
+    if choice is not None:
+        print("  strategy=auto: " + "\n    ".join(choice.lines()))
     if not sources:
         print(f"  default of {defined_in(key)}")
     for source in sources:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
+from galley.auto import AUTO
 from galley.compose import compose_recipe
 from galley.errors import ConfigError, Problem, RunCancelledError, RunFailedError, nearest, valid_values
 from galley.keys import is_known
@@ -108,7 +109,7 @@ def _problems_of(overrides: Sequence[str], options: Options) -> Sequence[Problem
 
 
 def _wrong_strategies(names: Sequence[str]) -> list[Problem]:
-    known = sorted(file.stem for file in (CONF / "strategy").glob("*.yaml"))
+    known = sorted(file.stem for file in (CONF / "strategy").glob("*.yaml") if file.stem != AUTO)
     unknown = dict.fromkeys(name for name in names if name not in known)
     return [Problem(name, "is not a strategy", valid_values(name, known)) for name in unknown]
 

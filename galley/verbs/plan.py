@@ -20,6 +20,8 @@ def plan(words: Sequence[str], options: Options) -> int:
         return 0
     recipe, layout, launch = prepared.recipe, prepared.spec.layout, prepared.plan
     print(f"recipe    {recipe.recipe} ({recipe.profile}), strategy {recipe.strategy.name}")
+    if prepared.choice is not None:
+        print("auto      " + "\n          ".join(prepared.choice.lines()))
     print(f"run       {prepared.spec.sha256[:12]} in {prepared.run_dir}")
     print(f"layout    {layout.world_size} ranks on {layout.device}, {layout.threads_per_proc} threads a rank")
     print(
@@ -49,6 +51,7 @@ def as_json(prepared: Prepared) -> dict[str, object]:
         "forward_env": list(launch.forward_env),
         "files": launch.files,
         "estimate": asdict(prepared.estimate) if prepared.estimate else None,
+        "auto": asdict(prepared.choice) if prepared.choice else None,
         "warnings": prepared.warnings,
         "run_dir": str(prepared.run_dir),
         "sha256": prepared.spec.sha256,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from galley.auto import AUTO, Choice, choose
 from galley.compose import compose_recipe
 from galley.errors import ConfigError, Problem
 from galley.estimate import Estimate, estimate_memory, memory_warnings
@@ -23,7 +24,12 @@ class Prepared:
 
     Attributes:
         recipe: with `run_dir` and `detach`, which the sealed spec leaves out.
+        words: that ask for it, the strategy that `strategy=auto` chose in its place.
+        choice: of the strategy; null where the recipe names one.
     """
+
+    words: list[str]
+    choice: Choice | None
 
     recipe: Recipe
     spec: RunSpec
@@ -43,9 +49,13 @@ def prepare(words: Sequence[str], options: Options) -> Prepared:
             facts = make_launcher(recipe.launcher.kind).facts(recipe, _predecessor(recipe, options))
         except ConfigError as error:
             return list(error.problems)
-        return [*layout_problems(recipe, facts), *_sweep_problems(recipe)]
+        problems = [] if recipe.strategy.name == AUTO else layout_problems(recipe, facts)
+        return [*problems, *_sweep_problems(recipe)]
 
     recipe = compose_recipe(words, options.config_dirs, can_be_laid_out)
+    words, choice = settle(words, recipe, options)
+    if choice is not None:
+        recipe = compose_recipe(words, options.config_dirs, can_be_laid_out)
     launcher = make_launcher(recipe.launcher.kind)
     facts = launcher.facts(recipe, after=_predecessor(recipe, options))
     layout = resolve_layout(recipe, facts)
@@ -53,6 +63,8 @@ def prepare(words: Sequence[str], options: Options) -> Prepared:
     run_dir = _run_dir(recipe, spec, options)
     estimate = estimate_memory(recipe, layout)
     return Prepared(
+        words=words,
+        choice=choice,
         recipe=recipe,
         spec=spec,
         run_dir=run_dir,
@@ -61,6 +73,21 @@ def prepare(words: Sequence[str], options: Options) -> Prepared:
         estimate=estimate,
         warnings=[*layout_warnings(recipe, layout, facts), *memory_warnings(estimate, layout, facts)],
     )
+
+
+def settle(words: Sequence[str], recipe: Recipe, options: Options) -> tuple[list[str], Choice | None]:
+    """The words with the strategy that suits the machine in the place of `strategy=auto`, and why.
+
+    They are what the user would have typed: the run is the same as with that strategy by its name.
+    """
+    from launchers import make_launcher
+
+    if recipe.strategy.name != AUTO:
+        return list(words), None
+    others = [word for word in words if not word.startswith("strategy=")]
+    facts = make_launcher(recipe.launcher.kind).facts(recipe, _predecessor(recipe, options))
+    choice = choose(lambda name: compose_recipe([*others, f"strategy={name}"], options.config_dirs), facts)
+    return [*others, *choice.words], choice
 
 
 def _sweep_problems(recipe: Recipe) -> list[Problem]:

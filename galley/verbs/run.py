@@ -22,7 +22,9 @@ def run(words: Sequence[str], options: Options) -> int:
     if prepared.recipe.hpo.kind != "none":
         from galley.verbs.sweep import start_sweep
 
-        return start_sweep(prepared.recipe, words, options)
+        return start_sweep(prepared.recipe, prepared.words, options)
+    if prepared.choice is not None:
+        print(f"strategy=auto: {prepared.choice.reason}", file=sys.stderr)
     for warning in prepared.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     folder = RunFolder(prepared.run_dir)

@@ -13,6 +13,7 @@ from galley.compose import compose_recipe
 from galley.errors import ConfigError, Problem
 from galley.schema import Recipe
 from galley.verbs import Options
+from galley.verbs.prepare import settle
 
 if TYPE_CHECKING:
     from hpo.folder import StudyFolder
@@ -24,6 +25,9 @@ def sweep(words: Sequence[str], options: Options) -> int:
     recipe = compose_recipe(words, options.config_dirs)
     if recipe.hpo.kind == "none":
         raise ConfigError(Problem("hpo=none", "is one run, not a sweep", "choose hpo=optuna, random or grid"))
+    words, choice = settle(words, recipe, options)
+    if choice is not None:  # one for all trials
+        recipe = compose_recipe(words, options.config_dirs)
     return start_sweep(recipe, words, options)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from galley.axes import PLANNED_MODELS, STAGED_MODELS
 from galley.errors import ConfigError
 from galley.schema import Strategy
 from trainer.strategies.stages import ANATOMIES, Stage, check_layers, empty, layer_spans
@@ -25,6 +26,14 @@ def build(kind: str, family: type = AutoModelForCausalLM) -> torch.nn.Module:
         kind, vocab_size=50, bos_token_id=1, eos_token_id=1, pad_token_id=0, **settings
     )
     return family.from_config(config).eval()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_the_kernel_names_what_can_be_cut() -> None:
+    assert tuple(ANATOMIES) == STAGED_MODELS
+    two = Strategy(tensor_parallel=2)
+    assert {kind: bool(tensor_plan(build(kind), two)) for kind in PLANNED_MODELS} == dict.fromkeys(
+        PLANNED_MODELS, True
+    )
 
 
 @pytest.mark.parametrize("kind", ANATOMIES)
