@@ -106,16 +106,18 @@ class QuestionColumns:
         return cls(**data.columns)
 
 
-def check_questions(data: Data) -> list[Problem]:
+def check_questions(data: Data, only_eval: bool = False) -> list[Problem]:
     """What is wrong with the files of `data.path`, as far as they are read before a launch."""
     try:
-        load_question_sets(data, limit=ROWS_BEFORE_LAUNCH)
+        load_question_sets(data, ROWS_BEFORE_LAUNCH, only_eval)
     except DataError as error:
         return list(error.problems)
     return []
 
 
-def load_question_sets(data: Data, limit: int | None = None) -> dict[SplitName, QuestionSet]:
+def load_question_sets(
+    data: Data, limit: int | None = None, only_eval: bool = False
+) -> dict[SplitName, QuestionSet]:
     """The splits of `data.path` that are read, of each file the first `limit` rows.
 
     Raises `DataError` with all problems.
@@ -123,7 +125,7 @@ def load_question_sets(data: Data, limit: int | None = None) -> dict[SplitName, 
     folder = data_folder(data)
     found: dict[SplitName, QuestionSet] = {}
     problems: list[Problem] = []
-    for name in splits_read(data):
+    for name in splits_read(data, only_eval):
         try:
             paths = find_files(folder, name)
             parts = [to_questions(islice(read_rows(path), limit), data, str(path)) for path in paths]

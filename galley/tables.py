@@ -92,15 +92,17 @@ class Table:
         return Table(chosen, where or self.where, self.complete)
 
 
-def load_tables(data: Data, roles: Sequence[Role], limit: int | None = None) -> dict[SplitName, Table]:
-    """Both splits of `data.path`, the first `limit` rows of each file; with `data.hold_out` training alone.
+def load_tables(
+    data: Data, roles: Sequence[Role], limit: int | None = None, only_eval: bool = False
+) -> dict[SplitName, Table]:
+    """The splits of `data.path` that are read (`splits_read`), of each file the first `limit` rows.
 
-    Raises `DataError` with the problems of both.
+    Raises `DataError` with the problems of all.
     """
     folder = data_folder(data)
     found: dict[SplitName, Table] = {}
     problems: list[Problem] = []
-    for name in splits_read(data):
+    for name in splits_read(data, only_eval):
         try:
             parts = [_load(path, roles, data, limit) for path in find_files(folder, name)]
             found[name] = joined(parts)
@@ -111,11 +113,16 @@ def load_tables(data: Data, roles: Sequence[Role], limit: int | None = None) -> 
     return found
 
 
-def splits_read(data: Data) -> tuple[SplitName, ...]:
-    """What is read and kept: with `data.hold_out` evaluation is taken from training, which may stream."""
+def splits_read(data: Data, only_eval: bool = False) -> tuple[SplitName, ...]:
+    """What is read and kept: with `data.hold_out` evaluation is taken from training, which may stream.
+
+    With `only_eval` nothing is trained, and what is measured is all that is needed.
+    """
     if data.streaming:
         return ("eval",)
-    return ("train",) if data.hold_out else ("train", "eval")
+    if data.hold_out:
+        return ("train",)
+    return ("eval",) if only_eval else ("train", "eval")
 
 
 def _load(path: Path, roles: Sequence[Role], data: Data, limit: int | None) -> Table:

@@ -36,12 +36,12 @@ R = TypeVar("R", bound=Rows)
 Join = Callable[[Sequence[R]], R]
 
 
-def read_tables(data: Data, roles: Sequence[Role]) -> dict[SplitName, Table]:
-    """The splits that are read, at most `sample_limit` rows each.
+def read_tables(data: Data, roles: Sequence[Role], only_eval: bool = False) -> dict[SplitName, Table]:
+    """The splits that are read (`splits_read`), at most `sample_limit` rows each.
 
     Raises `ConfigError` that names what is wrong.
     """
-    found = limited(data, gathered(data, lambda source: _one_source(source, roles), joined))
+    found = limited(data, gathered(data, lambda source: _one_source(source, roles, only_eval), joined))
     for table in found.values():
         log.info("%s: %d samples", table.where, len(table))
     return found
@@ -117,27 +117,29 @@ def _held_out(rows: R, count: int) -> dict[SplitName, R]:
     return {"train": rows.take(rest), "eval": rows.take(kept, f"{rows.where} (held out)")}
 
 
-def _one_source(data: Data, roles: Sequence[Role]) -> dict[SplitName, Table]:
+def _one_source(data: Data, roles: Sequence[Role], only_eval: bool) -> dict[SplitName, Table]:
     if data.path is not None:
-        return load_tables(data, roles)
+        return load_tables(data, roles, only_eval=only_eval)
     if not is_embedded(data.name):
-        return _hub(data, roles)
+        return _hub(data, roles, only_eval)
     found: dict[SplitName, Table] = {}
-    for split in splits_read(data):
+    for split in splits_read(data, only_eval):
         rows = list(enumerate(data_rows(data.name, split), 1))
         found[split] = to_table(rows, roles, data, f"{data.name} ({split})")
     return found
 
 
-def _hub(data: Data, roles: Sequence[Role]) -> dict[SplitName, Table]:
+def _hub(data: Data, roles: Sequence[Role], only_eval: bool) -> dict[SplitName, Table]:
     found: dict[SplitName, Table] = {}
-    for name, (stored, rows) in hub_splits(data, data.streaming).items():
+    for name, (stored, rows) in hub_splits(data, data.streaming, only_eval).items():
         where = f"data.name={data.name} ({stored})"
         found[name] = to_table(list(enumerate(rows, 1)), roles, data, where)
     return found
 
 
-def hub_splits(data: Data, streaming: bool = False) -> dict[SplitName, tuple[str, Any]]:
+def hub_splits(
+    data: Data, streaming: bool = False, only_eval: bool = False
+) -> dict[SplitName, tuple[str, Any]]:
     """The splits that are read, as the `datasets` library gives them, each with its name there.
 
     Raises `ConfigError` where the set cannot be loaded or lacks a split.
@@ -149,7 +151,7 @@ def hub_splits(data: Data, streaming: bool = False) -> dict[SplitName, tuple[str
     with hub_errors("data.name", data.name):
         loaded: Any = datasets.load_dataset(data.name, data.subset, streaming=streaming)
     found: dict[SplitName, tuple[str, Any]] = {}
-    for name in splits_read(data):
+    for name in splits_read(data, only_eval):
         named = data.train_split if name == "train" else data.eval_split
         candidates = (named,) if named else HUB_SPLITS[name]
         stored = next((candidate for candidate in candidates if candidate in loaded), None)

@@ -40,7 +40,11 @@ class TokenizedDataset(Protocol):
 
 @dataclass(frozen=True)
 class Datasets:
-    """Both splits, tokenized. `eval` is None where the recipe switches evaluation off."""
+    """Both splits, tokenized. `eval` is None where the recipe switches evaluation off.
+
+    Where nothing is trained (`eval.only`) a task that learns nothing from the training rows need not
+    read them: both are then what is measured.
+    """
 
     train: TokenizedDataset
     eval: TokenizedDataset | None

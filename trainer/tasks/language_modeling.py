@@ -43,6 +43,8 @@ class LanguageModeling(Task):
 
     def datasets(self, main_first: MainFirst) -> Datasets:
         data, cache = self.recipe.data, cache_root(self.recipe.data)
+        if self.recipe.eval.only:
+            return self._measured_alone(main_first)
         if data.streaming:
             return self._streamed(main_first)
         with main_first():
@@ -53,6 +55,12 @@ class LanguageModeling(Task):
                 evaluation_windows(tables["eval"], encoder, cache) if self.recipe.eval.enabled else None
             )
         return Datasets(train, held_out)
+
+    def _measured_alone(self, main_first: MainFirst) -> Datasets:
+        with main_first():
+            table = read_tables(self.recipe.data, (TEXT,), only_eval=True)["eval"]
+            windows = evaluation_windows(table, self._prepare(table), cache_root(self.recipe.data))
+        return Datasets(windows, windows)
 
     def _streamed(self, main_first: MainFirst) -> Datasets:
         """Training as a stream; the evaluation split is prepared and kept as ever."""

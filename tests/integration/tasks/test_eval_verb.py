@@ -63,19 +63,22 @@ def test_what_cannot_be_measured_is_said_before_anything_starts(
     assert "is no run" in capsys.readouterr().err
 
 
-def test_a_model_from_configuration_is_measured_as_it_was_trained(tmp_path: Path) -> None:
-    """Weights, configuration and tokenizer are those of the run's model; nothing is drawn from the seed."""
-    data = tmp_path / "data"
-    data.mkdir()
-    for split in ("train", "dev"):
-        (data / f"{split}.txt").write_text("to be or not to be " * 20, encoding="utf-8")
+def test_a_model_from_configuration_is_measured_as_it_was_trained_without_training_rows(
+    tmp_path: Path,
+) -> None:
+    """Weights, configuration and tokenizer are those of the run's model, and dev.txt is all there is."""
+    both, only_dev = tmp_path / "both", tmp_path / "dev"
+    for folder, splits in ((both, ("train", "dev")), (only_dev, ("dev",))):
+        folder.mkdir()
+        for split in splits:
+            (folder / f"{split}.txt").write_text("to be or not to be " * 20, encoding="utf-8")
     overrides = [
-        "task=causal_lm", f"data.path={data}", "model.architecture=gpt2", "model.tokenizer=characters",
+        "task=causal_lm", f"data.path={both}", "model.architecture=gpt2", "model.tokenizer=characters",
         "model.config={n_layer: 1, n_head: 1, n_embd: 8, n_positions: 16}", "data.max_length=16",
         "batch.global_size=4", "train.max_steps=8", "optim.lr=1e-2", "strategy=single",
     ]  # fmt: skip
     folder = runs.train(tmp_path / "run", overrides)
-    words = ["eval", folder.root, "--json", f"run_dir={tmp_path / 'again'}"]
+    words = ["eval", folder.root, "--json", f"data.path={only_dev}", f"run_dir={tmp_path / 'again'}"]
     again = run_galley([*words, "cluster.procs_per_node=1"], timeout=240)
     assert again.rc == 0, again.err
     found = json.loads(again.out.splitlines()[-1])["metrics"]

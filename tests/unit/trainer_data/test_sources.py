@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 
 from galley.errors import ConfigError
 from galley.rules import recipe_problems
-from galley.schema import Batch, Data, Recipe, Source, Task
+from galley.schema import Batch, Data, Eval, Recipe, Source, Task
+from galley.tables import ROLES
 from trainer.data.questions import read_question_sets
+from trainer.data.raw import read_tables
 from trainer.data.sources import read_splits
 
 
@@ -104,3 +107,29 @@ def test_columns_that_a_classifier_does_not_read_are_refused() -> None:
         )
         assert [problem.where for problem in problems] == ["data.columns"]
         assert "data.text_columns" in problems[0].hint
+
+
+def test_where_nothing_is_trained_no_training_rows_are_needed(tmp_path: Path) -> None:
+    """Of the tasks that learn nothing from them; a classifier still needs the classes."""
+    rows = {
+        "seq2seq": {"source": "What?", "target": "That."},
+        "contrastive": {"anchor": "What?", "positive": "That."},
+        "causal_lm": {"text": "That."},
+        "question_answering": {"question": "Who?", "context": "Ada.", "answers": {"text": ["Ada"]}},
+        "sequence_classification": {"text": "That.", "label": 0},
+    }
+    refused = {}
+    for kind, row in rows.items():
+        data = Data(path=str(tmp_path / kind))
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "dev.jsonl").write_text(json.dumps(row) + "\n")
+        for only in (True, False):
+            recipe = Recipe(task=Task(kind), data=data, eval=Eval(only=only), batch=Batch(8))
+            refused[kind, only] = any("has no train.*" in str(p) for p in recipe_problems(recipe))
+        if kind in ROLES:
+            assert list(read_tables(data, ROLES[kind], only_eval=True)) == ["eval"]
+    classifier = "sequence_classification"
+    assert [key for key, missing in refused.items() if not missing] == [
+        (kind, True) for kind in rows if kind != classifier
+    ]
+    assert list(read_question_sets(Data(name="embedded:pydoc_qa"), only_eval=True)) == ["eval"]
