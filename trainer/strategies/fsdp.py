@@ -20,6 +20,7 @@ from torch.distributed.fsdp import (
     MixedPrecisionPolicy,
     OffloadPolicy,
     fully_shard,
+    register_fsdp_forward_method,
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -52,6 +53,8 @@ class FsdpEngine(TorchEngine):
         self.sharded = fully_shard(model, **policy)
         if efficient:
             scatter_from_main(model, read, setup)
+        if hasattr(model, "generate"):  # which calls parts of the model, not its forward
+            register_fsdp_forward_method(model, "generate")
         if strategy.engine_options.get("forward_prefetch", False):
             prefetch_next([m for m in model.modules() if m in wrapped], strategy.wrap)
         super().__init__(model, setup)
