@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +12,10 @@ from galley.axes import STAGED_MODELS, shape_problems
 from galley.datacheck import ROWS_BEFORE_LAUNCH, check_class_sets, check_data, check_numbers
 from galley.datafiles import DataError
 from galley.errors import Problem, valid_values
-from galley.model_shape import layer_shape, missing_targets, model_type
+from galley.model_rules import model_problems, own_code_problems
+from galley.model_shape import layer_shape, model_type
 from galley.preload import spelling_problems
-from galley.schema import Data, Lora, Recipe
+from galley.schema import Data, Recipe
 from galley.squad import check_questions, longest_stride, question_limit
 from galley.strategy_rules import strategy_problems
 from galley.tables import ROLES, column_problems, load_tables, mixture_problems
@@ -54,7 +55,6 @@ OWN_CHECKS: dict[str, Callable[[Data], list[Problem]]] = {
     "sequence_regression": check_numbers,
     "multi_label_classification": check_class_sets,
     "distillation": check_data,
-    "question_answering": check_questions,
     "token_classification": check_tags,
 }
 
@@ -72,14 +72,16 @@ def _data(recipe: Recipe) -> list[Problem]:
         one = replace(data, path=path)
         if kind in OWN_CHECKS:
             problems += OWN_CHECKS[kind](one)
+        elif kind == "question_answering":
+            problems += check_questions(one, recipe.eval.only)
         elif kind in ROLES:
-            problems += _table_problems(one, kind)
+            problems += _table_problems(one, kind, recipe.eval.only)
     return problems
 
 
-def _table_problems(data: Data, kind: str) -> list[Problem]:
+def _table_problems(data: Data, kind: str, only_eval: bool) -> list[Problem]:
     try:
-        load_tables(data, ROLES[kind], limit=ROWS_BEFORE_LAUNCH)
+        load_tables(data, ROLES[kind], ROWS_BEFORE_LAUNCH, only_eval)
     except DataError as error:
         return list(error.problems)
     return []
@@ -87,8 +89,7 @@ def _table_problems(data: Data, kind: str) -> list[Problem]:
 
 def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from _task(recipe)
-    yield from _lora(recipe)
-    yield from _model(recipe)
+    yield from model_problems(recipe)
     yield from _streaming(recipe)
     yield from _batch(recipe)
     yield from _schedule(recipe)
@@ -99,50 +100,23 @@ def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from _eval(recipe)
     yield from _metric(recipe)
     yield from _windows(recipe)
+    yield from _target(recipe)
     yield from _teacher(recipe)
     yield from _environment(recipe)
     yield from tracker_problems(recipe)
 
 
 def _task(recipe: Recipe) -> Iterator[Problem]:
-    kind, folders = recipe.task.kind, [Path(folder).expanduser() for folder in recipe.plugins]
-    for folder in folders:
-        if not folder.is_dir():
+    kind = recipe.task.kind
+    for folder in recipe.plugins:
+        if not Path(folder).expanduser().is_dir():
             yield Problem("plugins", f"'{folder}' is not a folder", "a folder with Python files")
     if ":" not in kind:
         if kind not in TASK_METRICS:
             hint = f"{valid_values(kind, TASK_METRICS)}; or MODULE:CLASS from a folder in plugins"
             yield Problem("task.kind", f"'{kind}' is not a task", hint)
         return
-    module = kind.partition(":")[0]
-    files = [
-        folder / f"{module.replace('.', '/')}{end}" for folder in folders for end in (".py", "/__init__.py")
-    ]
-    if not any(file.is_file() for file in files):
-        hint = f"set plugins=[DIR] to the folder that holds {module}.py"
-        yield Problem("task.kind", f"no folder of plugins has a module '{module}'", hint)
-
-
-def _lora(recipe: Recipe) -> Iterator[Problem]:
-    lora, unused = recipe.model.lora, Lora()
-    if lora.r is not None:
-        for name, valid in missing_targets(recipe.model):
-            what = f"the model has no layer '{name}'"
-            yield Problem("model.lora.target_modules", what, valid_values(name, valid))
-        return
-    for key in fields(lora):
-        if getattr(lora, key.name) != getattr(unused, key.name):
-            what = "is set, but model.lora.r is null: the whole model is trained"
-            yield Problem(f"model.lora.{key.name}", what, "set model.lora.r=N, such as 8, or leave it out")
-
-
-def _model(recipe: Recipe) -> Iterator[Problem]:
-    model = recipe.model
-    if model.architecture is not None and model.tokenizer is None:
-        hint = "embedded:gpt2_bpe, characters, a folder, or a repository on the hub"
-        yield Problem("model.tokenizer", f"architecture '{model.architecture}' brings no tokenizer", hint)
-    if model.architecture is not None and model.from_config:
-        yield Problem("model.from_config", "is for a named model, but model.architecture is set", "keep one")
+    yield from own_code_problems("task.kind", kind, recipe.plugins)
 
 
 def _streaming(recipe: Recipe) -> Iterator[Problem]:
@@ -282,6 +256,13 @@ def _windows(recipe: Recipe) -> Iterator[Problem]:
         room = f"max_length {length} - question {question_limit(length)} - special tokens"
         what = f"doc_stride {stride} leaves a window of {room} nothing new"
         yield Problem("task.qa.doc_stride", what, f"valid: at most {longest_stride(length)}")
+
+
+def _target(recipe: Recipe) -> Iterator[Problem]:
+    task = recipe.task.seq2seq
+    if (task.min_length or 0) > task.max_target_length:
+        what = f"min_length {task.min_length} is above max_target_length {task.max_target_length}"
+        yield Problem("task.seq2seq.min_length", what, f"valid: at most {task.max_target_length}")
 
 
 def _environment(recipe: Recipe) -> Iterator[Problem]:

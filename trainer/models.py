@@ -12,11 +12,13 @@ from typing import Any
 import torch
 
 from galley.errors import ConfigError, Problem, nearest
+from galley.model_rules import is_own_module
 from galley.schema import Recipe
 from trainer.assets import is_embedded, model_folder, tokenizer_folder
 from trainer.cache import cache_root
 from trainer.characters import character_tokenizer
 from trainer.hub import hub_errors, quiet_transformers, use_cache_if_unreachable
+from trainer.own_module import own_model
 
 log = logging.getLogger("galley")
 
@@ -95,10 +97,14 @@ def _stored(recipe: Recipe) -> Any:
         return AutoTokenizer.from_pretrained(source.path, trust_remote_code=recipe.model.trust_remote_code)
 
 
-def load_classifier(recipe: Recipe, num_labels: int) -> torch.nn.Module:
+def load_classifier(recipe: Recipe, num_labels: int, tokenizer: Any = None) -> torch.nn.Module:
     """A sequence classifier of `num_labels` classes; see `load_model`."""
     return load_model(
-        recipe, "AutoModelForSequenceClassification", f"{num_labels} labels", num_labels=num_labels
+        recipe,
+        "AutoModelForSequenceClassification",
+        f"{num_labels} labels",
+        tokenizer,
+        num_labels=num_labels,
     )
 
 
@@ -116,6 +122,8 @@ def load_model(
     Raises `ConfigError` where the stored head has another shape and `model.ignore_mismatched_head` is
     off, where any other weight has, and for keys that the configuration has not.
     """
+    if is_own_module(recipe.model):
+        return own_model(recipe, _known(recipe, tokenizer, config))
     import transformers
 
     family, options = getattr(transformers, auto_class), {}
@@ -135,7 +143,8 @@ def load_model(
         else:
             if tokenizer is not None:
                 _take_vocabulary(settings, tokenizer)
-            model = family.from_config(settings, dtype=torch.float32, **options)
+            with _attention_errors(recipe):
+                model = family.from_config(settings, dtype=torch.float32, **options)
             log.info("a new %s, drawn from seed %d", type(model).__name__, recipe.seed)
     model.config.use_cache = False
     loaded: torch.nn.Module = model
@@ -154,11 +163,33 @@ def _skeleton(recipe: Recipe, family: Any, settings: Any, options: dict[str, Any
     return model
 
 
+def _known(recipe: Recipe, tokenizer: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """What the constructor of a module of the user's own may ask for."""
+    known = {"max_length": recipe.data.max_length}
+    if tokenizer is not None:
+        known |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
+    return known | {name: config[name] for name in ("num_labels",) if name in config}
+
+
+@contextmanager
+def _attention_errors(recipe: Recipe) -> Iterator[None]:
+    """A model may have no such attention, or lack the package that it needs."""
+    chosen = recipe.model.attn_implementation
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        if chosen is None or "attention" not in str(error).lower():
+            raise
+        what = f"cannot be used: {str(error).splitlines()[0]}"
+        where = f"model.attn_implementation={chosen}"
+        raise ConfigError(Problem(where, what, "null leaves the choice to Transformers")) from error
+
+
 def _with_weights(
     recipe: Recipe, family: Any, settings: Any, options: dict[str, Any], head: str
 ) -> tuple[Any, list[str]]:
     options = {"trust_remote_code": recipe.model.trust_remote_code, "config": settings, **options}
-    with _loading(recipe) as path:
+    with _loading(recipe) as path, _attention_errors(recipe):
         model, info = family.from_pretrained(
             path, dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True, **options
         )

@@ -116,11 +116,10 @@ def train(spec: RunSpec, folder: RunFolder, facts: RankFacts, attempt: int, repo
     journal.enter("starting")
     try:
         from trainer import session
+        from trainer.own_code import add_folders
         from trainer.tasks import make_task
 
-        # Behind everything else: a plugin adds modules, it cannot replace one.
-        plugins = range(len(spec.recipe.plugins))
-        sys.path.extend(str(folder.code / "plugins" / str(number)) for number in plugins)
+        add_folders(folder.code / "plugins" / str(number) for number in range(len(spec.recipe.plugins)))
         resume = os.environ.get("GALLEY_RESUME") == "1"
         started_at = float(os.environ.get("GALLEY_STARTED_AT", STARTED_AT))
         told = session.Attempt(attempt, resume, started_at, reporter.end_without_host)

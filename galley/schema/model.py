@@ -55,15 +55,17 @@ class Model:
         from_config: take only the configuration of `name`; the weights are drawn from the seed.
         architecture: a model type of Transformers (`gpt2`, `llama`, `t5`), built with its default
             configuration and weights drawn from the seed; `name` is then not read, and `tokenizer` is
-            needed.
-        config: values over those of the model's configuration: `{n_layer: 2}`.
+            needed. Or `MODULE:CLASS`, an `nn.Module` of your own from one of the folders in `plugins`.
+        config: values over those of the model's configuration: `{n_layer: 2}`; of a class of your own
+            the values that its constructor is called with.
         tokenizer: as `name`, where it is not the model's own; `embedded:gpt2_bpe` is GPT-2's, and
             `characters` has one token for each character of the training data.
         num_parameters: for the memory estimate, where it cannot be read from a local folder.
         ignore_mismatched_head: give the model a new head when the stored one has another
             number of labels; otherwise that is an error.
         trust_remote_code: run code from the model's repository.
-        attn_implementation: passed to Transformers; null leaves the choice to it.
+        attn_implementation: `eager`, `sdpa`, `flex_attention`, `flash_attention_2` or `_3`, or the
+            repository of a kernel on the hub; null leaves the choice to Transformers.
         dropout: every dropout probability of the model; null leaves those of its config.json.
         lora: train adapters instead of the whole model.
     """

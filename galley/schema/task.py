@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from galley.schema.types import Fraction, Positive
+from galley.schema.types import Fraction, NonNegative, Positive
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,19 @@ class Seq2Seq:
         max_target_length: tokens of the target, and of what is generated.
         beams: of beam search in evaluation; 1 is greedy.
         generate: whether evaluation generates and reports BLEU.
+        min_length: tokens written at least; null is the model's own choice, here and in what follows.
+        no_repeat_ngram: so many tokens in a row are written once; 0 allows any.
+        repetition_penalty: tokens that stand there already are less likely by this factor
+            (arXiv:1909.05858); 1 is none.
     """
 
     prefix: str = ""
     max_target_length: Positive = 64
     beams: Positive = 1
     generate: bool = True
+    min_length: NonNegative | None = None
+    no_repeat_ngram: NonNegative | None = None
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from galley.errors import ConfigError, Problem
+from galley.model_rules import is_own_module
 from galley.paths import CONF
 from galley.rundir import RunFolder
 from galley.schema import Recipe
@@ -21,6 +22,8 @@ RECIPE = "evaluation"
 # configuration, tokenizer and merged adapters are there, and nothing of it is made anew.
 SECTIONS = ("data", "task", "precision")
 OF_MODEL = ("trust_remote_code", "attn_implementation")
+# Code is not in the folder: a module of the user's own is made again, and given the stored weights.
+OF_OWN_MODULE = ("architecture", "config")
 NOTHING_TRAINED = {
     "eval": {"only": True, "enabled": True, "every_steps": None, "patience": None},
     "batch": {"global_size": None, "micro_size": 1, "accumulation": 1},
@@ -69,7 +72,8 @@ def _of_recipe(recipe: Recipe, run: RunFolder) -> dict[str, Any]:
         hint = "train it with model.lora.merge=true" if adapters else f"continue it with `resume {run.root}`"
         raise ConfigError(Problem(str(run.model), what, hint))
     found: dict[str, Any] = {name: asdict(getattr(recipe, name)) for name in SECTIONS}
-    model = {name: getattr(recipe.model, name) for name in OF_MODEL}
+    names = (*OF_MODEL, *OF_OWN_MODULE) if is_own_module(recipe.model) else OF_MODEL
+    model = {name: getattr(recipe.model, name) for name in names}
     found["model"] = {"name": str(run.model), "ignore_mismatched_head": False, **model}
     known = (CONF / "strategy" / f"{recipe.strategy.name}.yaml").is_file()
     override = {"override /strategy": recipe.strategy.name if known else "ddp"}

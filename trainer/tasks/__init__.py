@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from galley.errors import ConfigError, Problem
 from galley.schema import Recipe
+from trainer.own_code import own_class
 from trainer.tasks.base import Task
 
 TASKS = {
@@ -28,10 +28,8 @@ def make_task(recipe: Recipe) -> Task:
     Raises `ConfigError` where the user's module has no such task.
     """
     kind = recipe.task.kind
-    module, name = TASKS.get(kind, kind).split(":")
-    made = getattr(import_module(module), name, None)
-    if not (isinstance(made, type) and issubclass(made, Task)):
-        raise ConfigError(
-            Problem(f"task.kind={kind}", f"'{name}' is not a subclass of trainer.tasks.base.Task")
-        )
-    return made(recipe)
+    if kind not in TASKS:
+        return own_class(f"task.kind={kind}", kind, Task)(recipe)
+    module, name = TASKS[kind].split(":")
+    made: Task = getattr(import_module(module), name)(recipe)
+    return made

@@ -35,16 +35,18 @@ class Contrastive(TextTask):
     def datasets(self, main_first: MainFirst) -> Datasets:
         data, cache = self.recipe.data, cache_root(self.recipe.data)
         with main_first():
-            tables = read_tables(data, ROLES["contrastive"])
-            train = text_pairs(tables["train"], self.tokenizer, data.max_length, cache)
+            tables = read_tables(data, ROLES["contrastive"], self.recipe.eval.only)
             held_out = None
             if self.recipe.eval.enabled:
                 held_out = text_pairs(tables["eval"], self.tokenizer, data.max_length, cache)
+            if self.recipe.eval.only and held_out is not None:
+                return Datasets(held_out, held_out)
+            train = text_pairs(tables["train"], self.tokenizer, data.max_length, cache)
         return Datasets(train, held_out)
 
     def model(self) -> torch.nn.Module:
         """The encoder; its pooler, which no embedding uses, is kept as it is."""
-        model = load_model(self.recipe, "AutoModel")
+        model = load_model(self.recipe, "AutoModel", tokenizer=self.tokenizer)
         pooler = getattr(model, "pooler", None)
         if isinstance(pooler, torch.nn.Module):
             pooler.requires_grad_(False)

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from galley.errors import ConfigError, Problem
-from galley.schema import Recipe
+from galley.schema import Model, Recipe
 from trainer.models import load_tokenizer, new_modules
 from trainer.precision import autocast_forward
 from trainer.tasks.base import Batch
@@ -56,13 +56,14 @@ def load_teacher(recipe: Recipe, num_labels: int, vocabulary: dict[str, int]) ->
     Raises `ConfigError` for one without a trained head of `num_labels`, or with another vocabulary.
     """
     name = str(recipe.task.distillation.teacher)
-    own = replace(recipe, model=replace(recipe.model, name=name, ignore_mismatched_head=False, dropout=None))
+    own = replace(recipe, model=Model(name, trust_remote_code=recipe.model.trust_remote_code))
     where = f"task.distillation.teacher={name}"
-    if load_tokenizer(own).get_vocab() != vocabulary:
+    tokenizer = load_tokenizer(own)
+    if tokenizer.get_vocab() != vocabulary:
         raise ConfigError(
             Problem(where, "has another vocabulary than the student", "choose one of its family")
         )
-    teacher = load_sequence_model(own, num_labels, "single_label_classification")
+    teacher = load_sequence_model(own, num_labels, "single_label_classification", tokenizer)
     if new_modules(teacher):
         what = f"has no trained head ({', '.join(new_modules(teacher))} would be random)"
         raise ConfigError(Problem(where, what, "train it first: the teacher is RUN/model"))

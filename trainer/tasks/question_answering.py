@@ -41,15 +41,18 @@ class QuestionAnswering(TextTask):
         recipe, cache = self.recipe, cache_root(self.recipe.data)
         size = WindowSize(recipe.data.max_length, recipe.task.qa.doc_stride)
         with main_first():
-            self._questions = read_question_sets(recipe.data)
-            train = windows(self._questions["train"], self.tokenizer, size, cache)
+            self._questions = read_question_sets(recipe.data, recipe.eval.only)
             held_out = None
             if recipe.eval.enabled:
                 held_out = windows(self._questions["eval"], self.tokenizer, size, cache)
+            if recipe.eval.only and held_out is not None:
+                return Datasets(held_out, held_out)
+            train = windows(self._questions["train"], self.tokenizer, size, cache)
         return Datasets(train, held_out)
 
     def model(self) -> torch.nn.Module:
-        return load_model(self.recipe, "AutoModelForQuestionAnswering", "two outputs a token", num_labels=2)
+        head = "two outputs a token"
+        return load_model(self.recipe, "AutoModelForQuestionAnswering", head, self.tokenizer, num_labels=2)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """`encoded`, `start` and `end` [samples], `context` [samples, longest]: 1 where it may be."""

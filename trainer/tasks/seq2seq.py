@@ -45,10 +45,12 @@ class Seq2Seq(Task):
     def datasets(self, main_first: MainFirst) -> Datasets:
         cache = cache_root(self.recipe.data)
         with main_first():
-            tables = read_tables(self.recipe.data, ROLES["seq2seq"])
+            tables = read_tables(self.recipe.data, ROLES["seq2seq"], self.recipe.eval.only)
             self.tokenizer = load_tokenizer(self.recipe, pad_with_end=True)
-            train = self._stored(tables["train"], cache)
             held_out = self._stored(tables["eval"], cache) if self.recipe.eval.enabled else None
+            if self.recipe.eval.only and held_out is not None:
+                return Datasets(held_out, held_out)
+            train = self._stored(tables["train"], cache)
         return Datasets(train, held_out)
 
     def _stored(self, table: Table, cache: Any) -> ArrowDataset:
@@ -92,7 +94,11 @@ class Seq2Seq(Task):
     def model(self) -> torch.nn.Module:
         model: Any = load_model(self.recipe, "AutoModelForSeq2SeqLM", tokenizer=self.tokenizer)
         check_positions(model, self.recipe)
-        start = model.config.decoder_start_token_id
+        if self.settings.generate and not hasattr(model, "generate"):
+            where = f"model.architecture={self.recipe.model.architecture}"
+            hint = "task.seq2seq.generate=false measures the loss alone"
+            raise ConfigError(Problem(where, f"{type(model).__name__} has no generate()", hint))
+        start = getattr(model.config, "decoder_start_token_id", None)
         if start is None:
             where = f"model.name={self.recipe.model.name}"
             hint = "set model.config.decoder_start_token_id"
@@ -136,10 +142,21 @@ class Seq2Seq(Task):
                 max_new_tokens=self.settings.max_target_length,
                 num_beams=self.settings.beams,
                 do_sample=False,
+                **self._wording(),
                 use_cache=True,
                 synced_gpus=together,
             )
         return generated.detach()
+
+    def _wording(self) -> dict[str, float]:
+        """What the recipe says of the text besides its length and the search."""
+        settings = self.settings
+        said = {
+            "min_length": settings.min_length,
+            "no_repeat_ngram_size": settings.no_repeat_ngram,
+            "repetition_penalty": settings.repetition_penalty,
+        }
+        return {name: value for name, value in said.items() if value is not None}
 
     def metrics(self, predictions: NDArray[Any], dataset: TokenizedDataset) -> dict[str, float]:
         """`bleu` and `chrf` of the texts, as sacrebleu computes them with its defaults."""

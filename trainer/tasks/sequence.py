@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -48,7 +48,7 @@ class SequenceTask(TextTask):
 
     def model(self) -> torch.nn.Module:
         assert self.num_labels, "datasets() comes first: it counts the classes"  # noqa: S101
-        return load_sequence_model(self.recipe, self.num_labels, self.problem_type)
+        return load_sequence_model(self.recipe, self.num_labels, self.problem_type, self.tokenizer)
 
     def logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """[samples, num_labels] in fp32."""
@@ -63,12 +63,15 @@ class SequenceTask(TextTask):
         return self.logits(model, batch).detach()
 
 
-def load_sequence_model(recipe: Recipe, num_labels: int, problem_type: str) -> torch.nn.Module:
+def load_sequence_model(
+    recipe: Recipe, num_labels: int, problem_type: str, tokenizer: Any
+) -> torch.nn.Module:
     """A model with a head of `num_labels` outputs; see `load_model`."""
     return load_model(
         recipe,
         "AutoModelForSequenceClassification",
         f"{num_labels} labels",
+        tokenizer,
         num_labels=num_labels,
         problem_type=problem_type,
     )

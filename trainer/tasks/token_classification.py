@@ -46,7 +46,8 @@ class TokenClassification(TextTask):
         size, names = len(self.names), dict(enumerate(self.names))
         options: dict[str, Any] = {"num_labels": size, "id2label": names}
         options["label2id"] = {name: number for number, name in names.items()}
-        return load_model(self.recipe, "AutoModelForTokenClassification", f"{size} tags", **options)
+        family = "AutoModelForTokenClassification"
+        return load_model(self.recipe, family, f"{size} tags", self.tokenizer, **options)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """`encoded`, and `labels` [samples, longest], `IGNORED` where no word begins."""

@@ -10,7 +10,7 @@ import pytest
 from galley.schema import Checkpoint, Data, Eval, Model, Source, Task, Train
 from tests.integration.train import tiny
 
-OWN = {"OWN_TASK": "1"}
+OWN = {"OWN_TASK": "1", "TINY_PLUGINS": str(Path(__file__).parent)}
 KILLED = -9
 GPT2 = Model(
     architecture="gpt2",
@@ -36,7 +36,7 @@ def recipe(tmp_path: Path, strategy: str, **changes: Any) -> Any:
 
 @pytest.mark.parametrize("streaming", [True, False])
 def test_killed_and_resumed_on_more_ranks_it_sees_the_same_samples(tmp_path: Path, streaming: bool) -> None:
-    kind = "tests.integration.train.language_task:Killed"
+    kind = "language_task:Killed"
     mix = [Source(name="embedded:pydoc_text", weight=2), Source(name="embedded:pydoc_text")]
     packed = Data(name="embedded:pydoc_text", max_length=32, max_samples=3)
     streamed = Data(mix=mix, max_length=32, streaming=True, shuffle_buffer=4)

@@ -296,11 +296,12 @@ def tiny_spec(recipe: Recipe, world_size: int, accumulation: int = 1) -> RunSpec
 def enter_worker(run_dir: str, sha256: str, environ: dict[str, str]) -> None:
     """The body of a rank: the worker's own main, with the tiny task behind the task seam.
 
-    With OWN_TASK=1 the recipe's own task.
+    With OWN_TASK=1 the recipe's own task, from the folder TINY_PLUGINS if it is the user's.
     """
     import trainer.session
     import trainer.tasks
     from trainer import strategies
+    from trainer.own_code import add_folders
     from trainer.worker import main
 
     os.environ.update(environ)
@@ -312,6 +313,8 @@ def enter_worker(run_dir: str, sha256: str, environ: dict[str, str]) -> None:
         trainer.session.BatchPlan = getattr(importlib.import_module(module), name)  # type: ignore[misc]
     if "TINY_SYNC_DEBUG" in environ:
         raise_on_waiting(int(environ["TINY_SYNC_DEBUG"]))
+    if "TINY_PLUGINS" in environ:
+        add_folders([Path(environ["TINY_PLUGINS"])])
     if "OWN_TASK" not in environ:
         trainer.tasks.make_task = TinyTask  # type: ignore[attr-defined]
     if "TINY_WRITE" in environ:

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from galley.errors import ConfigError
-from galley.schema import Data, Model, Recipe
+from galley.model_rules import ATTENTION
+from galley.rules import recipe_problems
+from galley.schema import Batch, Data, Model, Recipe
 from trainer.models import load_classifier, load_tokenizer
 
 
@@ -125,3 +127,36 @@ def test_more_tokens_than_the_model_reads(tiny_model: Path, tmp_path: Path) -> N
 def test_transformers_prints_nothing(tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     load_classifier(recipe(tiny_model, ignore_mismatched_head=True), 2)
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_attention_that_does_not_exist_or_cannot_be_used_is_refused(tiny_model: Path) -> None:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    assert {*ATTENTION} <= {"eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()}
+    (problem,) = recipe_problems(
+        replace(recipe(tiny_model, attn_implementation="spda"), batch=Batch(8), data=Data())
+    )
+    assert problem.what == "Transformers knows no 'spda'"
+    assert problem.hint.startswith("did you mean 'sdpa'? valid: eager, sdpa, flex_attention")
+    with pytest.raises(ConfigError) as caught:
+        load_classifier(recipe(tiny_model, attn_implementation="flash_attention_2"), 3)
+    assert str(caught.value).startswith("model.attn_implementation=flash_attention_2: cannot be used: ")
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_has_embeddings(
+    tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rows that are there are kept, the new ones follow from the seed, and the log counts them."""
+    wanted = recipe(tiny_model)
+    tokenizer, stored = load_tokenizer(wanted), load_classifier(wanted, 3)
+    had = stored.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    missing = had - len(tokenizer) + 5
+    tokenizer.add_tokens([f"<new {number}>" for number in range(missing)])
+    with caplog.at_level(logging.INFO, "galley"):
+        model = load_classifier(wanted, 3, tokenizer)
+    assert caplog.messages == [f"5 new embeddings for the tokenizer's {had + 5} tokens, drawn from seed 42"]
+    name = "bert.embeddings.word_embeddings.weight"
+    assert model.get_parameter(name).shape[0] == had + 5
+    assert torch.equal(model.get_parameter(name)[:had], stored.get_parameter(name))
+    again = load_classifier(wanted, 3, tokenizer)
+    assert torch.equal(model.get_parameter(name), again.get_parameter(name))

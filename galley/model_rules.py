@@ -1,0 +1,74 @@
+"""Rules of the keys under `model`, and of classes of the user's own; without torch or Transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+from galley.errors import Problem, valid_values
+from galley.model_shape import missing_targets
+from galley.schema import Lora, Model, Recipe
+
+# What Transformers itself has; a kernel on the hub is named by its repository.
+ATTENTION = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
+
+
+def is_own_module(model: Model) -> bool:
+    """Whether the architecture is a class of the user's (`MODULE:CLASS`), not a type of Transformers."""
+    return ":" in (model.architecture or "")
+
+
+def model_problems(recipe: Recipe) -> Iterator[Problem]:
+    yield from _lora(recipe)
+    yield from _architecture(recipe)
+    yield from _attention(recipe.model)
+
+
+def own_code_problems(where: str, word: str, plugins: list[str]) -> Iterator[Problem]:
+    """`MODULE:CLASS` must be a file in a folder that the user has named. It is not imported here."""
+    module = word.partition(":")[0]
+    ends = (f"{module.replace('.', '/')}{end}" for end in (".py", "/__init__.py"))
+    if not any((Path(folder).expanduser() / end).is_file() for end in ends for folder in plugins):
+        hint = f"set plugins=[DIR] to the folder that holds {module}.py"
+        yield Problem(where, f"no folder of plugins has a module '{module}'", hint)
+
+
+def _lora(recipe: Recipe) -> Iterator[Problem]:
+    lora, unused = recipe.model.lora, Lora()
+    if lora.r is not None:
+        for name, valid in missing_targets(recipe.model):
+            what = f"the model has no layer '{name}'"
+            yield Problem("model.lora.target_modules", what, valid_values(name, valid))
+        return
+    for key in fields(lora):
+        if getattr(lora, key.name) != getattr(unused, key.name):
+            what = "is set, but model.lora.r is null: the whole model is trained"
+            yield Problem(f"model.lora.{key.name}", what, "set model.lora.r=N, such as 8, or leave it out")
+
+
+def _architecture(recipe: Recipe) -> Iterator[Problem]:
+    model = recipe.model
+    if model.architecture is None:
+        return
+    own = is_own_module(model)
+    if own:
+        yield from own_code_problems("model.architecture", model.architecture, recipe.plugins)
+    has_tokenizer = own and Path(model.name).expanduser().is_dir()
+    if model.tokenizer is None and not has_tokenizer:
+        hint = "embedded:gpt2_bpe, characters, a folder, or a repository on the hub"
+        yield Problem("model.tokenizer", f"architecture '{model.architecture}' brings no tokenizer", hint)
+    if model.from_config:
+        yield Problem("model.from_config", "is for a named model, but model.architecture is set", "keep one")
+
+
+def _attention(model: Model) -> Iterator[Problem]:
+    name = model.attn_implementation
+    if name is None or "/" in name:
+        return
+    if is_own_module(model):
+        what = "is for models of Transformers, but model.architecture is a class of yours"
+        yield Problem("model.attn_implementation", what, "leave it out, or make it a key of model.config")
+    elif name not in ATTENTION:
+        hint = f"{valid_values(name, ATTENTION)}; or the repository of a kernel on the hub"
+        yield Problem("model.attn_implementation", f"Transformers knows no '{name}'", hint)

@@ -1,0 +1,47 @@
+"""Classes of the user's own, by import path: from the folders in `plugins` alone, and in the worker alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import TypeVar
+
+from galley.errors import ConfigError, Problem, valid_values
+
+T = TypeVar("T")
+
+_folders: list[Path] = []
+
+
+def add_folders(folders: Iterable[Path]) -> None:
+    """Make modules in `folders` importable, behind everything else: they cannot replace a module."""
+    for folder in folders:
+        _folders.append(folder.resolve())
+        sys.path.append(str(folder))
+
+
+def own_class(where: str, word: str, base: Callable[..., T]) -> Callable[..., T]:
+    """The class that `MODULE:CLASS` names, a subclass of `base`.
+
+    `base` is a class; it may be abstract. Raises `ConfigError` where the module is not of an added
+    folder, or has no such class.
+    """
+    module_name, _, name = word.partition(":")
+    module = import_module(module_name)
+    file = Path(getattr(module, "__file__", None) or "").resolve()
+    if not any(file.is_relative_to(folder) for folder in _folders):
+        what = f"module '{module_name}' is not in a folder of plugins, but {module.__file__ or 'built in'}"
+        raise ConfigError(Problem(where, what, "give your module a name of its own"))
+    assert isinstance(base, type)  # noqa: S101  # `type[T]` would refuse an abstract one
+    made = getattr(module, name, None)
+    if not (isinstance(made, type) and issubclass(made, base)):
+        what = f"'{name}' is not a subclass of {base.__module__}.{base.__qualname__}"
+        valid = [key for key, value in vars(module).items() if _is_own(value, base, module_name)]
+        raise ConfigError(Problem(where, what, valid_values(name, valid) if valid else ""))
+    return made
+
+
+def _is_own(value: object, base: type, module: str) -> bool:
+    return isinstance(value, type) and issubclass(value, base) and value.__module__ == module
