@@ -293,6 +293,8 @@ class RunResult:
         metrics: last evaluation (`eval/…`) and last training loss (`train/loss`).
         wall_s: from the first line of the worker to the last; train_s: the loop without
             evaluation and saving.
+        samples_per_s, tokens_per_s: of training; of the evaluation where nothing is trained.
+        latency_s: of one evaluation batch on the slowest rank, from its collation to its predictions.
         resumed_from: name of the checkpoint that this attempt started from.
         batch: how the global batch was split at the end; other than sealed where the attempt had
             other ranks, or where memory ran out.
@@ -308,6 +310,7 @@ class RunResult:
     train_s: float = 0.0
     samples_per_s: float | None = None
     tokens_per_s: float | None = None
+    latency_s: float | None = None
     peak_memory_gib: float | None = None
     world_size: int = 0
     attempts: int = 1

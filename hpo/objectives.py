@@ -17,6 +17,7 @@ from hpo.values import Constraint, Direction, Objective, TrialState
 RUN_METRICS: dict[str, Direction] = {
     "samples_per_s": "maximize",
     "tokens_per_s": "maximize",
+    "latency_s": "minimize",
     "wall_s": "minimize",
     "train_s": "minimize",
     "peak_memory_gib": "minimize",
@@ -113,7 +114,7 @@ def _bound(where: str, metric: str, name: str, value: Any) -> float:
 def _check_metric(where: str, metric: str, recipe: Recipe) -> None:
     """A task of the user's own may report any `eval/…`; its trials find out."""
     task = TASK_METRICS.get(recipe.task.kind)
-    if metric.startswith("eval/") and not recipe.eval.enabled:
+    if (metric.startswith("eval/") or metric == "latency_s") and not recipe.eval.enabled:
         raise ConfigError(Problem(where, f"'{metric}' is not measured", "set eval.enabled=true"))
     if metric == "cost" and recipe.hpo.cost_per_hour is None:
         raise ConfigError(Problem(where, "the price is not known", "set hpo.cost_per_hour=X"))
@@ -184,6 +185,7 @@ def measure(result: RunResult, rows: Iterable[Mapping[str, Any]], hpo: Hpo, node
         **result.metrics,
         "samples_per_s": result.samples_per_s,
         "tokens_per_s": result.tokens_per_s,
+        "latency_s": result.latency_s,
         "wall_s": max(result.wall_s, lived_s),
         "train_s": result.train_s,
         "peak_memory_gib": result.peak_memory_gib,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from trainer.batches import Indices, eval_batches
+from trainer.meter import EvalMeter
 from trainer.ranks import Ranks
 from trainer.tasks.base import Batch, Task, TokenizedDataset
 
@@ -41,9 +43,14 @@ class OneForward(torch.nn.Module):
 
 
 def evaluate(
-    model: torch.nn.Module, task: Task, dataset: TokenizedDataset, batch_size: int, ranks: Ranks
+    model: torch.nn.Module,
+    task: Task,
+    dataset: TokenizedDataset,
+    batch_size: int,
+    ranks: Ranks,
+    meter: EvalMeter,
 ) -> dict[str, float]:
-    """`eval/…` metrics on every rank, `eval/loss` among them. A collective.
+    """`eval/…` metrics on every rank, `eval/loss` among them. A collective. `meter` counts its batches.
 
     Batches do not depend on the number of ranks; rank r takes batches r, r + R, …; a rank that has
     none left in the last round repeats batch 0 and throws it away, because the forward of a
@@ -58,10 +65,13 @@ def evaluate(
         for start in range(0, len(batches), ranks.world_size):
             own = start + ranks.rank
             samples = batches[own if own < len(batches) else 0]
+            started = time.perf_counter()
             batch, weights = _to_device(task.collate(dataset.rows(samples.tolist())), len(samples), ranks)
             predicted = task.predict(forward, batch).cpu()
+            answered_s = time.perf_counter() - started
             loss, weight = task.loss(forward, batch, weights), task.weight(batch, weights)
             if own < len(batches):
+                meter.count(answered_s, len(samples), int(dataset.lengths[samples].sum()))
                 losses[own, 0], losses[own, 1] = loss.double(), weight.double()
             # A rank without a batch of its own still tells the shape and type of predictions.
             own_predictions.append((samples if own < len(batches) else samples[:0], predicted))

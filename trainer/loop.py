@@ -27,7 +27,7 @@ from trainer.evaluation import evaluate
 from trainer.failures import NonFiniteLossError, is_out_of_memory
 from trainer.journal import Journal
 from trainer.memory import describe_split, memory_watched
-from trainer.meter import Meter
+from trainer.meter import EvalMeter, EvalSpeed, Meter
 from trainer.ranks import Ranks
 from trainer.requests import Request, Requests
 from trainer.schedule import learning_rate
@@ -66,6 +66,7 @@ class Loop:
 
     Attributes:
         ended_by: the request that ended the training before its end; null while there is none.
+        eval_speed: of the last evaluation.
         writer: of the checkpoints; nothing is left to write when `run` returns.
     """
 
@@ -76,6 +77,7 @@ class Loop:
         self.total_steps = 0 if recipe.eval.only else steps
         self.step = resumed.step if resumed else 0
         self.meter = Meter()
+        self.eval_speed: EvalSpeed | None = None
         self.probe = EngagementProbe(parts.engine)
         self.stopping = EarlyStopping.of(recipe)
         self.ended_by: Request | None = None
@@ -232,8 +234,10 @@ class Loop:
         self.meter.pause()
         parts.journal.enter("eval", self.step)
         batch_size = parts.recipe.eval.batch_size
-        engine = parts.engine
-        metrics = evaluate(engine.evaluated, parts.task, dataset, batch_size, engine.setup.replicas)
+        engine, meter = parts.engine, EvalMeter()
+        replicas = engine.setup.replicas
+        metrics = evaluate(engine.evaluated, parts.task, dataset, batch_size, replicas, meter)
+        self.eval_speed = meter.speed(replicas)
         self._evaluated_at = self.step
         parts.journal.row(self.step, self.epoch, dict(metrics))
         stop = bool(parts.ranks.from_main(self.stopping.update(metrics)))

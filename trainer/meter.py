@@ -1,9 +1,12 @@
-"""Throughput of training itself: evaluation, saving and the first steps are left out."""
+"""Throughput of training itself, without evaluation, saving and the first steps; and of evaluation."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from statistics import median
+
+from trainer.ranks import Ranks
 
 # The first steps allocate memory and build buckets; they say nothing about the speed of a run.
 WARMUP_STEPS = 3
@@ -15,6 +18,40 @@ class Rates:
 
     samples_per_s: float
     tokens_per_s: float
+
+
+@dataclass(frozen=True)
+class EvalSpeed:
+    """Of one evaluation: rates over all ranks together, and seconds of a batch on the slowest rank."""
+
+    rates: Rates
+    latency_s: float
+
+
+class EvalMeter:
+    """The batches of one evaluation on this rank, from their collation to their predictions."""
+
+    def __init__(self) -> None:
+        self._seconds: list[float] = []
+        self._samples: list[int] = []
+        self._tokens: list[int] = []
+
+    def count(self, seconds: float, samples: int, tokens: int) -> None:
+        self._seconds.append(seconds)
+        self._samples.append(samples)
+        self._tokens.append(tokens)
+
+    def speed(self, ranks: Ranks) -> EvalSpeed:
+        """A collective. The first batch, which allocates memory, is left out where there are others.
+
+        A rank may have no batch: there are fewer of them than ranks.
+        """
+        first = 1 if len(self._seconds) > 1 else 0
+        seconds = max(sum(self._seconds[first:]), 1e-9)
+        own = [sum(self._samples[first:]) / seconds, sum(self._tokens[first:]) / seconds]
+        rates = Rates(*ranks.sum_floats(own))
+        latency_s = median(self._seconds[first:]) if self._seconds else 0.0
+        return EvalSpeed(rates, ranks.max_floats([latency_s])[0])
 
 
 class Meter:

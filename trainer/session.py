@@ -235,7 +235,9 @@ def save_model(folder: RunFolder, task: Task, engine: Engine, ranks: Ranks) -> N
 def make_result(loop: Loop, attempt: Attempt, ranks: Ranks, resumed_from: str | None) -> RunResult:
     """A collective: memory is the largest over the ranks."""
     peak = ranks.max_floats([peak_memory_gib(ranks.device)])[0]
-    rates = loop.meter.steady()
+    speed, rates = loop.eval_speed, loop.meter.steady()
+    if speed is not None and loop.parts.recipe.eval.only:
+        rates = speed.rates
     layout = loop.parts.engine.setup.layout
     state, exit_code = loop.ended_by.ends_as if loop.ended_by and loop.ended_by.ends_as else _SUCCEEDED
     result = RunResult(
@@ -247,6 +249,7 @@ def make_result(loop: Loop, attempt: Attempt, ranks: Ranks, resumed_from: str | 
         epochs=round(loop.epoch, 4),
         wall_s=round(time.monotonic() - attempt.started_at, 3),
         train_s=round(loop.meter.train_s, 3),
+        latency_s=None if speed is None else round(speed.latency_s, 6),
         peak_memory_gib=round(peak, 3),
         world_size=ranks.world_size,
         attempts=attempt.number,

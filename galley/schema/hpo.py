@@ -56,8 +56,8 @@ class Hpo:
         trials: points that are tried, repeats included; null is all points of a grid.
         parallel: trials that run at the same time; a slot is refilled as soon as its trial ends.
         objectives: `METRIC`, `METRIC:max`, `METRIC:min` or `{metric, direction, bound}` each; a metric
-            is one of the task's (`eval/f1`), `samples_per_s`, `tokens_per_s`, `wall_s`, `train_s`,
-            `peak_memory_gib`, `cost` or `train/loss`.
+            is one of the task's (`eval/f1`), `samples_per_s`, `tokens_per_s`, `latency_s`, `wall_s`,
+            `train_s`, `peak_memory_gib`, `cost` or `train/loss`.
         space: recipe key or config group -> a list of choices; `{low, high, log, step}`;
             `{choices: [...], when: {KEY: [VALUES]}}`; or Hydra's `interval()`, `range()`, `choice()`.
             `KEY=choice(…)` on the command line adds to it.

@@ -19,7 +19,12 @@ ACTIONS = ("ls", "show", "cp", "validate")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of `recipes ls`. `offline`: every model and dataset comes with an installed package."""
+    """One line of `recipes ls`.
+
+    Attributes:
+        hardware: what it is laid out for (`4 × 1 CPU rank`, `8 GPUs`); a device is a GPU where there is one.
+        offline: every model and dataset comes with an installed package.
+    """
 
     recipe: str
     profiles: list[str]
@@ -27,6 +32,7 @@ class Row:
     model: str
     data: str
     strategy: str
+    hardware: str
     offline: bool
 
 
@@ -66,7 +72,7 @@ def _list(options: Options) -> int:
     if options.json:
         print(json.dumps([asdict(row) for row in rows]))
         return 0
-    header = ("recipe", "profiles", "task", "model", "data", "strategy", "offline")
+    header = ("recipe", "profiles", "task", "model", "data", "strategy", "hardware", "offline")
     table = [header, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in table) for column in range(len(header))]
     for line in table:
@@ -76,7 +82,16 @@ def _list(options: Options) -> int:
 
 def _cells(row: Row) -> tuple[str, ...]:
     offline = "yes" if row.offline else "small" if "small" in row.profiles else "no"
-    return (row.recipe, ",".join(row.profiles), row.task, row.model, row.data, row.strategy, offline)
+    return (
+        row.recipe,
+        ",".join(row.profiles),
+        row.task,
+        row.model,
+        row.data,
+        row.strategy,
+        row.hardware,
+        offline,
+    )
 
 
 def _row(name: str, path: Path, options: Options) -> Row:
@@ -89,8 +104,20 @@ def _row(name: str, path: Path, options: Options) -> Row:
         model=recipe.model.name,
         data=data,
         strategy=recipe.strategy.name,
+        hardware=hardware(recipe),
         offline=is_offline(recipe),
     )
+
+
+def hardware(recipe: Recipe) -> str:
+    """Devices of a node, and nodes where there are several; `all` where the recipe names no number."""
+    cluster = recipe.cluster
+    count = cluster.procs_per_node or cluster.max_procs_per_node
+    if not recipe.strategy.data_parallel:
+        count = 1
+    name = {"cpu": "CPU rank" if count else "CPU", "cuda": "GPU", "auto": "device"}[cluster.device]
+    devices = f"{count or 'all'} {name}{'' if count == 1 else 's'}"
+    return devices if cluster.nodes == 1 else f"{cluster.nodes} × {devices}"
 
 
 def is_offline(recipe: Recipe) -> bool:

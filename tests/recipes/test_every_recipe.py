@@ -24,7 +24,8 @@ SHORT = (
     "batch.global_size=4",
     "batch.micro_size=null", "batch.accumulation=null", "train.epochs=100", "train.max_steps=6",
     "train.log_every_steps=1", "schedule.kind=constant", "schedule.warmup_steps=0",
-    "schedule.warmup_ratio=null", "eval.enabled=false", "eval.every_steps=null", "eval.patience=null",
+    "schedule.warmup_ratio=null", "eval.only=false", "eval.enabled=false", "eval.every_steps=null",
+    "eval.patience=null",
     "checkpoint.every_steps=null", "model.dropout=0", "cluster.procs_per_node=null", "cluster.nodes=1",
     "model.lora.dropout=0",
 )  # fmt: skip

@@ -166,7 +166,7 @@ def test_estimate_lists_every_strategy(capsys: pytest.CaptureFixture[str]) -> No
     code, out, _ = output(capsys, "estimate", "recipe=mrpc_deberta", "--json")
     rows = json.loads(out)
     assert code == 0
-    assert rows["ddp"]["total_gib"] == pytest.approx(886996994 * 16 / 2**30)
+    assert rows["ddp"]["total_gib"] == pytest.approx(886957058 * 16 / 2**30)
     assert rows["zero2"]["total_gib"] < rows["ddp"]["total_gib"]
 
 
@@ -192,3 +192,24 @@ def test_a_study_with_a_damaged_journal_hides_no_other(
     assert code == 0
     assert [(row["name"], row["state"]) for row in rows] == [("broken", "unreadable")]
     assert "journal.jsonl:1" in rows[0]["message"]
+
+
+def test_the_recipes_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = output(capsys, "recipes", "ls")
+    header, *lines = out.splitlines()
+    assert code == 0
+    assert header.split() == [
+        "recipe", "profiles", "task", "model", "data", "strategy", "hardware", "offline"
+    ]  # fmt: skip
+    place = header.index("hardware")
+    found = {line.split()[0]: line[place:].rpartition("  ")[0].strip() for line in lines}
+    expected = {
+        "mrpc_deberta": "2 devices",
+        "disaster_lora_roberta": "1 device",
+        "starcoder_fsdp": "8 devices",
+        "squad_distilbert_k8s": "4 × 1 CPU rank",
+        "bert_cpu_knobs": "all CPUs",
+    }
+    assert expected.items() <= found.items()
+    _, out, _ = output(capsys, "recipes", "ls", "--json")
+    assert {row["recipe"]: row["hardware"] for row in json.loads(out)} == found

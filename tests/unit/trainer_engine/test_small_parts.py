@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from trainer.preloaded import check_preloaded
 
 from galley.errors import CheckpointError, ConfigError, Problem
 from galley.rundir import RunFolder
@@ -18,7 +19,9 @@ from trainer import meter as meter_module
 from trainer.evaluation import OneForward
 from trainer.failures import DiskFullError, EngagementError, NonFiniteLossError, classify
 from trainer.journal import Journal
-from trainer.meter import Meter
+from trainer.meter import EvalMeter, Meter
+from trainer.rank_facts import RankFacts
+from trainer.ranks import Ranks
 from trainer.stopping import EarlyStopping
 
 CONFIG_ERROR = ConfigError(Problem("data.path", "has no label column"))
@@ -133,3 +136,26 @@ def test_loss_and_predictions_share_one_forward() -> None:
     model(other)
     model(other, scale=other)
     assert len(calls) == 3
+
+
+def test_the_first_batch_of_an_evaluation_does_not_count() -> None:
+    ranks = Ranks(RankFacts(0, 1, 0, "none"), torch.device("cpu"), grouped=False)
+    meter = EvalMeter()
+    for seconds in (10.0, 1.0, 2.0, 3.0):
+        meter.count(seconds, samples=6, tokens=60)
+    speed = meter.speed(ranks)
+    assert (speed.rates.samples_per_s, speed.rates.tokens_per_s, speed.latency_s) == (3.0, 30.0, 2.0)
+    assert EvalMeter().speed(ranks).latency_s == 0.0
+    alone = EvalMeter()
+    alone.count(0.5, samples=1, tokens=10)
+    assert alone.speed(ranks).latency_s == 0.5
+
+
+def test_a_library_that_is_not_preloaded_is_an_error() -> None:
+    maps = (
+        "7f00-7f01 r-xp 00000000 fe:00 42   /usr/lib/libtcmalloc_minimal.so.4.5.9\n7f02-7f03 rw-p 0 00:00 0\n"
+    )
+    check_preloaded({"LD_PRELOAD": "libtcmalloc_minimal.so.4"}, maps)
+    check_preloaded({"LD_PRELOAD": ""}, maps)
+    with pytest.raises(ConfigError, match=r"names libjemalloc.so.2, which this machine has not loaded"):
+        check_preloaded({"LD_PRELOAD": "libtcmalloc_minimal.so.4:/opt/libjemalloc.so.2"}, maps)
