@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from galley.errors import ConfigError, Problem, valid_values
 
@@ -34,13 +34,14 @@ def own_class(where: str, word: str, base: Callable[..., T]) -> Callable[..., T]
     if not any(file.is_relative_to(folder) for folder in _folders):
         what = f"module '{module_name}' is not in a folder of plugins, but {module.__file__ or 'built in'}"
         raise ConfigError(Problem(where, what, "give your module a name of its own"))
-    assert isinstance(base, type)  # noqa: S101  # `type[T]` would refuse an abstract one
-    made = getattr(module, name, None)
-    if not (isinstance(made, type) and issubclass(made, base)):
-        what = f"'{name}' is not a subclass of {base.__module__}.{base.__qualname__}"
-        valid = [key for key, value in vars(module).items() if _is_own(value, base, module_name)]
+    kind = cast("type[Any]", base)  # as a parameter, `type[T]` would refuse an abstract class
+    made: Any = getattr(module, name, None)
+    if not (isinstance(made, type) and issubclass(made, kind)):
+        what = f"'{name}' is not a subclass of {kind.__module__}.{kind.__qualname__}"
+        valid = [key for key, value in vars(module).items() if _is_own(value, kind, module_name)]
         raise ConfigError(Problem(where, what, valid_values(name, valid) if valid else ""))
-    return made
+    found: Callable[..., T] = made
+    return found
 
 
 def _is_own(value: object, base: type, module: str) -> bool:
