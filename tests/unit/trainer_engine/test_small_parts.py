@@ -149,13 +149,3 @@ def test_the_first_batch_of_an_evaluation_does_not_count() -> None:
     alone = EvalMeter()
     alone.count(0.5, samples=1, tokens=10)
     assert alone.speed(ranks).latency_s == 0.5
-
-
-def test_a_library_that_is_not_preloaded_is_an_error() -> None:
-    maps = (
-        "7f00-7f01 r-xp 00000000 fe:00 42   /usr/lib/libtcmalloc_minimal.so.4.5.9\n7f02-7f03 rw-p 0 00:00 0\n"
-    )
-    check_preloaded({"LD_PRELOAD": "libtcmalloc_minimal.so.4"}, maps)
-    check_preloaded({"LD_PRELOAD": ""}, maps)
-    with pytest.raises(ConfigError, match=r"names libjemalloc.so.2, which this machine has not loaded"):
-        check_preloaded({"LD_PRELOAD": "libtcmalloc_minimal.so.4:/opt/libjemalloc.so.2"}, maps)
