@@ -12,7 +12,7 @@ from galley.axes import STAGED_MODELS, shape_problems
 from galley.datacheck import ROWS_BEFORE_LAUNCH, check_class_sets, check_data, check_numbers
 from galley.datafiles import DataError
 from galley.errors import Problem, valid_values
-from galley.model_rules import model_problems, own_code_problems
+from galley.model_rules import is_own_module, model_problems, own_code_problems
 from galley.model_shape import layer_shape, model_type
 from galley.preload import spelling_problems
 from galley.schema import Data, Recipe
@@ -204,6 +204,8 @@ def _model_parallel(recipe: Recipe) -> Iterator[Problem]:
     if not own and recipe.task.kind not in valid:
         what = f"task '{recipe.task.kind}' is not {kind} (strategy '{name}')"
         yield Problem("task.kind", what, f"valid: {', '.join(valid)}; or {others}")
+    if is_own_module(recipe.model):
+        yield Problem("model.architecture", f"a module of your own is not {kind} (strategy '{name}')", others)
     if recipe.model.lora.r is not None:
         yield Problem("model.lora.r", f"adapters are not {kind} (strategy '{name}')", others)
     if recipe.train.compile:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from trainer.preloaded import check_preloaded
 
 from galley.errors import CheckpointError, ConfigError, Problem
 from galley.rundir import RunFolder
