@@ -7,8 +7,9 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-# Suites that have a cluster, or the machine, to themselves. The files of all others run two at a time.
-lone := $(wildcard $(addprefix tests/integration/, ccl hosts k8s mpi ray slurm))
+# Suites that mostly wait for a cluster: three at a time (tests/integration/conftest.py has the groups).
+# The files of all others run two at a time.
+waiting := $(wildcard $(addprefix tests/integration/, ccl hosts k8s mpi ray slurm))
 pytest := $(bin)/python -P -m pytest -q $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
@@ -27,8 +28,8 @@ system: ## install the system packages that tests need, or name the suites that 
 	@scripts/system_packages.sh
 
 test: setup system lint ## everything: lint, and all tests, those of the documentation included
-	@$(pytest) -n 2 --dist loadfile $(addprefix --ignore=, $(lone))
-	@$(pytest) $(lone)
+	@$(pytest) -n 2 --dist loadfile $(addprefix --ignore=, $(waiting))
+	@$(pytest) -n 3 --dist loadgroup $(waiting)
 
 acceptance: setup ## MRPC in full under two strategies: some ten minutes on two idle cores
 	@$(pytest) tests/acceptance

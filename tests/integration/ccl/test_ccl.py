@@ -43,32 +43,24 @@ def run_cases(cases: Sequence[str], world_size: int, cache: Path, runs: int = 1)
     assert codes == {case: [[0] * world_size] * runs for case in cases}, done.err[-3000:]
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
-@pytest.mark.parametrize(
-    "cases",
-    [
-        ("all_reduce", "reductions", "coalesced"),
-        ("moves", "messages", "sub_groups"),
-        ("ddp", "fsdp"),
-    ],
-    ids="-".join,
-)
+AS_OVER_GLOO = (
+    "all_reduce", "reductions", "coalesced", "moves", "messages", "sub_groups", "ddp", "fsdp",
+)  # fmt: skip
+BEHAVIOR = ("asynchronous", "strided", "timeout", "refusals")
+
+
+@pytest.mark.parametrize(("world_size", "cases"), [(2, (*AS_OVER_GLOO, *BEHAVIOR)), (4, AS_OVER_GLOO)])
 def test_over_oneccl_as_over_gloo(cases: Sequence[str], world_size: int, cache: Path) -> None:
     run_cases(cases, world_size, cache)
-
-
-def test_the_behavior_of_a_backend(cache: Path) -> None:
-    run_cases(("asynchronous", "strided", "timeout", "refusals"), 2, cache)
 
 
 def test_deepspeed_over_oneccl(cache: Path) -> None:
     run_cases(("zero",), 2, cache)
 
 
-@pytest.mark.parametrize("case", ["leave_open", "leave_closed", "leave_busy"])
-def test_ten_of_ten_runs_end_with_0_and_leave_no_shared_memory(case: str, cache: Path) -> None:
+def test_five_of_five_runs_end_with_0_and_leave_no_shared_memory(cache: Path) -> None:
     """However the ranks leave: through the interpreter's own tear-down, with groups open or closed."""
-    run_cases((case,), 2, cache, runs=10)
+    run_cases(("leave_open", "leave_closed", "leave_busy"), 2, cache, runs=5)
     left = [path.name for path in SHARED_MEMORY.glob("*:*") if is_orphan(path.name)]
     assert left == []
 
