@@ -12,7 +12,7 @@ from pathlib import Path
 
 RUN_DIR = Path(sys.argv[sys.argv.index("--run-dir") + 1])
 _RANKS = ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
-RANK = next(int(os.environ[name]) for name in _RANKS if name in os.environ)
+RANK = next((int(os.environ[name]) for name in _RANKS if name in os.environ), 0)
 ATTEMPT = int(os.environ["GALLEY_ATTEMPT"])
 LOGS = RUN_DIR / "logs" / f"attempt-{ATTEMPT}"
 FAILING_RANK = int(os.environ.get("STANDIN_RANK", "0"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,9 @@ def test_a_run_starts_after_the_one_that_it_waits_for_has_succeeded(
     submit_run(second, facts)
     assert run_state(second) == "queued"
     wait_until(lambda: run_state(second) == "succeeded", 60)
+    mode = first.root.stat().st_mode
+    assert mode & stat.S_IWGRP, "the group may write KILL and SAVE"
+    assert mode & stat.S_ISVTX, "and change nothing else"
     assert first.result_file.stat().st_mtime < (second.logs(1) / "launcher.log").stat().st_mtime
     assert SlurmLauncher().facts(recipe_of(second), after=first).after is None, "it has succeeded"
 

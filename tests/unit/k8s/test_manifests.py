@@ -64,7 +64,7 @@ def test_equal_arguments_equal_bytes() -> None:
 
 def test_argv_names_the_files_and_the_place() -> None:
     argv = plan(make_spec({"namespace": "team-a", "context": "lab"})).argv
-    files = [str(RUN_DIR / "plan" / name) for name in ("code.yaml", "manifest.yaml")]
+    files = [str(RUN_DIR / "plan" / name) for name in ("code.json", "manifest.yaml")]
     assert argv == (
         "kubectl",
         "create",
@@ -79,7 +79,7 @@ def test_argv_names_the_files_and_the_place() -> None:
 
 def test_kubectl_reads_file_names_as_csv() -> None:
     argv = plan(make_spec(), run_dir=Path('/runs/a, "b"')).argv
-    assert argv[3] == '"/runs/a, ""b""/plan/code.yaml"'
+    assert argv[3] == '"/runs/a, ""b""/plan/code.json"'
 
 
 def test_two_nodes_are_a_master_and_a_worker() -> None:
