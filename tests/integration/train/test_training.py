@@ -19,6 +19,7 @@ from tests.integration.train import tiny
 from trainer.batches import BatchPlan
 
 NO_DROPOUT = {"TINY_DROPOUT": "0"}
+TWENTY = Train(max_steps=20, log_every_steps=1)
 
 
 @pytest.fixture(scope="module")
@@ -28,37 +29,54 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return tiny.train(tmp_path_factory.mktemp("single"), spec, **NO_DROPOUT)
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    spec = tiny.tiny_spec(tiny.tiny_recipe("single", train=TWENTY), 1)
+    return tiny.train(tmp_path_factory.mktemp("alone"), spec, **NO_DROPOUT)
+
+
+# strategy -> (ranks, accumulation)
+MATRIX = {
+    "single": [(1, 4)],
+    "ddp": [(2, 2), (3, 1), (4, 1)],
+    "zero1": [(2, 2), (4, 1)],
+    "zero2": [(2, 2), (3, 1), (4, 1)],
+    "zero3": [(2, 2), (3, 1), (4, 1)],
+    "zero2_offload": [(2, 2), (4, 1)],
+    "zero3_offload": [(2, 1), (4, 1)],
+    "fsdp": [(2, 1), (3, 2), (4, 1)],
+    "fsdp_grad_op": [(2, 2), (4, 1)],
+    "fsdp_hybrid": [(4, 1)],
+    "fsdp_offload": [(2, 1), (4, 1)],
+}
+
+
 @pytest.mark.parametrize(
     ("strategy", "world_size", "accumulation"),
-    [
-        ("single", 1, 4),
-        ("ddp", 2, 1),
-        ("ddp", 2, 2),
-        ("ddp", 3, 1),
-        ("zero1", 2, 2),
-        ("zero2", 2, 1),
-        ("zero2", 2, 2),
-        ("zero2", 3, 1),
-        ("zero3", 2, 2),
-        ("zero3", 3, 1),
-        ("zero2_offload", 2, 2),
-        ("zero3_offload", 2, 1),
-        ("fsdp", 2, 1),
-        ("fsdp", 3, 2),
-        ("fsdp_grad_op", 2, 2),
-        ("fsdp_hybrid", 4, 1),
-        ("fsdp_offload", 2, 1),
-    ],
+    [(strategy, *place) for strategy, places in MATRIX.items() for place in places],
 )
 def test_every_strategy_gives_the_losses_and_weights_of_one_process(
-    single: Any, tmp_path: Path, strategy: str, world_size: int, accumulation: int
+    alone: Any, tmp_path: Path, strategy: str, world_size: int, accumulation: int
 ) -> None:
-    spec = tiny.tiny_spec(tiny.tiny_recipe(strategy), world_size, accumulation)
+    spec = tiny.tiny_spec(tiny.tiny_recipe(strategy, train=TWENTY), world_size, accumulation)
     folder = tiny.train(tmp_path, spec, **NO_DROPOUT)
-    assert len(tiny.losses(folder)) == 18
-    assert tiny.losses(folder) == pytest.approx(tiny.losses(single), abs=1e-5)
-    assert tiny.largest_difference(tiny.weights(folder), tiny.weights(single)) < 1e-4
-    assert folder.read_result().metrics == pytest.approx(single.read_result().metrics, abs=1e-5)
+    assert len(tiny.losses(folder)) == 20
+    assert tiny.losses(folder) == pytest.approx(tiny.losses(alone), abs=1e-5)
+    assert tiny.largest_difference(tiny.weights(folder), tiny.weights(alone)) < 1e-4
+    assert folder.read_result().metrics == pytest.approx(alone.read_result().metrics, abs=1e-5)
+    held = folder.read_result().engaged.elements_per_rank
+    whole = alone.read_result().engaged.elements_per_rank
+    copies = 2 if strategy == "fsdp_hybrid" else 1
+    for kind in divided(strategy):
+        assert sum(held[kind]) == pytest.approx(copies * whole[kind][0], rel=0.02)
+        assert max(held[kind]) < whole[kind][0]
+
+
+def divided(strategy: str) -> tuple[str, ...]:
+    """What the ranks share instead of having it each."""
+    if strategy.startswith(("fsdp", "zero3")):
+        return ("params", "grads", "optimizer")
+    return {"zero1": ("optimizer",), "zero2": ("grads", "optimizer")}.get(strategy[:5], ())
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3", "fsdp"])
@@ -133,20 +151,19 @@ def test_evaluating_more_often_does_not_change_training(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("compute", "tolerance"), [("bf16", 0.05), ("fp16", 0.15)])
-def test_low_precision_agrees_between_ddp_and_zero2(
+def test_low_precision_agrees_between_strategies(
     tmp_path: Path, single: Any, compute: str, tolerance: float
 ) -> None:
     """The first fp16 steps find their loss scale and change nothing, so that it lags behind."""
-    recipes = [tiny.tiny_recipe(s, precision=Precision(compute=compute)) for s in ("ddp", "zero2")]
-    ddp, zero2 = (
-        tiny.train(tmp_path / recipe.strategy.name, tiny.tiny_spec(recipe, 2), **NO_DROPOUT)
-        for recipe in recipes
-    )
-    assert tiny.losses(ddp) == pytest.approx(tiny.losses(zero2), abs=2e-3)
-    assert tiny.losses(ddp) == pytest.approx(tiny.losses(single), abs=tolerance)
-    assert tiny.losses(ddp) != tiny.losses(single)
-    assert {t.dtype for t in tiny.weights(zero2).values()} == {torch.float32}
-    assert ddp.read_result().engaged.precision == compute
+    found = {}
+    for strategy in ("ddp", "zero2", "zero3", "fsdp"):
+        recipe = tiny.tiny_recipe(strategy, precision=Precision(compute=compute))
+        found[strategy] = tiny.train(tmp_path / strategy, tiny.tiny_spec(recipe, 2), **NO_DROPOUT)
+        assert tiny.losses(found[strategy]) == pytest.approx(tiny.losses(found["ddp"]), abs=2e-3)
+        assert {t.dtype for t in tiny.weights(found[strategy]).values()} == {torch.float32}
+        assert found[strategy].read_result().engaged.precision == compute
+    assert tiny.losses(found["ddp"]) == pytest.approx(tiny.losses(single), abs=tolerance)
+    assert tiny.losses(found["ddp"]) != tiny.losses(single)
 
 
 def test_gradients_may_be_reduced_in_bf16(tmp_path: Path, single: Any) -> None:
