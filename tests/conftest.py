@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,11 @@ for name in list(os.environ):
     if FOREIGN.fullmatch(name):
         del os.environ[name]
 
+
+# A shell that runs `make test` in its background has it ignore Ctrl-C, and every command started from here
+# would inherit that, as it should under nohup: tests that interrupt a command would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no reason for a property to fail.
 settings.register_profile("galley", deadline=None, print_blob=True)

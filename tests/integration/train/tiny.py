@@ -400,7 +400,7 @@ def start_ranks(
     return processes
 
 
-def wait(processes: list[BaseProcess], timeout_s: float = 90) -> list[int | None]:
+def wait(processes: list[BaseProcess], timeout_s: float = 300) -> list[int | None]:
     for process in processes:
         process.join(timeout_s)
         if process.is_alive():
