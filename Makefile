@@ -31,7 +31,7 @@ test: setup system lint ## everything: lint, and all tests, those of the documen
 	@$(pytest) -n 2 --dist loadfile $(addprefix --ignore=, $(waiting))
 	@$(pytest) -n 3 --dist loadgroup $(waiting)
 
-acceptance: setup ## MRPC in full under two strategies: some ten minutes on two idle cores
+acceptance: setup ## MRPC under two strategies, language models, dialogue, questions: twenty minutes on two idle cores
 	@$(pytest) tests/acceptance
 
 lint: setup ## ruff, and mypy --strict
