@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from galley.cli import main
+from galley.rundir import RunFolder
 from tests.integration.reference import train
 
 Command = Callable[..., tuple[int, str, str]]
@@ -35,7 +38,13 @@ def galley(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture(scope="session")
 def two_ranks_here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the run that other launchers must equal."""
-    folder = tmp_path_factory.mktemp("here") / "run"
-    train(folder, "cluster.procs_per_node=2")
-    return folder
+    """The folder of the run that other launchers must equal; one for all processes of the tests."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = RunFolder(shared / "two-ranks-here")
+    with (shared / "two-ranks-here.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.result_file.exists():
+            train(folder.root, "cluster.procs_per_node=2")
+    return folder.root
