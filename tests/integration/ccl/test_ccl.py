@@ -37,7 +37,7 @@ def run_cases(cases: Sequence[str], world_size: int, cache: Path, runs: int = 1)
     """Every rank of every run must end with 0."""
     argv = [sys.executable, "-P", RANKS, ",".join(cases), str(world_size), str(runs), cache]
     path = os.pathsep.join([str(REPO), str(RANKS.parent)])
-    done = run_process(argv, env={"PYTHONPATH": path}, timeout=280)
+    done = run_process(argv, env={"PYTHONPATH": path}, timeout=600)
     assert done.out, done.err[-3000:]
     codes = json.loads(done.out.splitlines()[-1])
     assert codes == {case: [[0] * world_size] * runs for case in cases}, done.err[-3000:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,20 @@ def test_two_nodes_of_two_ranks_train_as_two_ranks_of_this_machine(
     logs = there / "logs" / "attempt-1"
     assert len((logs / "nodes").read_text().split()) == 2
     assert {path.name for path in logs.glob("rank-*.log")} == {f"rank-{rank}.log" for rank in range(4)}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_is_submitted_is_what_plan_printed(tmp_path: Path, galley: Command) -> None:
+    """Slurm refuses it, after all was written down."""
+    words = (*TWO_BY_TWO, "launcher.slurm.partition=nope", f"run_dir={tmp_path}/run")
+    printed = json.loads(galley("plan", *words, "--json")[1].splitlines()[-1])
+    code, _, said = galley(*words)
+    assert code == 3, said
+    kept = json.loads((tmp_path / "run" / "plan" / "launch.json").read_text())
+    for name in ("argv", "env", "files"):
+        assert kept[name] == printed[name]
+    for path, text in printed["files"].items():
+        assert (tmp_path / "run" / "plan" / path).read_text() == text
 
 
 @pytest.mark.parametrize(
