@@ -39,7 +39,7 @@ def start_array(runs: TrialRuns, study: Study, trials: Sequence[Trial]) -> list[
 
 def _submit(study: Study, members: Sequence[tuple[Trial, Prepared]]) -> dict[int, Start]:
     facts = members[0][1].facts
-    folder = _new_folder(study.folder.root / "arrays")
+    folder = _new_folder(study)
     planned = [(one.spec, one.folder.root, one.attempt) for _, one in members]
     try:
         plan = plan_array(SlurmLauncher(), planned, folder, facts, study.hpo.parallel)
@@ -53,8 +53,10 @@ def _submit(study: Study, members: Sequence[tuple[Trial, Prepared]]) -> dict[int
     return {trial.number: _give(watch) for (trial, _), watch in zip(members, watches, strict=True)}
 
 
-def _new_folder(arrays: Path) -> Path:
-    return arrays / f"{len(list(arrays.glob('*'))):04d}"
+def _new_folder(study: Study) -> Path:
+    """Whose name is that of the job."""
+    arrays = study.folder.root / "arrays"
+    return arrays / f"{study.name}-{len(list(arrays.glob('*')))}"
 
 
 def _raise(error: ConfigError | SubmissionError) -> Start:

@@ -41,7 +41,7 @@ def test_trials_are_jobs_or_tasks_of_an_array_and_a_lost_one_starts_again(
         first = found[0][0].partition("_")[0]
         assert [attempts[0] for attempts in found] == [f"{first}_{index}" for index in range(4)]
         assert found[1][1].partition("_")[0] != first, "an array of its own"
-        assert "#SBATCH --array=0-3%2\n" in (folder.root / "arrays" / "0000" / "array.sh").read_text()
+        assert "#SBATCH --array=0-3%2\n" in (folder.root / "arrays" / "study-0" / "array.sh").read_text()
 
 
 def test_an_array_outlives_its_controller(cluster: SlurmCluster, tmp_path: Path) -> None:
