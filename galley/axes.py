@@ -15,6 +15,11 @@ STAGED_MODELS = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "qwen3")
 """Types of Transformers whose causal language models are cut into pipeline stages."""
 PLANNED_MODELS = ("gpt_neox", "llama", "mistral", "qwen2", "qwen3")
 """Types that Transformers has a tensor parallel plan for, among those that are tested here."""
+UNPLANNED_MODELS = (
+    "albert", "bart", "bert", "blenderbot", "bloom", "camembert", "deberta", "deberta-v2", "distilbert",
+    "electra", "gpt2", "gpt_bigcode", "gpt_neo", "mpnet", "opt", "roberta", "t5", "xlm-roberta",
+)  # fmt: skip
+"""Common types that Transformers has none for; of a type in neither list, the ranks find out."""
 
 
 def check_axes(strategy: Strategy, procs_per_node: int, world_size: int) -> None:

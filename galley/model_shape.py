@@ -17,6 +17,11 @@ _PEFT_DEFAULT = frozenset(
 )  # fmt: skip
 # `all-linear` leaves out what a task puts on top.
 _HEADS = frozenset({"classifier", "score", "lm_head", "qa_outputs"})
+EMBEDDED_TYPES = {
+    "embedded:minilm": "bert",
+    "embedded:deberta_minilm": "deberta-v2",
+    "embedded:smollm2": "llama",
+}
 _ATTENTION_LAYERS = 4  # query, key, value, output
 _FEED_FORWARD_LAYERS = 2
 
@@ -62,7 +67,7 @@ def layer_shape(model: Model) -> LayerShape | None:
 
 def model_type(model: Model) -> str | None:
     """Transformers' name of its kind, such as `llama`; None where only the hub or its code tells."""
-    found = model.architecture or _config(model).get("model_type")
+    found = model.architecture or EMBEDDED_TYPES.get(model.name) or _config(model).get("model_type")
     return None if found is None else str(found)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from galley.axes import STAGED_MODELS, shape_problems
+from galley.axes import PLANNED_MODELS, STAGED_MODELS, UNPLANNED_MODELS, shape_problems
 from galley.datacheck import ROWS_BEFORE_LAUNCH, check_class_sets, check_data, check_numbers
 from galley.datafiles import DataError
 from galley.errors import Problem, valid_values
@@ -214,6 +214,9 @@ def _model_parallel(recipe: Recipe) -> Iterator[Problem]:
     if staged and model is not None and model not in STAGED_MODELS:
         hint = f"{valid_values(model, STAGED_MODELS)}; or {others}"
         yield Problem("strategy.pipeline_parallel", f"'{model}' is not cut into stages", hint)
+    if strategy.tensor_parallel > 1 and model in UNPLANNED_MODELS and not strategy.tp_plan:
+        hint = f"valid: {', '.join(PLANNED_MODELS)}, …; or give a strategy.tp_plan; or {others}"
+        yield Problem("strategy.tensor_parallel", f"Transformers has no plan to cut a '{model}'", hint)
     shape = layer_shape(recipe.model)
     if shape is not None:
         yield from shape_problems(strategy, shape.num_layers, shape.num_heads)

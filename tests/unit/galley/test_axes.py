@@ -17,6 +17,7 @@ from galley.spec import ClusterFacts, Layout
 TP = Strategy("tp", tensor_parallel=2)
 PP = Strategy("pp", pipeline_parallel=2)
 THREE_D = Strategy("3d", tensor_parallel=2, pipeline_parallel=2, shard="optimizer")
+LLAMA = Model(architecture="llama", tokenizer="characters")
 
 
 def lay_out(strategy: Strategy, procs: int, nodes: int = 1, **batch: int) -> Layout:
@@ -69,14 +70,16 @@ def test_an_equation_without_a_solution_is_stated(
         ({"strategy": replace(PP, stages_per_rank=2)}, "strategy.stages_per_rank"),
         ({"strategy": PP, "task": Task("seq2seq")}, "task.kind"),
         ({"strategy": TP, "task": Task("contrastive")}, "task.kind"),
-        ({"strategy": TP, "model": Model(lora=Lora(r=2))}, "model.lora.r"),
+        ({"strategy": TP, "model": replace(LLAMA, lora=Lora(r=2))}, "model.lora.r"),
         ({"strategy": TP, "train": Train(compile=True)}, "train.compile"),
-        ({"strategy": PP, "model": Model(shape=Shape(1, 8, 2))}, "strategy.pipeline_parallel"),
-        ({"strategy": TP, "model": Model(shape=Shape(4, 9, 3))}, "strategy.tensor_parallel"),
+        ({"strategy": TP, "model": replace(LLAMA, architecture="opt")}, "strategy.tensor_parallel"),
+        ({"strategy": TP, "model": Model("embedded:minilm")}, "strategy.tensor_parallel"),
+        ({"strategy": PP, "model": replace(LLAMA, shape=Shape(1, 8, 2))}, "strategy.pipeline_parallel"),
+        ({"strategy": TP, "model": replace(LLAMA, shape=Shape(4, 9, 3))}, "strategy.tensor_parallel"),
     ],
 )
 def test_what_cannot_be_combined_is_refused(changes: dict[str, object], where: str) -> None:
-    base = Recipe(task=Task("causal_lm"), batch=Batch(global_size=8))
+    base = Recipe(model=LLAMA, task=Task("causal_lm"), batch=Batch(global_size=8))
     problems = recipe_problems(replace(base, **changes))  # type: ignore[arg-type]
     assert [problem.where for problem in problems] == [where]
 

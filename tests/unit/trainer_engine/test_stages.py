@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from galley.axes import PLANNED_MODELS, STAGED_MODELS
+from galley.axes import PLANNED_MODELS, STAGED_MODELS, UNPLANNED_MODELS
 from galley.errors import ConfigError
 from galley.schema import Strategy
 from trainer.strategies.stages import ANATOMIES, Stage, check_layers, empty, layer_spans
@@ -34,6 +34,9 @@ def test_the_kernel_names_what_can_be_cut() -> None:
     assert {kind: bool(tensor_plan(build(kind), two)) for kind in PLANNED_MODELS} == dict.fromkeys(
         PLANNED_MODELS, True
     )
+    assert not [
+        kind for kind in UNPLANNED_MODELS if getattr(CONFIG_MAPPING[kind], "base_model_tp_plan", None)
+    ]
 
 
 @pytest.mark.parametrize("kind", ANATOMIES)
