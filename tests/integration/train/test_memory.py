@@ -30,9 +30,13 @@ def test_one_process_repeats_the_step_as_if_it_had_begun_with_less(tmp_path: Pat
     assert "out of memory at step 0: going on with micro_size 4 × accumulation 2 × 1 ranks = 8" in log
 
 
-def on_two_ranks(strategy: str, every_steps: int | None) -> RunSpec:
+def on_two_ranks(root: Path, strategy: str, every_steps: int | None) -> RunSpec:
+    """With the task as a class of the user's own, for the worker without patches."""
+    (root / "code/plugins").mkdir(parents=True)
+    (root / "code/plugins/0").symlink_to(REPO)
     recipe = tiny.tiny_recipe(strategy, checkpoint=Checkpoint(every_steps=every_steps))
-    return tiny.tiny_spec(replace(recipe, task=Task("tests.integration.train.tiny:TinyTask")), 2)
+    task = Task("tests.integration.train.tiny:TinyTask")
+    return tiny.tiny_spec(replace(recipe, task=task, plugins=[str(REPO)]), 2)
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +45,24 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> tiny.RunFolder:
     return tiny.train(tmp_path_factory.mktemp("single"), spec, **NO_DROPOUT)
 
 
-def test_ranks_that_talk_in_the_backward_start_again_together(tmp_path: Path, single: tiny.RunFolder) -> None:
+@pytest.mark.parametrize(("strategy", "every_steps"), [("ddp", None), ("fsdp", 4)])
+def test_ranks_that_talk_in_the_backward_start_again_together(
+    tmp_path: Path, single: tiny.RunFolder, strategy: str, every_steps: int | None
+) -> None:
     """One of them runs out of memory in step 6; the attempt stays the first."""
-    folder = tiny.train(tmp_path, on_two_ranks("ddp", None), TINY_MEMORY="3@6", **NO_DROPOUT, **AGAIN)
+    spec = on_two_ranks(tmp_path, strategy, every_steps)
+    folder = tiny.train(tmp_path, spec, TINY_MEMORY="3@6", **NO_DROPOUT, **AGAIN)
     assert tiny.losses(folder) == pytest.approx(tiny.losses(single), abs=1e-5)
     assert tiny.largest_difference(tiny.weights(folder), tiny.weights(single)) < 1e-4
     result = folder.read_result()
     assert (result.batch, result.attempts, result.steps) == (Batch(8, 2, 2), 1, 18)
-    assert result.resumed_from is None
+    assert result.resumed_from == ("step-000004" if every_steps else None)
     assert AGAIN_LINE in folder.rank_log(1, 1).read_text()
 
 
 def test_a_later_attempt_begins_with_what_was_found(tmp_path: Path, single: tiny.RunFolder) -> None:
     """Out of memory in step 6, killed after having started again, resumed with as little room."""
-    spec, little = on_two_ranks("zero2", 4), {"TINY_MEMORY": "3@0", **NO_DROPOUT}
+    spec, little = on_two_ranks(tmp_path, "zero2", 4), {"TINY_MEMORY": "3@0", **NO_DROPOUT}
     killed = {**little, "TINY_MEMORY": "3@6", "TINY_KILL": "8", **AGAIN}
     assert tiny.run_ranks(tmp_path, spec, **killed)[-1] == -9
     folder = tiny.train(tmp_path, spec, attempt=2, **little)
