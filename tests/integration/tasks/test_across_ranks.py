@@ -50,6 +50,7 @@ def _row(task: str, draw: random.Random, number: int) -> dict[str, object]:
         ("sequence_classification", False),
         ("sequence_regression", False),
         ("multi_label_classification", False),
+        ("masked_lm", False),
     ],
 )
 def test_gradients_and_metrics_do_not_depend_on_the_ranks(tmp_path: Path, task: str, learns: bool) -> None:
