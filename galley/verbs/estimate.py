@@ -10,7 +10,6 @@ from galley.auto import AUTO
 from galley.compose import compose_recipe
 from galley.errors import ConfigError, Problem
 from galley.estimate import estimate_memory
-from galley.facts import probe
 from galley.layout import layout_problems, resolve_layout
 from galley.paths import CONF
 from galley.verbs import Options
@@ -19,11 +18,13 @@ from galley.verbs import Options
 def estimate(words: Sequence[str], options: Options) -> int:
     """Print GiB a rank by strategy for the composed recipe.
 
-    Strategies that the ranks of this machine cannot carry are named with the reason.
+    Strategies that the ranks of the recipe's machines cannot carry are named with the reason.
     """
     chosen = [word for word in words if not word.startswith("strategy=")]
-    compose_recipe(words, options.config_dirs)  # what is wrong with the recipe itself is told first
-    facts, rows, impossible = probe(), {}, {}
+    from launchers import make_launcher
+
+    asked = compose_recipe(words, options.config_dirs)  # what is wrong with the recipe itself is told first
+    facts, rows, impossible = make_launcher(asked.launcher.kind).facts(asked, after=None), {}, {}
     for name in sorted(file.stem for file in (CONF / "strategy").glob("*.yaml") if file.stem != AUTO):
         try:
             recipe = compose_recipe([*chosen, f"strategy={name}"], options.config_dirs)

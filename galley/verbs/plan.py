@@ -24,9 +24,10 @@ def plan(words: Sequence[str], options: Options) -> int:
         print("auto      " + "\n          ".join(prepared.choice.lines()))
     print(f"run       {prepared.spec.sha256[:12]} in {prepared.run_dir}")
     print(f"layout    {layout.world_size} ranks on {layout.device}, {layout.threads_per_proc} threads a rank")
+    copies = "ranks" if layout.model_parallel == 1 else "copies of the model"
     print(
         f"batch     {layout.global_size} = {layout.micro_size} × {layout.accumulation} accumulated"
-        f" × {layout.data_parallel} ranks"
+        f" × {layout.data_parallel} {copies}"
     )
     if prepared.estimate is not None:
         print(f"memory    {prepared.estimate.total_gib:.2f} GiB a rank before activations")

@@ -12,6 +12,7 @@ from galley.facts import probe
 from galley.interop.export import FORMATS, export_strategy
 from galley.layout import compute_format
 from galley.verbs import Options
+from galley.verbs.prepare import settle
 
 ACTIONS = ("export",)
 
@@ -28,6 +29,9 @@ def strategy(words: Sequence[str], options: Options) -> int:
         what = f"has no format '{chosen}'" if chosen else "needs --format"
         raise ConfigError(Problem("strategy export", what, valid_values(chosen, FORMATS)))
     recipe = compose_recipe(rest, options.config_dirs)
+    rest, choice = settle(rest, recipe, options)
+    if choice is not None:
+        recipe = compose_recipe(rest, options.config_dirs)
     precision = replace(recipe.precision, compute=compute_format(recipe, probe()))
     text = export_strategy(replace(recipe, precision=precision), chosen)
     if options.json:
