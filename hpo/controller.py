@@ -28,7 +28,7 @@ from hpo.values import Params, Trial, TrialState
 from launchers.follow import Interrupts
 from launchers.watch import Watch
 
-POLL_S = 0.05
+POLL_S = 0.02
 # A failure that another attempt may not have -> whether it counts against `hpo.retries`.
 RETRIED: dict[FailureClass, bool] = {"node": True, "hang": True, "preempted": False}
 # Memory that runs out belongs to the point, not to the attempt.

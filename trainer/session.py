@@ -69,7 +69,8 @@ def run(
     journal: Journal,
     make_task: MakeTask,
 ) -> None:
-    """Train and write model/ and result.json; without model/ where a request ended the training.
+    """Train and write model/ and result.json; without model/ where a request ended the training, or where
+    `checkpoint.model` is false.
 
     Raises what ends the run otherwise.
     """
@@ -102,7 +103,9 @@ def run(
         data.train.seek(checkpoint.state.step * plan.global_size, checkpoint.state.stream)
     if checkpoint:
         checkpoint.load_weights(model, frozen)
-    engine = strategies.wrap(model, replace(setup, frozen_sha256=frozen))
+    # Forked ranks inherit the weights; adapters are drawn by each rank.
+    replicated = warm is not None and recipe.model.lora.r is None
+    engine = strategies.wrap(model, replace(setup, frozen_sha256=frozen, replicated=replicated))
     del model  # the engine's own now: a pipeline keeps a part of it
     if checkpoint:
         checkpoint.load_engine(engine)
@@ -113,7 +116,7 @@ def run(
         checkpoint.state if checkpoint else None,
     )
     train(loop, Restart(ranks.store, ranks.world_size, attempt.started_at))
-    if loop.ended_by is None and not recipe.eval.only:
+    if loop.ended_by is None and recipe.checkpoint.model and not recipe.eval.only:
         journal.enter("save", loop.step)
         save_model(folder, task, engine, ranks)
     result = make_result(loop, attempt, ranks, _resumed_from(folder, checkpoint))

@@ -128,6 +128,7 @@ class Checkpoint:
 
     Attributes:
         every_steps: null saves none; the final model is written all the same.
+        model: write the final weights to model/; false for trials of which only the metrics count.
         keep: the newest so many are kept.
         resume_from: a checkpoint's folder, or that of a run with checkpoints, from which a new run
             continues under any strategy and number of ranks; it is read, never changed. Data, seed
@@ -137,6 +138,7 @@ class Checkpoint:
     """
 
     every_steps: Positive | None = None
+    model: bool = True
     keep: Positive = 2
     resume_from: str | None = None
     asynchronous: bool = True

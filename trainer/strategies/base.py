@@ -42,6 +42,7 @@ class Setup:
     Attributes:
         frozen_sha256: of the parameters that are not trained; empty where all are.
         grid: of tensor and pipeline parallel ranks; null where a rank has, or gathers, a whole model.
+        replicated: every rank has the same weights already: none need be sent.
     """
 
     recipe: Recipe
@@ -49,6 +50,7 @@ class Setup:
     ranks: Ranks
     frozen_sha256: str = ""
     grid: Grid | None = None
+    replicated: bool = False
 
     @property
     def replicas(self) -> Ranks:

@@ -99,6 +99,7 @@ class DdpEngine(TorchEngine):
             # Only statistics that training changes need it, and it costs every forward.
             forward_sync_buffers=any(isinstance(m, _BatchNorm) for m in model.modules()),
             gradient_as_bucket_view=True,
+            init_sync=not setup.replicated,
         )
         self._reduce_dtype = next(p.dtype for p in self.trainable.values())
         if setup.recipe.precision.reduce != "fp32":
