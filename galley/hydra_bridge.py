@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,11 +38,15 @@ class Composed:
 
     Attributes:
         merged: configurations by the choices that made them.
+        plain: the same as mappings, of those in which no value refers to another.
         files: (file, package) of what takes part, in merge order, by the choices.
+        options: of each config group.
     """
 
     merged: dict[tuple[str, ...], DictConfig] = field(default_factory=dict)
+    plain: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
     files: dict[tuple[str, ...], list[tuple[Path, str]]] = field(default_factory=dict)
+    options: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,13 @@ class Loader:
 
     def options(self, group: str) -> list[str]:
         """Names of all options of a config group, the user's included."""
-        names = set(self.inner.get_group_options(group))
-        for folder in (ROOT, *self.user_dirs):
-            names |= {file.stem for file in (folder / group).glob("*.yaml")}
-        return sorted(names)
+        known = self.composed.options
+        if group not in known:
+            names = set(self.inner.get_group_options(group))
+            for folder in (ROOT, *self.user_dirs):
+                names |= {file.stem for file in (folder / group).glob("*.yaml")}
+            known[group] = sorted(names)
+        return known[group]
 
     def groups(self) -> list[str]:
         """Names of all config groups except the recipes."""
@@ -75,12 +83,17 @@ class Loader:
         choices, known = _choices(overrides), self.composed.merged
         if choices not in known:
             known[choices] = compose("config", [self.search_override, *choices])
+            plain = _mapping(known[choices], resolve=False)
+            if plain == _mapping(known[choices], resolve=True):
+                self.composed.plain[choices] = plain
+        settings = [parse_override(text) for text in overrides if text.startswith(SET)]
+        found = copy.deepcopy(self.composed.plain.get(choices))
+        if found is not None and all(_set_value(found, setting) for setting in settings):
+            return found
         config = copy.deepcopy(known[choices])
-        for text in overrides:
-            if text.startswith(SET):  # what Hydra itself does with such an override
-                override = parse_override(text)
-                OmegaConf.update(config, override.key_or_group, override.value(), merge=True, force_add=True)
-        return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+        for setting in settings:  # what Hydra itself does with such an override
+            OmegaConf.update(config, setting.key_or_group, setting.value(), merge=True, force_add=True)
+        return _mapping(config, resolve=True)
 
     def files(self, overrides: Sequence[str]) -> list[tuple[Path, str]]:
         """(file, package) of every YAML file that takes part, in merge order."""
@@ -115,6 +128,27 @@ class Loader:
         return next((path for path in candidates if path.exists()), None)
 
 
+def _mapping(config: DictConfig, resolve: bool) -> dict[str, Any]:
+    return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=resolve))
+
+
+def _set_value(container: dict[str, Any], setting: Override) -> bool:
+    """What `OmegaConf.update` does, twenty times as fast, with a plain value in the place of another;
+    false, and nothing done, where the key or the value asks for more.
+    """
+    value, (*parents, last) = setting.value(), setting.key_or_group.split(".")
+    section: Any = container
+    for name in parents:
+        section = section.get(name) if isinstance(section, dict) else None
+    if not isinstance(section, dict) or last not in section or isinstance(section[last], dict | list):
+        return False
+    special = isinstance(value, str) and ("${" in value or value == "???")
+    if special or not (value is None or isinstance(value, bool | int | float | str)):
+        return False
+    section[last] = value
+    return True
+
+
 def _choices(overrides: Sequence[str]) -> tuple[str, ...]:
     """The overrides that choose files; the others set values in what the files make."""
     return tuple(text for text in overrides if not text.startswith(SET))
@@ -128,9 +162,16 @@ def open_loader(user_dirs: Sequence[Path] = (), composed: Composed | None = None
         yield Loader(loader, tuple(user_dirs), Composed() if composed is None else composed)
 
 
+@cache
+def _parser() -> OverridesParser:
+    return OverridesParser.create()
+
+
+@lru_cache(maxsize=512)
 def parse_override(text: str) -> Override:
-    """One override of the command line in Hydra's grammar; raises `HydraException`."""
-    return OverridesParser.create().parse_override(text)
+    """One override of the command line in Hydra's grammar; raises `HydraException`. Not to be changed:
+    the next call with this text returns the same one."""
+    return _parser().parse_override(text)
 
 
 def composition_problem(error: BaseException) -> Problem:

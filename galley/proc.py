@@ -7,6 +7,7 @@ its id *and* its start time, so that a later process of the same id is never mis
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from galley.lifetime import bound_to_me
 if TYPE_CHECKING:
     import psutil
 
+_MOMENT_S = 0.005
 _START_TOLERANCE_S = 2.0  # psutil derives the start from the wall clock's boot time, which NTP moves
 
 
@@ -200,11 +202,36 @@ def terminate(
     or 2 s after the kill (a process in uninterruptible sleep cannot be waited for).
     """
     processes = with_descendants(roots())
+    if not processes:
+        return
     _signal_all(processes, signal.SIGTERM)
     _await(processes, grace_s, hurry)
     processes |= with_descendants(roots())
     _signal_all(processes, signal.SIGKILL)
     _await(processes, 2.0)
+
+
+def await_end(pids: Iterable[int], timeout_s: float) -> None:
+    """Until one of the processes has ended, which need not be children of this one, or for `timeout_s`.
+
+    Where one has ended already it takes a moment none the less: whoever asks again and again may spin.
+    """
+    if not hasattr(os, "pidfd_open"):
+        time.sleep(timeout_s)
+        return
+    ends, opened = select.poll(), list[int]()
+    try:
+        for pid in pids:
+            opened.append(os.pidfd_open(pid))
+            ends.register(opened[-1], select.POLLIN)
+        if ends.poll(0):
+            raise ProcessLookupError
+        ends.poll(timeout_s * 1000)
+    except ProcessLookupError:
+        time.sleep(min(timeout_s, _MOMENT_S))
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 def _await(

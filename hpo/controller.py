@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from galley import proc
 from galley.errors import INTERRUPTED_EXIT_CODE, ConfigError, GalleyError, RunCancelledError, SubmissionError
 from galley.rundir import RunFolder
 from galley.spec import FailureClass, RunResult
@@ -28,7 +29,7 @@ from hpo.values import Params, Trial, TrialState
 from launchers.follow import Interrupts
 from launchers.watch import Watch
 
-POLL_S = 0.02
+POLL_S = 0.05
 # A failure that another attempt may not have -> whether it counts against `hpo.retries`.
 RETRIED: dict[FailureClass, bool] = {"node": True, "hang": True, "preempted": False}
 # Memory that runs out belongs to the point, not to the attempt.
@@ -87,7 +88,7 @@ class Controller:
             while more:
                 more = self._go_on()
                 self._show(self._study, [active.number for active in self._active])
-                time.sleep(POLL_S if more else 0.0)
+                self._rest(POLL_S if more else 0.0)
         finally:
             self._take_down()
 
@@ -105,6 +106,11 @@ class Controller:
         self._prune()
         self._fill()
         return bool(self._active or self._waiting or self._more_to_ask() or self._ledger.others())
+
+    def _rest(self, seconds: float) -> None:
+        """Until a trial's process has ended, which is seen at once, or for `seconds`."""
+        ends = [active.watch.process for active in self._active]
+        proc.await_end([pid for pid in ends if pid is not None], seconds)
 
     def _is_cancelled(self) -> bool:
         """By a request, or by another controller that has seen one."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -153,9 +154,14 @@ class TrialRuns:
         layout = resolve_layout(recipe, facts)
         check_memory(recipe, layout, facts, self._study.hpo)
         spec = seal_with(recipe, layout, self._study.begun.code, self._packages)
-        link_snapshot(self._study.folder.code, folder)
+        link_snapshot(self._snapshot, folder)
         folder.write_spec(spec)
         return spec
+
+    @cached_property
+    def _snapshot(self) -> dict[str, Path]:
+        """The study's code, listed once: nothing changes it, or the sweep is refused."""
+        return snapshot_files(RunFolder(self._study.folder.root))
 
     def _tracked(self, recipe: Recipe, trial: Trial) -> Recipe:
         """At a tracker the trials of a study stand together, under its name."""
@@ -203,15 +209,13 @@ def check_memory(recipe: Recipe, layout: Layout, facts: ClusterFacts, hpo: Hpo) 
         raise ConfigError(Problem("memory", what, "shard more, or raise hpo.max_memory_gib"))
 
 
-def link_snapshot(code: Path, folder: RunFolder) -> None:
+def link_snapshot(files: Mapping[str, Path], folder: RunFolder) -> None:
     """The study's code as the run's own: by links, where the file system has them, else by copies."""
     shutil.rmtree(folder.code, ignore_errors=True)
-    made: set[Path] = set()
-    for name, source in snapshot_files(RunFolder(code.parent)).items():
-        target = folder.code / name
-        if target.parent not in made:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            made.add(target.parent)
+    for parent in {(folder.code / name).parent for name in files}:
+        parent.mkdir(parents=True, exist_ok=True)
+    for name, source in files.items():
+        target = f"{folder.code}/{name}"
         try:
             os.link(source, target)
         except OSError:

@@ -99,6 +99,10 @@ class Launcher(ABC):
         """Whether a rank that fails is started again inside the attempt, so that nobody need be ended."""
         return False
 
+    def process(self, handle: RunHandle) -> int | None:
+        """The process of this machine with which the attempt ends; null where it ends otherwise."""
+        return None
+
     @abstractmethod
     def failing(self, handle: RunHandle, folder: RunFolder) -> bool:
         """Whether the launcher saw a process fail while others still live."""

@@ -117,6 +117,9 @@ class LocalLauncher(Launcher):
         result = folder.read_result()
         return result.state if result is not None and result.attempts == handle.attempt else "failed"
 
+    def process(self, handle: RunHandle) -> int | None:
+        return int(handle.job) if handle.host == socket.gethostname() else None
+
     def outlives_failures(self, spec: RunSpec) -> bool:
         return is_elastic(spec)
 
@@ -143,15 +146,17 @@ class LocalLauncher(Launcher):
 
     def _roots(self, handle: RunHandle, folder: RunFolder) -> list[psutil.Process]:
         """The process that was started; where it has ended, the workers that outlived it."""
+        return self._started(handle) or proc.find_by_arguments(worker_arguments(folder.root))
+
+    def _started(self, handle: RunHandle) -> list[psutil.Process]:
         child = self._children.get(int(handle.job))
-        if child is None or child.exit_code() is None:  # asking reaps it
-            root = proc.ProcessId(int(handle.job), handle.process_started_at or 0.0).find()
-            if root is not None:
-                return [root]
-        return proc.find_by_arguments(worker_arguments(folder.root))
+        if child is not None and child.exit_code() is not None:  # asking reaps it
+            return []
+        root = proc.ProcessId(int(handle.job), handle.process_started_at or 0.0).find()
+        return [] if root is None else [root]
 
     def _all(self, handle: RunHandle, folder: RunFolder) -> list[psutil.Process]:
-        return [*self._roots(handle, folder), *proc.find_by_arguments(worker_arguments(folder.root))]
+        return [*self._started(handle), *proc.find_by_arguments(worker_arguments(folder.root))]
 
 
 def is_elastic(spec: RunSpec) -> bool:

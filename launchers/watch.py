@@ -44,6 +44,11 @@ class Watch:
         """Whether a scheduler owns the job."""
         return self._launcher.remote
 
+    @property
+    def process(self) -> int | None:
+        """The process with which the attempt ends, where it is one of this machine."""
+        return self._launcher.process(self.handle)
+
     def has_ended(self) -> bool:
         """One look: whether the attempt has ended, or is to be taken down because a rank failed."""
         return self._job_ended() if self.remote else self._processes_ended()
