@@ -123,6 +123,7 @@ class Resumed:
 
 Event = Begun | Asked | Adopted | Retried | Ended | Cancelled | Resumed
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
+SEALED_SINCE = 2  # the version of a journal whose lines end with a checksum
 _SEAL = re.compile(rb', "crc32": "([0-9a-f]{8})"\}$')
 
 
@@ -218,6 +219,12 @@ def _read(path: Path, number: int, line: bytes) -> Event:
         event = _EVENTS.validate_json(line)
     except ValueError as error:
         raise broken(path, number, "is not an event of a study", str(error).splitlines()[0]) from error
+    if seal is None and isinstance(event, Begun) and event.version < SEALED_SINCE:
+        study = path.parent
+        own = f"python -P {study / 'code' / 'train.py'} resume {study}"
+        raise ConfigError(
+            Problem(str(path), "is of an earlier version, whose lines have no checksums", f"go on with: {own}")
+        )
     if seal is None:
         raise broken(path, number, "was changed: it has no checksum")
     return event

@@ -29,7 +29,8 @@ _NOT_WRITTEN = ("recipe", "profile", "run_dir", "detach", "after")
 def promote(study: Study, trial: Trial, name: str, config_dirs: Sequence[Path]) -> Path:
     """Write `recipes/NAME.yaml` into the first of the user's folders, else into the checkout.
 
-    Guarantees that the file composes to what the trial was sealed with. Raises `ConfigError`, and leaves
+    Guarantees that the file composes to what the trial was sealed with, but that the model is written, which
+    a sweep's trials may be spared. Raises `ConfigError`, and leaves
     nothing behind, where it does not, or where the name is taken.
     """
     if not _NAME.fullmatch(name):
@@ -65,7 +66,8 @@ def with_layout(recipe: Recipe, layout: Layout) -> Recipe:
         micro_size=layout.micro_size,
         accumulation=layout.accumulation,
     )
-    return replace(recipe, cluster=cluster, batch=batch, hpo=Hpo())
+    checkpoint = replace(recipe.checkpoint, model=True)
+    return replace(recipe, cluster=cluster, batch=batch, checkpoint=checkpoint, hpo=Hpo())
 
 
 def recipe_text(study: Study, trial: Trial, name: str, recipe: Recipe, config_dirs: Sequence[Path]) -> str:

@@ -103,8 +103,8 @@ def run(
         data.train.seek(checkpoint.state.step * plan.global_size, checkpoint.state.stream)
     if checkpoint:
         checkpoint.load_weights(model, frozen)
-    # Forked ranks inherit the weights; adapters are drawn by each rank.
-    replicated = warm is not None and recipe.model.lora.r is None
+    # Forked ranks inherit the weights: none need be sent.
+    replicated = warm is not None and not checkpoint and held.are_replicas(model, ranks)
     engine = strategies.wrap(model, replace(setup, frozen_sha256=frozen, replicated=replicated))
     del model  # the engine's own now: a pipeline keeps a part of it
     if checkpoint:

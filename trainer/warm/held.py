@@ -6,6 +6,7 @@ copy-on-write, so that nothing it does reaches the server or another run.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import OrderedDict
 from contextlib import nullcontext
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 
 from galley.schema import Recipe
+from trainer.ranks import Ranks
 from trainer.tasks import TASKS, make_task
 from trainer.tasks.base import Datasets, Task
 
@@ -64,6 +66,17 @@ def take(recipe: Recipe) -> Held | None:
     if found is not None:
         found.task.recipe = recipe
     return found
+
+
+def are_replicas(model: torch.nn.Module, ranks: Ranks) -> bool:
+    """Whether all ranks have the same weights: by a checksum, of which 20 bytes are sent. A collective."""
+    digest = hashlib.sha1(usedforsecurity=False)
+    for tensor in model.state_dict().values():
+        whole = tensor.detach().contiguous().flatten().view(torch.uint8)
+        words = whole[: len(whole) // 8 * 8].view(torch.int64)
+        digest.update(int(words.sum()).to_bytes(8, "little", signed=True))
+        digest.update(bytes(whole[len(words) * 8 :].tolist()))
+    return len(set(ranks.gather_json(digest.hexdigest()))) == 1
 
 
 def _key(recipe: Recipe) -> str:

@@ -96,8 +96,9 @@ for step in range(first + 1, STEPS + 1):
         save(step)
 at(STEPS, "result")
 metrics = {"eval/f1": quality(STEPS), "eval/loss": 1 - quality(STEPS)}
-if (STUDY / "nan.json").exists() and int(RUN_DIR.name) in json.loads((STUDY / "nan.json").read_text()):
-    metrics.pop("eval/f1")
+if (STUDY / "metrics.json").exists():  # trial -> what it reports instead
+    metrics |= json.loads((STUDY / "metrics.json").read_text()).get(str(int(RUN_DIR.name)), {})
+    metrics = {name: value for name, value in metrics.items() if value is not None}
 result = {"state": "succeeded", "exit_code": 0, "attempts": ATTEMPT, "steps": STEPS, "world_size": 1}
 numbers = {"samples_per_s": 1 / LR, "wall_s": STEPS * STEP_S, "peak_memory_gib": 1.0}
 write(RUN_DIR / "result.json", {**result, **numbers, "metrics": metrics})

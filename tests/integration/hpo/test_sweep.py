@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -44,13 +46,16 @@ def start(folder: StudyFolder) -> subprocess.Popen[bytes]:
 def test_failures_are_retried_by_class_and_never_stop_the_study(tmp_path: Path) -> None:
     """[trial, attempts that fail, class]: a node is tried again, a defect and memory are not."""
     events = [[0, 1, "node"], [1, 9, "node"], [2, 1, "user"], [3, 1, "oom"], [4, 1, "nan"]]
-    words = ("hpo=random", "hpo.trials=7", "hpo.parallel=2", "hpo.retries=1")
-    study = run(tmp_path / "study", *words, events=events, nan=[5])
+    words = ("hpo=random", "hpo.trials=9", "hpo.parallel=2", "hpo.retries=1")
+    metrics = {5: {"eval/f1": None}, 7: {"eval/f1": math.nan}, 8: {"eval/f1": math.inf}}
+    study = run(tmp_path / "study", *words, events=events, metrics=metrics)
     expected = ["succeeded", "failed", "failed", "infeasible", "failed", "failed", "succeeded"]
-    assert states(study) == expected
-    assert [trial.attempts for trial in study.trials] == [2, 2, 1, 1, 1, 1, 1]
+    assert states(study) == [*expected, "failed", "failed"]
+    assert [trial.attempts for trial in study.trials] == [2, 2, 1, 1, 1, 1, 1, 1, 1]
     assert study.trials[1].message.startswith("node, 2 times")
     assert study.trials[5].message.startswith("the run did not report 'eval/f1'")
+    assert study.trials[7].message == "'eval/f1' is not a number"
+    assert study.trials[8].message == "'eval/f1' is infinite"
     assert set(pareto_front(study).front) <= {0, 6}
     assert not lab.living(study.folder)
 
@@ -102,6 +107,38 @@ def test_hopeless_trials_are_pruned_and_the_front_is_not(tmp_path: Path) -> None
     pruned = next(trial for trial in study.trials if trial.state == "pruned")
     assert len(lab.trace(study.folder, pruned.number)) < len(lab.trace(study.folder, 0))
     assert "others were better in everything" in pruned.message
+
+
+@pytest.mark.parametrize("kind", ["median", "asha", "hyperband"])
+def test_hopeless_trials_are_pruned_for_one_objective(kind: str, tmp_path: Path) -> None:
+    """The best comes first; of the others none does better at any rung, so that most end early."""
+    words = ("hpo=grid", "hpo.trials=null", f"hpo.pruning.kind={kind}", "hpo.pruning.min_trials=2")
+    space = ("optim.lr=1e-4,2e-4,4e-4,8e-4,9e-4,1e-3,9.5e-4", "train.max_steps=30", "hpo.pruning.eta=2")
+    study = run(tmp_path / "study", *words, *space, "hpo.objectives=[eval/f1]")
+    assert states(study)[0] == "succeeded"
+    assert states(study).count("pruned") >= 2
+    assert set(states(study)) == {"succeeded", "pruned"}
+    assert pareto_front(study).chosen == 0
+    pruned = next(trial for trial in study.trials if trial.state == "pruned")
+    assert len(lab.trace(study.folder, pruned.number)) < len(lab.trace(study.folder, 0))
+
+
+def test_study_in_a_database_is_the_study_of_the_journal(tmp_path: Path) -> None:
+    """By URL: Optuna's own storage in SQLite, which a second controller finds as the first left it."""
+    import optuna
+
+    url = f"sqlite:///{tmp_path}/studies.db"
+    words = ("hpo=optuna", "hpo.trials=4", "hpo.parallel=2", f"hpo.storage={url}", "hpo.sampler=nsga2")
+    study = run(tmp_path / "study", *words)
+    assert states(study) == ["succeeded"] * 4
+    lines = study.folder.journal.read_text().splitlines(keepends=True)
+    study.folder.journal.write_text("".join(lines[:-1]))  # killed before the last end was written
+    assert states(lab.run(study.folder)) == ["succeeded"] * 4
+    stored = optuna.load_study(study_name="study", storage=url)
+    assert [trial.params for trial in stored.trials] == [trial.params for trial in study.trials]
+    assert [trial.values for trial in stored.trials] == [list(t.values.values()) for t in study.trials]
+    assert sorted(trial.number for trial in stored.best_trials) == list(pareto_front(study).front)
+    assert not (study.folder.root / "optuna.log").exists()
 
 
 def test_repeats_are_trials_of_their_own_with_other_seeds(tmp_path: Path) -> None:
@@ -180,6 +217,11 @@ def test_changed_digit_is_noticed(tmp_path: Path) -> None:
     assert path.read_bytes() == changed
     path.write_bytes(before)
     assert states(read_study(study.folder.root)) == ["succeeded"]
+    first, _, rest = before.decode().partition("\n")
+    old = re.sub(r', "crc32": "\w+"', "", first).replace('"version": 2', '"version": 1')
+    path.write_text(f"{old}\n{rest}")
+    with pytest.raises(ConfigError, match=r"earlier version.*\n.*go on with: python -P .*code/train.py resume"):
+        read_study(study.folder.root)
 
 
 @pytest.mark.parametrize("kind", ["random", "optuna", "grid"])
