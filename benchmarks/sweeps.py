@@ -1,11 +1,12 @@
 """What a sweep costs beside its training, and how well it uses its slots, next to other tools.
 
     python -m benchmarks.sweeps [--trials 5] [--parts overhead,slots] [--shortest 10] [--json]
-                                [--hydra-python PYTHON]
+                                [--hydra FOLDER]
 
 overhead: seconds a trial takes from the moment its parameters are drawn to the moment its end is
 known, less the seconds of its training loop; two ranks, MiniLM, two steps. The first trial of each
-row is left out. Only Galley's trials are sealed, checkpointed and written as a model of 90 MB.
+row is left out. No row writes a model; only Galley's trials are sealed, with a folder and a journal.
+`--hydra FOLDER` is an environment of its own for Hydra's sweeper, made there where it is missing.
 slots: Σ seconds of training ÷ (slots × seconds), from the start of the first trial to that of the last
 (after it slots run empty in any order), of trials of heavy-tailed length that sleep. The barrier of
 Hydra's sweepers is given its best case: the same lengths in batches, no overhead.
@@ -33,10 +34,14 @@ from benchmarks.sweep_peers import BATCH, SAMPLES, torchrun
 
 ROOT = Path(__file__).resolve().parent.parent
 SLOTS, LENGTHS = 4, 24
+# The sweeper pins optuna < 3, which needs SQLAlchemy 1.
+HYDRA_PACKAGES = (
+    "hydra-core==1.3.8", "hydra-optuna-sweeper==1.3.0", "optuna==2.10.1", "sqlalchemy==1.4.54",
+)  # fmt: skip
 SMALL = [
     f"data.max_samples={SAMPLES}", f"batch.global_size={BATCH}", "train.epochs=1", "eval.enabled=false",
     "checkpoint.every_steps=null", "cluster.procs_per_node=2", "train.log_every_steps=1",
-    "hpo.objectives=[train/loss:min]", "optim.lr=tag(log, interval(1e-6,1e-4))",
+    "hpo.objectives=[train/loss:min]", "optim.lr=tag(log, interval(1e-6,1e-4))", "checkpoint.model=false",
 ]  # fmt: skip
 
 
@@ -84,6 +89,15 @@ def trainer_search(folder: Path, trials: int) -> list[float]:
     out = folder / "search.json"
     torchrun(sys.executable, "search", str(out), str(trials))
     return [row["wall_s"] - row["train_s"] for row in json.loads(out.read_text())]
+
+
+def hydra_environment(folder: Path) -> str:
+    """Its interpreter; made with the packages that Hydra's sweeper needs, none of which may be newer."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *HYDRA_PACKAGES], check=True)
+    return str(python.absolute())
 
 
 def hydra_sweeper(folder: Path, trials: int, python: str) -> list[float]:
@@ -189,13 +203,14 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=5)
     parser.add_argument("--parts", default="overhead,slots")
     parser.add_argument("--shortest", type=float, default=10.0, help="seconds of the shortest sleeping trial")
-    parser.add_argument("--hydra-python", help="an environment with hydra-optuna-sweeper")
+    parser.add_argument("--hydra", type=Path, help="folder of an environment for Hydra's sweeper")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     parts = asked.parts.split(",")
     found: dict[str, Any] = {}
     if "overhead" in parts:
-        found["overhead"] = measure_overhead(asked.trials, asked.hydra_python)
+        python = hydra_environment(asked.hydra) if asked.hydra else None
+        found["overhead"] = measure_overhead(asked.trials, python)
     if "slots" in parts:
         found["slots"] = measure_slots(asked.shortest)
     print(json.dumps(found)) if asked.json else show(found)

@@ -223,7 +223,9 @@ def _read(path: Path, number: int, line: bytes) -> Event:
         study = path.parent
         own = f"python -P {study / 'code' / 'train.py'} resume {study}"
         raise ConfigError(
-            Problem(str(path), "is of an earlier version, whose lines have no checksums", f"go on with: {own}")
+            Problem(
+                str(path), "is of an earlier version, whose lines have no checksums", f"go on with: {own}"
+            )
         )
     if seal is None:
         raise broken(path, number, "was changed: it has no checksum")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from galley.rundir import RunFolder
+from galley.schema import Hpo
 from tests.support import run_galley
 
 TRIALS, RANKS = 20, 2
@@ -41,6 +42,9 @@ def check(found: dict[str, Any]) -> None:
         result, spec = folder.read_result(), folder.read_spec()
         assert result is not None
         assert (result.state, result.world_size, result.attempts) == ("succeeded", RANKS, 1)
+        # Only the controller draws: what both ranks read has no space, and one value for each dimension.
+        assert spec.recipe.hpo == Hpo()
+        assert all(folder.rank_log(1, rank).exists() for rank in range(RANKS))
         assert spec.recipe.optim.lr == trial["params"]["optim.lr"]
         assert spec.recipe.batch.global_size == trial["params"]["batch.global_size"]
         points.append((result.metrics["eval/f1"], result.samples_per_s or 0.0))

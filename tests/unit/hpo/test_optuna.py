@@ -10,7 +10,12 @@ from typing import Any
 import pytest
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
-from optuna.testing.pytest_samplers import BasicSamplerTestCase
+from optuna.testing.pytest_samplers import (
+    BasicSamplerTestCase,
+    MultiObjectiveSamplerTestCase,
+    RelativeSamplerTestCase,
+    SingleOnlySamplerTestCase,
+)
 from optuna.testing.pytest_storages import StorageTestCase
 
 from galley.errors import ConfigError
@@ -38,13 +43,41 @@ class TestStorage(StorageTestCase):
         return open_storage(None, tmp_path)
 
 
-class TestSampler(BasicSamplerTestCase):
-    """The samplers as a sweep makes them."""
+class TestDatabase(StorageTestCase):
+    """A database of a URL, here in memory."""
 
-    @pytest.fixture(params=[None, "nsga2", "random"])
+    @pytest.fixture
+    def storage(self, tmp_path: Path) -> BaseStorage:
+        return open_storage("sqlite:///:memory:", tmp_path)
+
+
+class Sampled:
+    """A sampler as a sweep makes it."""
+
+    @pytest.fixture
     def sampler(self, request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], BaseSampler]:
-        search = make_search(tmp_path, {"seed": [1, 2]}, sampler=request.param)
+        search = make_search(tmp_path, {"seed": {"low": 1, "high": 9}}, 1, sampler=request.param)
         return lambda: make_sampler(search, random.Random(0))
+
+
+@pytest.mark.parametrize("sampler", [None, "nsga2", "nsga3", "cmaes", "random"], indirect=True)
+class TestSampler(Sampled, BasicSamplerTestCase):
+    pass
+
+
+@pytest.mark.parametrize("sampler", ["cmaes"], indirect=True)
+class TestRelativeSampler(Sampled, RelativeSamplerTestCase):
+    pass
+
+
+@pytest.mark.parametrize("sampler", [None, "nsga2", "nsga3", "random"], indirect=True)
+class TestMultiObjectiveSampler(Sampled, MultiObjectiveSamplerTestCase):
+    pass
+
+
+@pytest.mark.parametrize("sampler", ["cmaes"], indirect=True)
+class TestSingleOnlySampler(Sampled, SingleOnlySamplerTestCase):
+    pass
 
 
 def test_file_that_a_killed_writer_left_is_repaired(tmp_path: Path) -> None:
