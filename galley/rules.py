@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
@@ -104,6 +105,13 @@ def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from _teacher(recipe)
     yield from _environment(recipe)
     yield from tracker_problems(recipe)
+    yield from _energy(recipe)
+
+
+def _energy(recipe: Recipe) -> Iterator[Problem]:
+    here = recipe.launcher.kind in ("local", "mpi")
+    if recipe.train.energy and here and find_spec("codecarbon") is None:
+        yield Problem("train.energy", "CodeCarbon is not installed", "pip install 'galley[energy]'")
 
 
 def _task(recipe: Recipe) -> Iterator[Problem]:

@@ -22,6 +22,7 @@ RUN_METRICS: dict[str, Direction] = {
     "train_s": "minimize",
     "peak_memory_gib": "minimize",
     "cost": "minimize",
+    "energy_kwh": "minimize",
     "train/loss": "minimize",
 }
 DIRECTIONS: dict[str, Direction] = {
@@ -118,6 +119,8 @@ def _check_metric(where: str, metric: str, recipe: Recipe) -> None:
         raise ConfigError(Problem(where, f"'{metric}' is not measured", "set eval.enabled=true"))
     if metric == "cost" and recipe.hpo.cost_per_hour is None:
         raise ConfigError(Problem(where, "the price is not known", "set hpo.cost_per_hour=X"))
+    if metric == "energy_kwh" and not recipe.train.energy:
+        raise ConfigError(Problem(where, f"'{metric}' is not measured", "set train.energy=true"))
     if metric in RUN_METRICS or (task is None and metric.startswith("eval/")):
         return
     known = [*(task or ()), *RUN_METRICS]

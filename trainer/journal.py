@@ -73,8 +73,9 @@ class Journal:
         self._offset_s = max((row["time_s"] for row in kept), default=0.0)
 
     def metrics(self) -> dict[str, float]:
-        """The last evaluation (`eval/…`) and `train/loss`, as `RunResult.metrics` wants them."""
-        values = {name: value for name, value in self.last.items() if name.startswith("eval/")}
+        """Of the last evaluation (`eval/…`), `train/loss` and `energy_kwh`: what `RunResult.metrics` has."""
+        named = ("eval/", "energy_kwh")
+        values = {name: value for name, value in self.last.items() if name.startswith(named)}
         if "loss" in self.last:
             values["train/loss"] = self.last["loss"]
         return {name: float(value) for name, value in values.items() if value is not None}

@@ -26,6 +26,7 @@ from trainer.batches import BatchPlan, StreamPlan
 from trainer.checkpoints.resume import find_checkpoint
 from trainer.checkpoints.store import Checkpoint
 from trainer.data.stream import SampleStream
+from trainer.energy import EnergyMeter
 from trainer.failures import StepMemoryError
 from trainer.journal import Journal
 from trainer.loop import Loop, Parts
@@ -115,7 +116,9 @@ def run(
         Parts(recipe, folder, ranks, task, data, engine, plan, journal),
         checkpoint.state if checkpoint else None,
     )
+    energy = EnergyMeter(ranks, recipe.train.energy)
     train(loop, Restart(ranks.store, ranks.world_size, attempt.started_at))
+    journal.last |= energy.stop()
     if loop.ended_by is None and recipe.checkpoint.model and not recipe.eval.only:
         journal.enter("save", loop.step)
         save_model(folder, task, engine, ranks)

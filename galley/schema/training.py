@@ -90,6 +90,8 @@ class Train:
         length_grouped: batches of samples of like length (a seeded shuffle of buckets).
         gradient_checkpointing: recompute activations in the backward pass.
         compile: `torch.compile` for batches of any length; under fsdp layer by layer.
+        energy: report `energy_kwh`, what the machines drew from the first step to the last evaluation of
+            the attempt that ended the run, as CodeCarbon tells it; everything else on them counts too.
     """
 
     epochs: Annotated[float, Field(gt=0)] = 3.0
@@ -98,6 +100,7 @@ class Train:
     length_grouped: bool = True
     gradient_checkpointing: bool = False
     compile: bool = False
+    energy: bool = False
 
 
 @dataclass(frozen=True)
