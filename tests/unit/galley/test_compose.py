@@ -8,6 +8,7 @@ import pytest
 
 from galley.compose import compose_recipe, explain_sources
 from galley.errors import ConfigError
+from galley.hydra_bridge import open_loader
 
 
 def problems(*overrides: str, user_dir: Path | None = None) -> list[str]:
@@ -226,3 +227,22 @@ def test_zero3_is_not_compiled() -> None:
     (told,) = problems("train.compile=true", "strategy=zero3")
     assert told.startswith("train.compile=true: ZeRO-3 gathers parameters by hooks")
     assert compose_recipe(["train.compile=true", "strategy=zero2"]).train.compile
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["++optim.lr=3e-4", "++train.max_steps=null", "++data.path='a b'", "++hpo.warm=true"],
+        ["++batch.global_size=8", "++launcher.env={A: b}"],  # a mapping
+        ["++optim.betas=[0.8,0.9]", "++seed=7"],  # a list
+        ["++run_dir=x${seed}", "++seed=7"],  # a reference
+        ["++hpo.space.optim.lr=[1e-5,1e-4]", "++optim.lr=1"],  # a key that is not there
+    ],
+)
+def test_plain_values_are_set_as_omegaconf_sets_them(words: list[str]) -> None:
+    choices = ["recipes@_global_=quickstart"]
+    with open_loader() as loader:
+        fast = loader.merged([*choices, *words])
+        assert loader.merged([*choices, *words]) == fast, "the files are not changed by what is set"
+        loader.composed.plain.clear()
+        assert loader.merged([*choices, *words]) == fast
