@@ -110,8 +110,11 @@ def test_hopeless_trials_are_pruned_and_the_front_is_not(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["median", "asha", "hyperband"])
-def test_hopeless_trials_are_pruned_for_one_objective(kind: str, tmp_path: Path) -> None:
+def test_hopeless_trials_are_pruned_for_one_objective(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The best comes first; of the others none does better at any rung, so that most end early."""
+    monkeypatch.setenv("STANDIN_STEP_S", "0.02")  # long enough to be judged on a busy machine too
     words = ("hpo=grid", "hpo.trials=null", f"hpo.pruning.kind={kind}", "hpo.pruning.min_trials=2")
     space = ("optim.lr=1e-4,2e-4,4e-4,8e-4,9e-4,1e-3,9.5e-4", "train.max_steps=30", "hpo.pruning.eta=2")
     study = run(tmp_path / "study", *words, *space, "hpo.objectives=[eval/f1]")

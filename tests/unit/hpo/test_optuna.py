@@ -43,14 +43,6 @@ class TestStorage(StorageTestCase):
         return open_storage(None, tmp_path)
 
 
-class TestDatabase(StorageTestCase):
-    """A database of a URL, here in memory."""
-
-    @pytest.fixture
-    def storage(self, tmp_path: Path) -> BaseStorage:
-        return open_storage("sqlite:///:memory:", tmp_path)
-
-
 class Sampled:
     """A sampler as a sweep makes it."""
 
@@ -60,17 +52,17 @@ class Sampled:
         return lambda: make_sampler(search, random.Random(0))
 
 
-@pytest.mark.parametrize("sampler", [None, "nsga2", "nsga3", "cmaes", "random"], indirect=True)
+@pytest.mark.parametrize("sampler", [None, "nsga2", "nsga3", "gp", "cmaes", "random"], indirect=True)
 class TestSampler(Sampled, BasicSamplerTestCase):
     pass
 
 
 @pytest.mark.parametrize("sampler", ["cmaes"], indirect=True)
 class TestRelativeSampler(Sampled, RelativeSamplerTestCase):
-    pass
+    """Without GP: as a sweep makes it, its first ten points are random ones."""
 
 
-@pytest.mark.parametrize("sampler", [None, "nsga2", "nsga3", "random"], indirect=True)
+@pytest.mark.parametrize("sampler", [None, "nsga2", "nsga3", "gp", "random"], indirect=True)
 class TestMultiObjectiveSampler(Sampled, MultiObjectiveSamplerTestCase):
     pass
 
