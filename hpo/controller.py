@@ -7,6 +7,7 @@ shared, the next one may be there already.
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections import deque
@@ -205,6 +206,7 @@ class Controller:
         nodes = folder.read_spec().layout.nodes
         metrics = measure(result, folder.read_metrics(), study.hpo, nodes)
         verdict = judge(metrics, study.objectives, study.constraints)
+        metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}  # as JSON has them
         self._end(number, verdict.state, verdict.message, verdict.values, metrics, verdict.feasible)
 
     def _retry(self, number: int, result: RunResult, failure: FailureClass) -> None:

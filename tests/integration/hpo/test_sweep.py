@@ -229,7 +229,7 @@ def test_changed_digit_is_noticed(tmp_path: Path) -> None:
         read_study(study.folder.root)
 
 
-@pytest.mark.parametrize("kind", ["random", "optuna", "grid"])
+@pytest.mark.parametrize("kind", ["optuna", "grid"])
 def test_shared_study_has_each_trial_once_when_a_controller_is_killed(tmp_path: Path, kind: str) -> None:
     """Two controllers; one is killed in its second trial, and the other takes over."""
     lr = ("optim.lr=1e-5,2e-5,3e-5,4e-5,5e-5,6e-5",) if kind == "grid" else ()
