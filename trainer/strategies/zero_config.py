@@ -57,6 +57,9 @@ def _defaults(setup: Setup, sizes: Collection[int]) -> dict[str, Any]:
     strategy = setup.recipe.strategy
     pinned = {"pin_memory": strategy.offload_pin_memory and setup.layout.device == "cuda"}
     zero: dict[str, Any] = {"reduce_bucket_size": max(1, min(sum(sizes), LARGEST_BUCKET))}
+    if setup.layout.device == "cpu" and strategy.shard != "params":
+        # Otherwise DeepSpeed 0.19.8 joins the slices of a bucket in new memory, for the same all-reduce.
+        zero["reduce_scatter"] = False
     if strategy.shard == "params":
         # DeepSpeed keeps parameters of up to 100 000 elements whole on every rank.
         zero["stage3_param_persistence_threshold"] = 0

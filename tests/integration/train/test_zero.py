@@ -45,6 +45,10 @@ def test_options_are_merged_into_what_is_derived() -> None:
         "offload_optimizer": {"device": "cpu", "pin_memory": False, "ratio": 0.5},
         "offload_param": {"device": "cpu", "pin_memory": False},
     }
+    assert deepspeed_config(setup("zero2"), [1000])["zero_optimization"]["reduce_scatter"] is False
+    wanted = {"zero_optimization": {"reduce_scatter": True}}
+    config = deepspeed_config(setup("zero2", engine_options=wanted), [1000])
+    assert config["zero_optimization"]["reduce_scatter"] is True
 
 
 @pytest.mark.parametrize(
