@@ -1,8 +1,8 @@
 """What torch needs for the same steps without Galley: DDP, AdamW, clipping, and nothing else.
 
 Run by `benchmarks.strategies` on each rank, with RUN_DIR as its argument. Reads the sealed run of
-RUN_DIR for its model, data and batches, and writes RUN_DIR/bare.json:
-`{samples_per_s, peak_memory_gib, stall_s}`. Ends with `os._exit`, as torch asks for with gloo.
+RUN_DIR for its model, data and batches, and writes RUN_DIR/bare.json: `{rates, peak_memory_gib, stall_s}`,
+`rates` being samples/s of each step. Ends with `os._exit`, as torch asks for with gloo.
 """
 
 from __future__ import annotations
@@ -54,17 +54,15 @@ def main() -> None:
     model = task.model().train()
     ddp = DistributedDataParallel(model, gradient_as_bucket_view=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=spec.recipe.optim.lr, fused=True)
-    started, samples = time.perf_counter(), 0
-    for number, (inputs, weights, size) in enumerate(steps):
-        if number == WARMUP_STEPS:
-            started, samples = time.perf_counter(), 0
+    rates = []
+    for inputs, weights, size in steps:
+        started = time.perf_counter()
         loss = task.loss(ddp, inputs, weights) * world_size / size
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        samples += size
-    rate = samples / (time.perf_counter() - started)
+        rates.append(size / (time.perf_counter() - started))
     dist.barrier()
     started = time.perf_counter()
     if rank == 0:
@@ -76,7 +74,7 @@ def main() -> None:
     peak = torch.tensor(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
     dist.all_reduce(peak, dist.ReduceOp.MAX)
     if rank == 0:
-        found = {"samples_per_s": rate, "peak_memory_gib": float(peak), "stall_s": stall}
+        found = {"rates": rates[WARMUP_STEPS:], "peak_memory_gib": float(peak), "stall_s": stall}
         (folder.root / "bare.json").write_text(json.dumps(found))
     sys.stdout.flush()
     os._exit(0)
