@@ -6,6 +6,7 @@ import json
 import logging
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,28 @@ def test_tensorboard_keeps_every_metric_and_the_config(tmp_path: Path) -> None:
     assert '"lr": 0.01' in texts["config"]
     assert SECRET not in texts["config"]
     assert '"state": "succeeded"' in texts["summary"]
+
+
+def test_mlflow_keeps_every_metric_of_a_run_that_measures_its_energy(tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    asked = recipe("mlflow")
+    folder = train(tmp_path / "run", tiny_spec(replace(asked, train=replace(asked.train, energy=True)), 2))
+    client = MlflowClient(f"sqlite:///{folder.tracker}/mlflow.db")
+    experiment = client.get_experiment_by_name("galley")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert (run.data.tags["galley.group"], run.data.tags["tiny"]) == ("sweep-1", "true")
+    assert run.data.params["optim.lr"] == "0.01"
+    assert SECRET not in str(run.data.params)
+    for name in ("loss", "eval/accuracy"):
+        told = {point.step: point.value for point in client.get_metric_history(run.info.run_id, name)}
+        assert told == {row["step"]: row[name] for row in folder.read_metrics() if row.get(name) is not None}
+    result = folder.read_result()
+    assert result is not None
+    assert 0 < result.metrics["energy_kwh"] < 1
+    assert run.data.metrics["summary/energy_kwh"] == result.metrics["energy_kwh"]
 
 
 def test_a_tracker_that_cannot_be_opened_is_said_once_and_the_run_succeeds(tmp_path: Path) -> None:
