@@ -9,9 +9,11 @@ import pytest
 
 from galley.cli import main
 from galley.rundir import RunFolder
+from galley.spec import RunSpec
 from tests.integration.reference import train
 
 Command = Callable[..., tuple[int, str, str]]
+Finished = Callable[..., RunFolder]
 SHARING = ("ccl", "ray", "slurm")  # suites whose files have one cluster, or one cache, between them
 
 
@@ -32,6 +34,26 @@ def galley(capsys: pytest.CaptureFixture[str]) -> Command:
         code = main([str(word) for word in words])
         said = capsys.readouterr()
         return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """A run that is trained once for all tests that compare themselves with it; none writes into it.
+
+    `finished(spec, TINY_DROPOUT="0")`: the same spec in the same environment is the same folder.
+    """
+    from tests.integration.train import tiny
+
+    known: dict[tuple[str, ...], RunFolder] = {}
+
+    def run(spec: RunSpec, **environ: str) -> RunFolder:
+        key = (spec.sha256, *(f"{name}={value}" for name, value in sorted(environ.items())))
+        if key not in known:
+            root = tmp_path_factory.mktemp(f"finished-{spec.recipe.strategy.name}")
+            known[key] = tiny.train(root, spec, **environ)
+        return known[key]
 
     return run
 

@@ -15,7 +15,7 @@ from tests.integration.train.test_portability import seen
 
 
 @pytest.mark.parametrize("strategy", ["zero2", "fsdp"])
-def test_two_ranks_then_one_then_four(tmp_path: Path, strategy: str) -> None:
+def test_two_ranks_then_one_then_four(tmp_path: Path, finished: Any, strategy: str) -> None:
     """18 steps: 6 on two ranks, 6 on the one that `resume` planned, 6 on four that agents started."""
     recipe = tiny.tiny_recipe(strategy, checkpoint=Checkpoint(every_steps=6))
     spec, root = tiny.tiny_spec(recipe, 2), tmp_path / "run"
@@ -24,7 +24,7 @@ def test_two_ranks_then_one_then_four(tmp_path: Path, strategy: str) -> None:
     def traced(number: int, **more: str) -> dict[str, Any]:
         return {"TINY_DROPOUT": "0", "TINY_TRACE": str(tmp_path / f"trace-{number}"), **more}
 
-    single = tiny.train(tmp_path / "single", tiny.tiny_spec(tiny.tiny_recipe("single"), 1), TINY_DROPOUT="0")
+    single = finished(tiny.tiny_spec(tiny.tiny_recipe("single"), 1), TINY_DROPOUT="0")
     assert tiny.run_ranks(root, spec, **traced(1, TINY_KILL="8"))[-1] == -9
     # Alone, a step is two micro-batches.
     assert tiny.run_ranks(root, moved, 2, **traced(2, TINY_KILL="14")) == [-9]

@@ -41,10 +41,10 @@ def test_the_main_rank_reads_for_all(tmp_path: Path, single: tiny.RunFolder, str
     assert peaks[0] - peaks[1] > MODEL_MIB / 4, peaks
 
 
-def test_a_full_checkpoint_is_one_file_and_read_like_any_other(tmp_path: Path) -> None:
+def test_a_full_checkpoint_is_one_file_and_read_like_any_other(tmp_path: Path, finished: Any) -> None:
     """Resumed from step 8 under another strategy, after the main rank had read its weights for both."""
     quiet = {"TINY_DROPOUT": "0"}
-    alone = tiny.train(tmp_path / "single", tiny.tiny_spec(tiny.tiny_recipe("single"), 1), **quiet)
+    alone = finished(tiny.tiny_spec(tiny.tiny_recipe("single"), 1), **quiet)
     made = tiny.tiny_recipe("fsdp", checkpoint=Checkpoint(every_steps=8, keep=1))
     full = replace(made, strategy=replace(made.strategy, state_dict="full"))
     folder = tiny.train(tmp_path / "full", tiny.tiny_spec(full, 2), **quiet)

@@ -19,10 +19,9 @@ SHARD = "tensors-00001-of-00002.safetensors"
 
 
 @pytest.fixture(scope="module")
-def single(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def single(finished: Any) -> Any:
     """The uninterrupted reference."""
-    spec = tiny.tiny_spec(tiny.tiny_recipe("single"), 1)
-    return tiny.train(tmp_path_factory.mktemp("single"), spec, TINY_DROPOUT="0")
+    return finished(tiny.tiny_spec(tiny.tiny_recipe("single"), 1), TINY_DROPOUT="0")
 
 
 @pytest.fixture(scope="module")

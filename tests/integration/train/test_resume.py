@@ -76,9 +76,9 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(tmp_path: Path, damage: s
     assert target.name in log
 
 
-def test_without_a_complete_checkpoint_it_starts_again_and_says_so(tmp_path: Path) -> None:
+def test_without_a_complete_checkpoint_it_starts_again_and_says_so(tmp_path: Path, finished: Any) -> None:
     spec = tiny.tiny_spec(tiny.tiny_recipe("ddp"), 2)
-    whole = tiny.train(tmp_path / "whole", spec)
+    whole = finished(spec)
     tiny.run_ranks(tmp_path / "cut", spec, TINY_KILL="5")
     folder = tiny.train(tmp_path / "cut", spec, attempt=2)
     assert folder.read_result().resumed_from is None
@@ -86,10 +86,10 @@ def test_without_a_complete_checkpoint_it_starts_again_and_says_so(tmp_path: Pat
     assert tiny.losses(folder) == tiny.losses(whole)
 
 
-def test_a_checkpoint_is_portable_across_strategies_and_world_sizes(tmp_path: Path) -> None:
+def test_a_checkpoint_is_portable_across_strategies_and_world_sizes(tmp_path: Path, finished: Any) -> None:
     """Saved by two ZeRO ranks, resumed alone, by DDP, and back; without dropout the results agree."""
     quiet = {"TINY_DROPOUT": "0"}
-    whole = tiny.train(tmp_path / "whole", tiny.tiny_spec(tiny.tiny_recipe("single"), 1), **quiet)
+    whole = finished(tiny.tiny_spec(tiny.tiny_recipe("single"), 1), **quiet)
     first, second, third = (
         tiny.tiny_spec(saving_recipe(s), n) for s, n in (("zero2", 2), ("single", 1), ("zero2", 3))
     )

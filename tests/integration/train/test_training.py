@@ -23,16 +23,14 @@ TWENTY = Train(max_steps=20, log_every_steps=1)
 
 
 @pytest.fixture(scope="module")
-def single(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def single(finished: Any) -> Any:
     """The reference: one process, no dropout, 18 steps with an incomplete last batch an epoch."""
-    spec = tiny.tiny_spec(tiny.tiny_recipe("single"), 1)
-    return tiny.train(tmp_path_factory.mktemp("single"), spec, **NO_DROPOUT)
+    return finished(tiny.tiny_spec(tiny.tiny_recipe("single"), 1), **NO_DROPOUT)
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    spec = tiny.tiny_spec(tiny.tiny_recipe("single", train=TWENTY), 1)
-    return tiny.train(tmp_path_factory.mktemp("alone"), spec, **NO_DROPOUT)
+def alone(finished: Any) -> Any:
+    return finished(tiny.tiny_spec(tiny.tiny_recipe("single", train=TWENTY), 1), **NO_DROPOUT)
 
 
 # strategy -> (ranks, accumulation)
@@ -125,25 +123,27 @@ def test_the_reference_is_what_plain_torch_computes(single: Any) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "zero2"])
-def test_the_same_seed_twice_is_bit_identical_with_dropout(tmp_path: Path, strategy: str) -> None:
+def test_the_same_seed_twice_is_bit_identical_with_dropout(
+    tmp_path: Path, finished: Any, strategy: str
+) -> None:
     spec = tiny.tiny_spec(tiny.tiny_recipe(strategy), 2)
-    first, second = tiny.train(tmp_path / "a", spec), tiny.train(tmp_path / "b", spec)
+    first, second = finished(spec), tiny.train(tmp_path / "b", spec)
     assert tiny.losses(first) == tiny.losses(second)
     assert tiny.largest_difference(tiny.weights(first), tiny.weights(second)) == 0.0
     other = tiny.train(tmp_path / "c", tiny.tiny_spec(tiny.tiny_recipe(strategy, seed=8), 2))
     assert tiny.losses(first) != tiny.losses(other)
 
 
-def test_dropout_differs_between_ranks_and_steps(tmp_path: Path) -> None:
-    with_dropout = tiny.train(tmp_path / "a", tiny.tiny_spec(tiny.tiny_recipe("ddp"), 2))
-    without = tiny.train(tmp_path / "b", tiny.tiny_spec(tiny.tiny_recipe("ddp"), 2), **NO_DROPOUT)
+def test_dropout_differs_between_ranks_and_steps(finished: Any) -> None:
+    with_dropout = finished(tiny.tiny_spec(tiny.tiny_recipe("ddp"), 2))
+    without = finished(tiny.tiny_spec(tiny.tiny_recipe("ddp"), 2), **NO_DROPOUT)
     assert tiny.losses(with_dropout) != tiny.losses(without)
 
 
-def test_evaluating_more_often_does_not_change_training(tmp_path: Path) -> None:
+def test_evaluating_more_often_does_not_change_training(tmp_path: Path, finished: Any) -> None:
     recipe = tiny.tiny_recipe("ddp")
     often = replace(recipe, eval=replace(recipe.eval, every_steps=3))
-    seldom = tiny.train(tmp_path / "a", tiny.tiny_spec(recipe, 2))
+    seldom = finished(tiny.tiny_spec(recipe, 2))
     frequent = tiny.train(tmp_path / "b", tiny.tiny_spec(often, 2))
     assert tiny.losses(seldom) == tiny.losses(frequent)
     steps = [row["step"] for row in frequent.read_metrics() if "eval/loss" in row]
@@ -192,10 +192,10 @@ def test_fewer_samples_than_ranks_in_the_last_batch(tmp_path: Path, single: Any)
         assert tiny.losses(folder) == pytest.approx(tiny.losses(alone), abs=1e-5)
 
 
-def test_the_result_tells_what_engaged(tmp_path: Path) -> None:
+def test_the_result_tells_what_engaged(finished: Any) -> None:
     total = sum(p.numel() for p in tiny.TinyModel(0.1).parameters())
     for strategy, engine, shares in (("ddp", "DistributedDataParallel", 1), ("zero2", "DeepSpeedEngine", 2)):
-        folder = tiny.train(tmp_path / strategy, tiny.tiny_spec(tiny.tiny_recipe(strategy), 2))
+        folder = finished(tiny.tiny_spec(tiny.tiny_recipe(strategy), 2))
         engaged = folder.read_result().engaged
         assert (engaged.engine, engaged.backend) == (engine, "gloo")
         assert engaged.elements_per_rank["params"] == [total, total]

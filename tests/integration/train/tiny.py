@@ -76,13 +76,6 @@ STRATEGIES = {
 }
 
 
-# What ranks with a task of a recipe would otherwise import one by one.
-OWN_TASK_MODULES = (
-    "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
-    "transformers.models.bert.modeling_bert", "pyarrow",
-)  # fmt: skip
-
-
 class TinyDataset:
     """Seeded token sequences; the label says whether their mean is high. Lengths 3 to 20."""
 
@@ -374,9 +367,7 @@ def start_ranks(
     world_size = world_size or spec.layout.world_size
     elastic = {} if world_size == spec.layout.world_size else {"GALLEY_ELASTIC": "1"}
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["tiny", "torch._dynamo", "deepspeed", "trainer.worker", "trainer.session", *OWN_TASK_MODULES]
-    )
+    context.set_forkserver_preload(["tests.integration.train.preloaded"])
     if uses_cpu_adam(spec.recipe.strategy):
         build_cpu_adam()
     if kept_on_drive(spec.recipe.strategy):

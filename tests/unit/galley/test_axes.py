@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +71,7 @@ def test_an_equation_without_a_solution_is_stated(
         ({"strategy": replace(PP, stages_per_rank=2)}, "strategy.stages_per_rank"),
         ({"strategy": PP, "task": Task("seq2seq")}, "task.kind"),
         ({"strategy": TP, "task": Task("contrastive")}, "task.kind"),
+        ({"strategy": PP, "model": replace(LLAMA, architecture="opt")}, "strategy.pipeline_parallel"),
         ({"strategy": TP, "model": replace(LLAMA, lora=Lora(r=2))}, "model.lora.r"),
         ({"strategy": TP, "train": Train(compile=True)}, "train.compile"),
         ({"strategy": TP, "model": replace(LLAMA, architecture="opt")}, "strategy.tensor_parallel"),
@@ -82,6 +84,15 @@ def test_what_cannot_be_combined_is_refused(changes: dict[str, object], where: s
     base = Recipe(model=LLAMA, task=Task("causal_lm"), batch=Batch(global_size=8))
     problems = recipe_problems(replace(base, **changes))  # type: ignore[arg-type]
     assert [problem.where for problem in problems] == [where]
+
+
+def test_a_task_of_the_user_s_own_is_not_staged(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").touch()
+    own = Recipe(task=Task("mine:Own"), model=LLAMA, batch=Batch(global_size=8), plugins=[str(tmp_path)])
+    assert recipe_problems(replace(own, strategy=TP)) == []
+    (problem,) = recipe_problems(replace(own, strategy=PP))
+    assert problem.where == "task.kind"
+    assert "a task of your own is not pipeline parallel (strategy 'pp')" in problem.what
 
 
 def test_tasks_are_known_and_schedules_carry_what_torch_says() -> None:
