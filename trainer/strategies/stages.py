@@ -124,7 +124,8 @@ def anatomy_of(model: Any) -> Anatomy:
 
 def check_layers(model: Any, strategy: Strategy) -> None:
     """Raises `ConfigError` where there are more stages than layers."""
-    layers = getattr(model.base_model, anatomy_of(model).layers)
+    anatomy = anatomy_of(model)
+    layers = getattr(model.base_model, anatomy.layers)
     problems = shape_problems(strategy, len(layers), None)
     if problems:
         raise ConfigError(problems)

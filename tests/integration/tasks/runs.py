@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from galley.axes import with_chunks
 from galley.compose import compose_recipe
 from galley.rundir import RunFolder
 from tests.integration.train import tiny
@@ -19,7 +20,9 @@ def train(root: Path, overrides: list[str], world_size: int = 1, **environ: str)
     """A run of the recipe that must succeed; its cache is `root`'s own neighbor."""
     cache = f"data.cache_dir='{root.parent / 'cache'}'"
     recipe = compose_recipe([cache, "precision=fp32", *overrides])
-    return tiny.train(root, tiny.tiny_spec(recipe, world_size), OWN_TASK="1", **environ)
+    copies = world_size // recipe.strategy.model_parallel
+    chunks = with_chunks(recipe, copies).accumulation if recipe.strategy.pipeline_parallel > 1 else 1
+    return tiny.train(root, tiny.tiny_spec(recipe, world_size, chunks or 1), OWN_TASK="1", **environ)
 
 
 def last_metrics(folder: RunFolder) -> dict[str, float]:

@@ -11,7 +11,6 @@ import pytest
 
 from galley.parity import compare
 from galley.schema import Checkpoint, Data, Eval, Model, Precision, Recipe, Strategy, Task, Train
-from galley.spec import RunSpec
 from galley.verbs.parity import read_evidence
 from galley.weights import compare_weights, model_files
 from tests.integration.train import tiny
@@ -57,14 +56,6 @@ def recipe(cache: Path, strategy: Strategy, model: str = "llama", **changes: Any
     return replace(made, **changes)
 
 
-def spec(made: Recipe, world_size: int, chunks: int = 1) -> RunSpec:
-    sealed = tiny.tiny_spec(made, world_size)
-    parts = made.strategy.model_parallel
-    micro = 8 * parts // (world_size * chunks)
-    layout = replace(sealed.layout, model_parallel=parts, micro_size=micro, accumulation=chunks)
-    return replace(sealed, layout=replace(layout, precision=made.precision.dtype))
-
-
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
@@ -78,7 +69,7 @@ def trained(finished: Any) -> Trained:
     """The run of a recipe on so many ranks, which all tests share."""
 
     def run(made: Recipe, world_size: int, chunks: int = 1) -> tiny.RunFolder:
-        folder: tiny.RunFolder = finished(spec(made, world_size, chunks), **OWN)
+        folder: tiny.RunFolder = finished(tiny.tiny_spec(made, world_size, chunks), **OWN)
         return folder
 
     return run
@@ -129,8 +120,8 @@ def test_it_trains_as_one_process_does(
     assert max(*held["params"], *held["grads"]) <= share * total
     assert max(held["optimizer"]) <= 2 * share * total * (1.2 / copies if copies > 1 else 1)
     found = compare(
-        read_evidence(spec(recipe(cache, SINGLE, model), 1), single, alone),
-        read_evidence(spec(made, world_size, chunks), run, result),
+        read_evidence(tiny.tiny_spec(recipe(cache, SINGLE, model), 1), single, alone),
+        read_evidence(tiny.tiny_spec(made, world_size, chunks), run, result),
         compare_weights(model_files(single.model), model_files(run.model)),
     )
     assert (found.within, found.cause) == (True, None)
@@ -154,7 +145,7 @@ def test_a_checkpoint_moves_on(
     strategy, world_size, chunks = second
     settings = Checkpoint(every_steps=4, keep=9, resume_from=str(source))
     made = recipe(cache, strategy, checkpoint=settings, train=RECOMPUTED)
-    run = tiny.train(tmp_path / "second", spec(made, world_size, chunks), **OWN)
+    run = tiny.train(tmp_path / "second", tiny.tiny_spec(made, world_size, chunks), **OWN)
     assert tiny.losses(run) == pytest.approx(tiny.losses(expected)[5:], abs=1e-5)
     assert tiny.largest_difference(tiny.weights(run), tiny.weights(expected)) < 1e-4
     if strategy is THREE_D:
@@ -165,7 +156,7 @@ def test_a_checkpoint_moves_on(
     strategy, world_size, chunks = third
     settings = Checkpoint(resume_from=str(run.checkpoints / "step-000008"))
     made = recipe(cache, strategy, checkpoint=settings)
-    last = tiny.train(tmp_path / "third", spec(made, world_size, chunks), **OWN)
+    last = tiny.train(tmp_path / "third", tiny.tiny_spec(made, world_size, chunks), **OWN)
     assert tiny.losses(last) == pytest.approx(tiny.losses(expected)[8:], abs=1e-5)
 
 
@@ -199,5 +190,5 @@ def test_a_model_of_the_user_s_own_without_a_plan_is_refused(
     tmp_path: Path, strategy: Strategy, message: str
 ) -> None:
     made = replace(tiny.tiny_recipe("single"), strategy=strategy)
-    assert tiny.run_ranks(tmp_path, spec(made, 2, strategy.pipeline_parallel)) == [2, 2]
+    assert tiny.run_ranks(tmp_path, tiny.tiny_spec(made, 2, strategy.pipeline_parallel)) == [2, 2]
     assert message in tiny.RunFolder(tmp_path).read_rank_errors(1)[0].message

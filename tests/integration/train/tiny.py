@@ -271,7 +271,7 @@ def tiny_recipe(strategy: str = "ddp", **changes: Any) -> Recipe:
 
 
 def tiny_spec(recipe: Recipe, world_size: int, accumulation: int = 1) -> RunSpec:
-    global_size = recipe.batch.global_size or 8
+    global_size, parts = recipe.batch.global_size or 8, recipe.strategy.model_parallel
     layout = Layout(
         nodes=1,
         procs_per_node=world_size,
@@ -280,8 +280,9 @@ def tiny_spec(recipe: Recipe, world_size: int, accumulation: int = 1) -> RunSpec
         backend="none" if world_size == 1 else "gloo",
         threads_per_proc=1,
         global_size=global_size,
-        micro_size=-(-global_size // (world_size * accumulation)),
+        micro_size=-(-global_size * parts // (world_size * accumulation)),
         accumulation=accumulation,
+        model_parallel=parts,
     )
     return RunSpec(recipe, layout, CodeSnapshot("0" * 64, None, False), {}, "3.11")
 
