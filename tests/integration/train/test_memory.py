@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,9 +41,8 @@ def on_two_ranks(root: Path, strategy: str, every_steps: int | None) -> RunSpec:
 
 
 @pytest.fixture(scope="module")
-def single(tmp_path_factory: pytest.TempPathFactory) -> tiny.RunFolder:
-    spec = tiny.tiny_spec(tiny.tiny_recipe("single"), 1)
-    return tiny.train(tmp_path_factory.mktemp("single"), spec, **NO_DROPOUT)
+def single(finished: Any) -> Any:
+    return finished(tiny.tiny_spec(tiny.tiny_recipe("single"), 1), **NO_DROPOUT)
 
 
 @pytest.mark.parametrize(("strategy", "every_steps"), [("ddp", None), ("fsdp", 4)])

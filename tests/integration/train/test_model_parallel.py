@@ -26,7 +26,7 @@ MODELS = {
     "llama": Model(
         architecture="llama",
         config={
-            "num_hidden_layers": 4, "hidden_size": 16, "num_attention_heads": 4,
+            "num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 4,
             "num_key_value_heads": 2, "intermediate_size": 32, "max_position_embeddings": 32,
         },
         tokenizer="characters",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,9 +16,9 @@ def saved_steps(root: Path) -> list[str]:
     return [folder.name for folder in list_checkpoints(root / "checkpoints")]
 
 
-def test_save_now_saves_once_and_changes_nothing_else(tmp_path: Path) -> None:
+def test_save_now_saves_once_and_changes_nothing_else(tmp_path: Path, finished: Any) -> None:
     spec = tiny.tiny_spec(tiny.tiny_recipe(), 2)
-    whole = tiny.train(tmp_path / "whole", spec)
+    whole = finished(spec)
     (tmp_path / "asked").mkdir()
     (tmp_path / "asked" / "SAVE").touch()
     asked = tiny.train(tmp_path / "asked", spec)
@@ -29,11 +30,11 @@ def test_save_now_saves_once_and_changes_nothing_else(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "state", "code"), [("KILL", "cancelled", 5), ("PREEMPT", "preempted", 4)])
 def test_a_run_that_is_asked_to_end_saves_and_is_continued_bit_for_bit(
-    tmp_path: Path, name: str, state: str, code: int
+    tmp_path: Path, finished: Any, name: str, state: str, code: int
 ) -> None:
     recipe = tiny.tiny_recipe(checkpoint=Checkpoint(every_steps=6))
     spec = tiny.tiny_spec(recipe, 2)
-    whole = tiny.train(tmp_path / "whole", spec)
+    whole = finished(spec)
     (tmp_path / "cut").mkdir()
     (tmp_path / "cut" / name).touch()
     cut = tiny.train(tmp_path / "cut", spec)
