@@ -27,7 +27,7 @@ def name_interface(facts: RankFacts) -> None:
 
 def interface_towards(host: str) -> str | None:
     """The interface on the way to `host`; None where that is a loopback, or cannot be told."""
-    address = own_address(host) if host else ""
+    address = own_address(host).partition("%")[0] if host else ""
     if not address or ipaddress.ip_address(address).is_loopback:
         return None
     for name, entries in psutil.net_if_addrs().items():
