@@ -7,8 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-# Suites that mostly wait for a cluster: three at a time (tests/integration/conftest.py has the groups).
-# The files of all others run two at a time.
+# Suites that mostly wait for a cluster: three of their files at a time, of all others two.
 waiting := $(wildcard $(addprefix tests/integration/, ccl hosts k8s mpi ray slurm))
 pytest := $(bin)/python -P -m pytest -q $(PYTEST_ARGS)
 
@@ -29,7 +28,7 @@ system: ## install the system packages that tests need, or name the suites that 
 
 test: setup system lint ## everything: lint, and all tests, those of the documentation included
 	@$(pytest) -n 2 --dist loadfile $(addprefix --ignore=, $(waiting))
-	@$(pytest) -n 3 --dist loadgroup $(waiting)
+	@$(pytest) -n 3 --dist loadfile $(waiting)
 
 acceptance: setup ## MRPC under two strategies, language models, dialogue, questions: twenty minutes on two idle cores
 	@$(pytest) tests/acceptance

@@ -14,16 +14,6 @@ from tests.integration.reference import train
 
 Command = Callable[..., tuple[int, str, str]]
 Finished = Callable[..., RunFolder]
-SHARING = ("ccl", "ray", "slurm")  # suites whose files have one cluster, or one cache, between them
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What `--dist loadgroup` leaves to one process: the tests of a suite that shares, else of a file."""
-    for item in items:
-        suite = item.path.parent.name
-        file = f"{suite}/{item.path.stem}"
-        item.add_marker(pytest.mark.xdist_group(suite if suite in SHARING else file))
 
 
 @pytest.fixture

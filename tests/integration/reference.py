@@ -18,7 +18,7 @@ TINY = (
 
 def train(run_dir: Path, *words: str) -> dict[str, Any]:
     """The result of `TINY` with `words`."""
-    done = run_galley([*TINY, *words, f"run_dir={run_dir}", "--json"], timeout=280)
+    done = run_galley([*TINY, *words, f"run_dir={run_dir}", "--json"], timeout=600)
     assert done.rc == 0, done.err
     result: dict[str, Any] = json.loads(done.out.splitlines()[-1])
     assert result["state"] == "succeeded"

@@ -1,8 +1,8 @@
 """Real ranks for the cases of `cases.py`: `python ranks.py CASE[,CASE...] WORLD_SIZE RUNS CACHE`.
 
 Ranks are forked from a process that has torch loaded, and end as any Python program ends: through
-the interpreter's own tear-down. Prints the exit codes of every run of every case as JSON; -9 is a
-rank that did not end.
+the interpreter's own tear-down. Prints the exit codes of every run of every case as JSON (-9 is a
+rank that did not end), and the process ids of all.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def main() -> None:
     if "zero" in names:
         import deepspeed  # noqa: F401
     results: dict[str, list[list[int]]] = {name: [] for name in names}
+    started: list[int] = []
     for case in names * runs:
         port, pids = free_port(), []
         for rank in range(world):
@@ -55,8 +56,9 @@ def main() -> None:
                 cases.run(case, rank, world, cache)
                 return
             pids.append(pid)
+        started += pids
         results[case].append(wait(pids))
-    print(json.dumps(results))
+    print(json.dumps({"codes": results, "pids": started}))
 
 
 if __name__ == "__main__":

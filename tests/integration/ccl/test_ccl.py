@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -33,14 +32,16 @@ def cache() -> Path:
     return root
 
 
-def run_cases(cases: Sequence[str], world_size: int, cache: Path, runs: int = 1) -> None:
-    """Every rank of every run must end with 0."""
+def run_cases(cases: Sequence[str], world_size: int, cache: Path, runs: int = 1) -> list[int]:
+    """Every rank of every run must end with 0; returns their process ids."""
     argv = [sys.executable, "-P", RANKS, ",".join(cases), str(world_size), str(runs), cache]
     path = os.pathsep.join([str(REPO), str(RANKS.parent)])
     done = run_process(argv, env={"PYTHONPATH": path}, timeout=600)
     assert done.out, done.err[-3000:]
-    codes = json.loads(done.out.splitlines()[-1])
-    assert codes == {case: [[0] * world_size] * runs for case in cases}, done.err[-3000:]
+    found = json.loads(done.out.splitlines()[-1])
+    assert found["codes"] == {case: [[0] * world_size] * runs for case in cases}, done.err[-3000:]
+    pids: list[int] = found["pids"]
+    return pids
 
 
 AS_OVER_GLOO = (
@@ -60,14 +61,8 @@ def test_deepspeed_over_oneccl(cache: Path) -> None:
 
 def test_five_of_five_runs_end_with_0_and_leave_no_shared_memory(cache: Path) -> None:
     """However the ranks leave: through the interpreter's own tear-down, with groups open or closed."""
-    run_cases(("leave_open", "leave_closed", "leave_busy"), 2, cache, runs=5)
-    left = [path.name for path in SHARED_MEMORY.glob("*:*") if is_orphan(path.name)]
-    assert left == []
-
-
-def is_orphan(name: str) -> bool:
-    match = re.fullmatch(r"(\d+):\d+:\d+", name)
-    return match is not None and not Path(f"/proc/{match[1]}").exists()
+    pids = run_cases(("leave_open", "leave_closed", "leave_busy"), 2, cache, runs=5)
+    assert [path.name for pid in pids for path in SHARED_MEMORY.glob(f"{pid}:*")] == []
 
 
 def test_many_builders_compile_once(tmp_path: Path) -> None:

@@ -28,13 +28,13 @@ from tests.support import run_galley, run_process
 TWO_NODES = ("launcher=k8s", "cluster.nodes=2", "cluster.procs_per_node=1")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_two_pods_train_as_this_machine_does(
     cluster: Cluster, tmp_path: Path, galley: Command, two_ranks_here: Path
 ) -> None:
     """By ConfigMap: nothing but the cluster's API connects the pods with this folder."""
     folder = RunFolder(tmp_path / "here")
-    done = run_galley([*TINY, *TWO_NODES, f"run_dir={folder.root}", "--json"], timeout=240)
+    done = run_galley([*TINY, *TWO_NODES, f"run_dir={folder.root}", "--json"], timeout=600)
     assert done.rc == 0, done.err + "".join(log.read_text() for log in tmp_path.glob("pods/*/log"))
     assert "kubernetes: context lab, namespace team-a" in done.err
     result = json.loads(done.out.splitlines()[-1])

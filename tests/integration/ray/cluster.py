@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from urllib.request import urlopen
@@ -42,9 +43,9 @@ class RayCluster:
             *("--head", f"--port={head}", "--include-dashboard=true", "--dashboard-host=127.0.0.1"),
             *(f"--dashboard-port={dashboard}", f"--temp-dir={self._root}"),
         )
-        wait_until(lambda: self.alive() == 1, 120)
+        wait_until(lambda: self.alive() == 1, 300)
         self._start(f"--address={self._head}")
-        wait_until(lambda: self.alive() == 2, 120)
+        wait_until(lambda: self.alive() == 2, 300)
 
     def _start(self, *options: str) -> None:
         ports = zip(
@@ -74,12 +75,11 @@ class RayCluster:
 
     def stop(self) -> None:
         for node in reversed(self._nodes):
-            family = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
-            for process in family:
-                try:
-                    process.send_signal(signal.SIGKILL)
-                except psutil.NoSuchProcess:
-                    continue
+            with suppress(psutil.NoSuchProcess):
+                family = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
+                for process in family:
+                    with suppress(psutil.NoSuchProcess):
+                        process.send_signal(signal.SIGKILL)
             node.wait()
 
 

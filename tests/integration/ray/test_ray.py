@@ -1,18 +1,25 @@
-"""Runs as jobs of a real Ray cluster of two nodes."""
+"""Runs as jobs of a real Ray cluster of two nodes.
+
+All in this file, which one process runs: a second cluster would be too much for a small machine.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from galley.rundir import RunFolder
+from galley.spec import RunHandle
+from launchers.base import Launcher
 from launchers.ray.launcher import RayLauncher
 from launchers.run import submit, write_plan
 from launchers.runs import cancel_run, run_state
+from tests.contract.launcher_contract import LauncherContract
 from tests.integration.conftest import Command
-from tests.integration.local.standin import FACTS, hanging, make_run, wait_until
+from tests.integration.local.standin import FACTS, end_all, hanging, make_run, wait_until
 from tests.integration.ray.cluster import RayCluster, spread_over_nodes
 from tests.integration.reference import TINY, losses, train
 from tests.integration.slurm.cluster import free_ports
@@ -20,7 +27,7 @@ from tests.integration.slurm.cluster import free_ports
 TWO_NODES = ("launcher=ray", "cluster.nodes=2", "cluster.procs_per_node=1")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_two_nodes_train_as_two_ranks_of_this_machine(
     cluster: RayCluster, tmp_path: Path, two_ranks_here: Path
 ) -> None:
@@ -77,3 +84,26 @@ def test_what_cannot_be_is_refused(
     found, _, said = galley(*TINY, *TWO_NODES, nobody, f"run_dir={tmp_path}/run", *words)
     assert found == code, said
     assert message in said
+
+
+class TestRay(LauncherContract):
+    def make(self) -> RayLauncher:
+        return RayLauncher()
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Iterator[RunFolder]:
+        """As odd a path as Ray takes: it would expand a `$`."""
+        folder = RunFolder(tmp_path / 'it\'s a "weird"; {x}=[1] #é' / "run")
+        yield folder
+        end_all(folder)
+
+    @pytest.fixture(autouse=True)
+    def _cluster(self, cluster: RayCluster) -> None:
+        self.address = cluster.address
+
+    def foreign_job(self) -> str:  # type: ignore[override]
+        return "another"
+
+    def submit(self, folder: RunFolder, attempt: int = 1) -> tuple[Launcher, RunHandle]:
+        folder.write_spec(spread_over_nodes(folder, self.address))
+        return super().submit(folder, attempt)
