@@ -31,17 +31,18 @@ class RayCluster:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._nodes: list[subprocess.Popen[bytes]] = []
-        head, dashboard, *agents = free_ports(8)
+        head, dashboard, client, *agents = free_ports(9)
         self._head = f"127.0.0.1:{head}"
         self.address = f"http://127.0.0.1:{dashboard}"
         self._agents = agents
-        self._ports = (head, dashboard)
+        self._ports = (head, dashboard, client)
 
     def start(self) -> None:
-        head, dashboard = self._ports
+        head, dashboard, client = self._ports
         self._start(
             *("--head", f"--port={head}", "--include-dashboard=true", "--dashboard-host=127.0.0.1"),
-            *(f"--dashboard-port={dashboard}", f"--temp-dir={self._root}"),
+            *(f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"),
+            f"--temp-dir={self._root}",
         )
         wait_until(lambda: self.alive() == 1, 300)
         self._start(f"--address={self._head}")
@@ -55,7 +56,7 @@ class RayCluster:
         )
         common = ("--block", "--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats")
         argv = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", *common]
-        argv += ["--node-ip-address=127.0.0.1"]
+        argv += ["--node-ip-address=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0"]
         argv += [f"--{name}={port}" for name, port in ports]
         with (self._root / f"node-{len(self._nodes)}.log").open("wb") as log:
             node = subprocess.Popen(
