@@ -63,6 +63,10 @@ class Figures:
     peak_memory_gib: float
     stall_s: float
 
+    def __str__(self) -> str:
+        rate = statistics.median(self.rates)
+        return f"{rate:.1f} samples/s, {self.peak_memory_gib:.2f} GiB a rank, stall {self.stall_s:.2f} s"
+
 
 def offered() -> list[str]:
     return sorted({file.stem for file in (CONF / "strategy").glob("*.yaml")} - LEFT_OUT)
@@ -153,12 +157,14 @@ def measure(
                 prepared = ready(name, Path(folder) / f"{name}-{number}", steps, overrides)
                 if prepared is None:
                     continue
-                found.setdefault(name, []).append(run_strategy(prepared))
-                print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr)
                 size = prepared.spec.layout.world_size
+                runs = {name: run_strategy(prepared)}
                 if size not in sizes:
-                    found.setdefault(bare_name(size), []).append(run_bare(prepared))
+                    runs[bare_name(size)] = run_bare(prepared)
                 sizes.add(size)
+                for run, figures in runs.items():
+                    found.setdefault(run, []).append(figures)
+                    print(f"round {number + 1} of {rounds}: {run}: {figures}", file=sys.stderr)
     return found
 
 
