@@ -61,7 +61,7 @@ def test_a_terminal_gets_one_live_line_and_the_evaluations(weird_tmp_path: Path)
 
 
 def test_a_narrow_terminal_is_not_flooded(weird_tmp_path: Path) -> None:
-    folder = make_run(weird_tmp_path / "run")
+    folder = make_run(weird_tmp_path / "run", ranks=1)
     code, text = run_on_a_terminal(launch_argv(folder), columns=40)
     assert code == 0
     assert ESCAPE.sub("", text).count("\n") < 60
@@ -99,7 +99,7 @@ print("exit code", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def test_a_pipe_gets_plain_lines(weird_tmp_path: Path) -> None:
-    folder = make_run(weird_tmp_path / "run")
+    folder = make_run(weird_tmp_path / "run", ranks=1)
     done = run_launch(folder)
     assert "\x1b" not in done.out
     lines = done.out.splitlines()

@@ -81,7 +81,7 @@ def test_a_rank_that_fails_ends_the_others_and_shows_its_traceback(root: Path) -
 
 
 def test_a_mistake_in_the_request_is_one_message_and_exit_code_2(root: Path) -> None:
-    folder = make_run(root, "ask_for_better_configuration")
+    folder = make_run(root, "ask_for_better_configuration", ranks=1)
     done = run_launch(folder)
     assert done.rc == 2
     assert "data.path: there is no such column" in done.err
@@ -110,7 +110,7 @@ def test_ranks_that_ignore_the_end_of_another_are_killed_within_seconds(root: Pa
 
 
 def test_a_worker_that_says_nothing_is_quoted(root: Path) -> None:
-    folder = make_run(root, "say_and_leave")
+    folder = make_run(root, "say_and_leave", ranks=1)
     done = run_launch(folder)
     assert done.rc == 4
     assert "I have nothing to do" in done.err
@@ -132,20 +132,20 @@ def test_ranks_may_end_seconds_apart(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("behavior", "number", "exit_code"),
+    ("behavior", "ranks", "number", "exit_code"),
     [
-        ("hang", signal.SIGINT, 130),
-        ("be_stubborn", signal.SIGINT, 130),
-        ("hang", signal.SIGTERM, 5),
-        ("hang", signal.SIGHUP, 5),
+        ("hang", 2, signal.SIGINT, 130),
+        ("be_stubborn", 2, signal.SIGINT, 130),
+        ("hang", 1, signal.SIGTERM, 5),
+        ("hang", 1, signal.SIGHUP, 5),
     ],
 )
 def test_a_signal_to_the_command_ends_everything_within_5_s(
-    root: Path, behavior: str, number: signal.Signals, exit_code: int
+    root: Path, behavior: str, ranks: int, number: signal.Signals, exit_code: int
 ) -> None:
-    folder = make_run(root, behavior)
+    folder = make_run(root, behavior, ranks)
     command = start_launch(folder)
-    wait_until(lambda: hanging(folder))
+    wait_until(lambda: hanging(folder, ranks))
     started = time.monotonic()
     command.send_signal(number)
     _, err = command.communicate(timeout=30)
@@ -169,10 +169,10 @@ def test_ctrl_c_while_the_processes_start(root: Path) -> None:
 
 
 def test_a_second_ctrl_c_waits_for_nothing(root: Path) -> None:
-    folder = make_run(root, "be_stubborn")
-    folder.write_spec(make_spec("be_stubborn", grace_s=60.0))
+    folder = make_run(root, "be_stubborn", ranks=1)
+    folder.write_spec(make_spec("be_stubborn", ranks=1, grace_s=60.0))
     command = start_launch(folder)
-    wait_until(lambda: hanging(folder))
+    wait_until(lambda: hanging(folder, ranks=1))
     started = time.monotonic()
     command.send_signal(signal.SIGINT)
     time.sleep(0.5)
@@ -211,9 +211,9 @@ def test_ranks_that_outlive_their_agent_are_found_and_cancelled(root: Path) -> N
 
 
 def test_two_commands_cannot_run_one_folder(root: Path) -> None:
-    folder = make_run(root, "hang")
+    folder = make_run(root, "hang", ranks=1)
     first = start_launch(folder)
-    wait_until(lambda: hanging(folder))
+    wait_until(lambda: hanging(folder, ranks=1))
     second = run_launch(folder)
     assert (second.rc, f"process {first.pid} is running it already" in second.err) == (3, True)
     assert len(folder.read_handles()) == 1
