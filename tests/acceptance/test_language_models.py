@@ -56,7 +56,7 @@ def test_perplexity_of_smollm2_on_wikitext(shared_dir: Path, tmp_path: Path) -> 
 
 
 def test_a_character_model_of_shakespeare(shared_dir: Path, tmp_path: Path) -> None:
-    """A transformer that is nothing but its configuration; the last tenth of the text is held out."""
+    """A transformer that is nothing but its configuration; on the last tenth of the text: 1.93 was seen."""
     text = (shared_dir / "data/tinyshakespeare/input.txt").read_text(encoding="utf-8")
     cut = len(text) * 9 // 10
     words = [
@@ -66,7 +66,7 @@ def test_a_character_model_of_shakespeare(shared_dir: Path, tmp_path: Path) -> N
     ]
     words += ["model.architecture=gpt2", "model.tokenizer=characters", "model.dropout=0"]
     words += ["model.config={n_layer: 4, n_head: 4, n_embd: 128, n_positions: 64}", "data.max_length=64"]
-    words += ["batch.global_size=32", "optim.lr=3e-3", "schedule.kind=cosine", "train.max_steps=900"]
+    words += ["batch.global_size=32", "optim.lr=3e-3", "schedule.kind=cosine", "train.max_steps=600"]
     assert measured(words, tmp_path / "run")["eval/loss"] < 2.0
 
 
