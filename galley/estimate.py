@@ -121,7 +121,7 @@ def activation_bytes(recipe: Recipe, layout: Layout, shape: LayerShape, num_para
     which has 4·h there. Tensor parallel ranks share 24 of the 34, and the scores (section 4.2.1). A
     pipeline keeps the layers of a rank for each micro-batch under way: as many as it has ranks, all in
     gpipe. Attention without its scores in memory takes less. Autocast keeps a 16-bit copy of the weights
-    besides.
+    besides, but of those that FSDP gathers, which are in 16 bits already and freed.
     """
     s, b, h = recipe.data.max_length, layout.micro_size, shape.hidden_size
     wide = 1 if layout.precision != "fp32" else 2
@@ -132,7 +132,7 @@ def activation_bytes(recipe: Recipe, layout: Layout, shape: LayerShape, num_para
     kept = 2 * wide * s * b * h if recipe.train.gradient_checkpointing else layer
     again = layer if recipe.train.gradient_checkpointing else 0.0
     copies = 0.0
-    if layout.precision != "fp32":
+    if layout.precision != "fp32" and strategy.engine != "fsdp":
         copies = 2 * num_parameters * held_share(strategy, shape, num_parameters)
     under_way = layout.accumulation
     if strategy.schedule != "gpipe" or strategy.pipeline_parallel == 1:

@@ -1,7 +1,8 @@
 """FSDP2: parameters, gradients and optimizer state as parts of tensors (`fully_shard`).
 
-Driven directly: Accelerate's branch for it knows no CPU. Weights and gradients are fp32 and the
-forward runs under autocast, as under every engine.
+Driven directly: Accelerate's branch for it knows no CPU. The parts are fp32 and the forward runs under
+autocast, as under every engine. Gathered are weights in the compute format: half the bytes on the wire,
+and nothing for autocast to cast, whose copies the backward would keep of every layer on every rank.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class FsdpEngine(TorchEngine):
         policy: dict[str, Any] = {
             "mesh": self.mesh,
             "reshard_after_forward": strategy.reshard_after_forward,
-            "mp_policy": MixedPrecisionPolicy(reduce_dtype=TORCH_DTYPES[setup.recipe.precision.reduce]),
+            "mp_policy": mixed_precision(setup),
             "offload_policy": _offload(setup),
         }
         wrapped: set[Any] = {fully_shard(module, **policy) for module in modules_to_wrap(model, strategy)}
@@ -116,6 +117,15 @@ class FsdpEngine(TorchEngine):
         """Parameters are cut along their first dimension: of a matrix of 2 rows, 3 ranks hold 1, 1 and 0."""
         rows = parameter.shape[0] if parameter.ndim else 1
         return -(-rows // parts) * (parameter.numel() // max(1, rows))
+
+
+def mixed_precision(setup: Setup) -> MixedPrecisionPolicy:
+    """Inputs keep their format between the layers, as under autocast alone."""
+    return MixedPrecisionPolicy(
+        param_dtype=TORCH_DTYPES[setup.recipe.precision.dtype],
+        reduce_dtype=TORCH_DTYPES[setup.recipe.precision.reduce],
+        cast_forward_inputs=False,
+    )
 
 
 def scatter_from_main(model: torch.nn.Module, read: dict[str, torch.Tensor], setup: Setup) -> None:

@@ -82,16 +82,33 @@ def test_models_are_cut_over_the_fewest_ranks_that_hold_them() -> None:
     assert choose(under(long), replace(GPUS, gpu_memory_gib=80)).tried[-1].name == "tp tensor_parallel=4"
 
 
+TEN_BILLION = replace(
+    RECIPE.model,
+    architecture="gpt2",
+    num_parameters=10**10,
+    shape=Shape(num_layers=48, hidden_size=4096, num_heads=32),
+)
+
+
 def test_only_a_cut_that_was_tried_is_chosen() -> None:
-    """Ten billion weights in bf16: the 16-bit copy of all of them is what FSDP has too much of."""
-    shape = Shape(num_layers=48, hidden_size=4096, num_heads=32)
-    model = replace(RECIPE.model, architecture="gpt2", num_parameters=10**10, shape=shape)
-    recipe = replace(RECIPE, model=model, precision=Precision(compute="bf16"))
-    choice = choose(under(recipe), replace(GPUS, gpu_memory_gib=32, memory_gib=100))
+    """A batch of twelve is not for eight copies, nor for the eight ranks of FSDP."""
+    recipe = replace(RECIPE, model=TEN_BILLION, precision=Precision(compute="bf16"), batch=Batch(12))
+    choice = choose(under(recipe), replace(GPUS, gpu_memory_gib=32))
     assert choice.tried[-1].name == "pp pipeline_parallel=8"
-    lines = "\n".join(choice.lines())
-    assert "\ntp: nobody has tried a tensor parallel plan for gpt2\n" in lines
-    assert "zero3_offload: about 149.01 GiB a node are too much for the 100.00 GiB of its host" in lines
+    assert "\ntp: nobody has tried a tensor parallel plan for gpt2\n" in "\n".join(choice.lines())
+
+
+def test_fsdp_holds_in_16_bits_what_it_holds_in_32() -> None:
+    """16 bytes a parameter over eight ranks, 18.6 GiB, and no copy of the weights besides."""
+    recipe = replace(RECIPE, model=TEN_BILLION, precision=Precision(compute="bf16"))
+    assert choose(under(recipe), GPUS).tried[-1].name == "fsdp"
+
+
+def test_the_host_must_hold_what_is_offloaded() -> None:
+    with pytest.raises(ConfigError) as caught:
+        choose(under(replace(RECIPE, model=TEN_BILLION)), replace(GPUS, gpu_memory_gib=20, memory_gib=100))
+    told = "zero3_offload: about 149.01 GiB a node are too much for the 100.00 GiB of its host"
+    assert told in str(caught.value)
 
 
 @pytest.mark.parametrize(
