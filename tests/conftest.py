@@ -27,10 +27,11 @@ for name in list(os.environ):
         del os.environ[name]
 
 
-# A shell that runs `make test` in its background has it ignore Ctrl-C, and every command started from here
-# would inherit that, as it should under nohup: tests that interrupt a command would wait for ever.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that runs `make test` in its background has it ignore Ctrl-C, and nohup the end of a session. Every
+# command started from here would inherit that, as it should: tests that interrupt one would wait for ever.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 # A busy machine is no reason for a property to fail.
 settings.register_profile("galley", deadline=None, print_blob=True)
