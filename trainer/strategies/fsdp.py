@@ -28,6 +28,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from galley.errors import ConfigError, Problem
 from trainer.precision import TORCH_DTYPES
 from trainer.strategies.base import ReadTensor, Setup
+from trainer.strategies.dtensors import local_part, part_of
 from trainer.strategies.plain import TorchEngine
 from trainer.strategies.wrapping import modules_to_wrap
 
@@ -82,14 +83,14 @@ class FsdpEngine(TorchEngine):
         return dtype
 
     def held_params(self) -> int:
-        return sum(_local(p).numel() for p in self.parameters.values())
+        return sum(local_part(p).numel() for p in self.parameters.values())
 
     def held_grads(self) -> int:
-        return sum(_local(p.grad).numel() for p in self.parameters.values() if p.grad is not None)
+        return sum(local_part(p.grad).numel() for p in self.parameters.values() if p.grad is not None)
 
     def held_optimizer(self) -> int:
         states = self.optimizer.state.values()
-        return sum(_local(t).numel() for state in states for t in state.values() if t.ndim > 0)
+        return sum(local_part(t).numel() for state in states for t in state.values() if t.ndim > 0)
 
     def parameter(self, name: str) -> torch.Tensor:
         return _full(self.parameters[name].detach())
@@ -104,9 +105,9 @@ class FsdpEngine(TorchEngine):
         for name, parameter in self.trainable.items():
             part = cast("DTensor", parameter.data)
             self.optimizer.state[parameter] = {
-                "step": torch.tensor(float(optimizer_steps), device=_local(part).device),
-                "exp_avg": _like(part, read("exp_avg", name)),
-                "exp_avg_sq": _like(part, read("exp_avg_sq", name)),
+                "step": torch.tensor(float(optimizer_steps), device=local_part(part).device),
+                "exp_avg": part_of(read("exp_avg", name), part),
+                "exp_avg_sq": part_of(read("exp_avg_sq", name), part),
             }
 
     def full_state(self, without: Container[str] = ()) -> dict[str, torch.Tensor]:
@@ -139,7 +140,7 @@ def scatter_from_main(model: torch.nn.Module, read: dict[str, torch.Tensor], set
             part = cast("DTensor", parameter.data)
             full = read.pop(name).to(device) if read else torch.empty(part.shape, device=device)
             own = distribute_tensor(full, part.device_mesh, part.placements, src_data_rank=0)
-            _local(part).copy_(_local(own))
+            local_part(part).copy_(local_part(own))
 
 
 def send_from_main(tensors: Iterable[torch.Tensor], device: torch.device) -> None:
@@ -184,16 +185,7 @@ def _offload(setup: Setup) -> OffloadPolicy:
     return CPUOffloadPolicy(pin_memory=strategy.offload_pin_memory and setup.layout.device == "cuda")
 
 
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
 def _full(tensor: torch.Tensor) -> torch.Tensor:
     """A collective where the tensor is sharded."""
     full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return full.cpu()
-
-
-def _like(part: DTensor, full: torch.Tensor) -> DTensor:
-    """This rank's part of `full`, laid out as `part`. No communication: every rank has `full`."""
-    return distribute_tensor(full.to(part.device), part.device_mesh, part.placements, src_data_rank=None)

@@ -15,11 +15,12 @@ import torch
 import torch.distributed as dist
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from trainer.optim import param_groups, set_learning_rate
 from trainer.precision import TORCH_DTYPES
 from trainer.strategies.base import Engine, ReadTensor, Setup
+from trainer.strategies.dtensors import local_part, part_of
 from trainer.strategies.grid import DATA, PIPELINE, TENSOR, Grid
 from trainer.strategies.tensor import Plan, cut, partial_names, planned_numel, tensor_plan
 
@@ -69,7 +70,7 @@ class MeshEngine(Engine):
         sharded = isinstance(parameter, DTensor) and any(p.is_shard() for p in parameter.placements)
         local = parameter
         if isinstance(parameter, DTensor):
-            local = torch.nn.Parameter(_local(parameter.detach()), parameter.requires_grad)
+            local = torch.nn.Parameter(local_part(parameter.detach()), parameter.requires_grad)
             if parameter.requires_grad:
                 parameter.register_post_accumulate_grad_hook(_keep_own_part)  # type: ignore[no-untyped-call]
         return Leaf(parameter, local, (sharded or self.grid.share == 0) and self._counts(name))
@@ -137,7 +138,7 @@ class MeshEngine(Engine):
         for leaf in self.leaves.values():
             if leaf.parameter.requires_grad:
                 grad = leaf.parameter.grad
-                leaf.local.grad = None if grad is None else _local(grad).contiguous()
+                leaf.local.grad = None if grad is None else local_part(grad).contiguous()
         self._sum_partial()
         grads = [leaf.local.grad for leaf in self.leaves.values() if leaf.local.grad is not None]
         if self.grid.size(DATA) > 1:
@@ -182,7 +183,7 @@ class MeshEngine(Engine):
 
     def held_grads(self) -> int:
         grads = [leaf.parameter.grad for leaf in self.leaves.values()]
-        return sum(_local(grad).numel() for grad in grads if grad is not None)
+        return sum(local_part(grad).numel() for grad in grads if grad is not None)
 
     def held_optimizer(self) -> int:
         states = self._updating().state.values()
@@ -311,10 +312,6 @@ def sum_in_buckets(tensors: list[torch.Tensor], group: Any, dtype: torch.dtype) 
             bucket = []
 
 
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
 def _keep_own_part(parameter: torch.Tensor) -> None:
     """The gradient of a cut embedding comes whole."""
     grad = parameter.grad
@@ -324,8 +321,6 @@ def _keep_own_part(parameter: torch.Tensor) -> None:
 
 def _part_of(full: torch.Tensor, leaf: Leaf) -> torch.Tensor:
     """This rank's part of `full`. No communication: every rank has `full`."""
-    parameter, full = leaf.parameter, full.to(leaf.local.device)
-    if not isinstance(parameter, DTensor):
-        return full
-    part = distribute_tensor(full, parameter.device_mesh, parameter.placements, src_data_rank=None)
-    return part.to_local().contiguous()
+    if not isinstance(leaf.parameter, DTensor):
+        return full.to(leaf.local.device)
+    return local_part(part_of(full, leaf.parameter)).contiguous()
