@@ -178,6 +178,7 @@ class LaunchPlan:
         forward_env: names of variables that are passed on where they are set.
         files: text by path relative to the run folder's `plan/`.
         attempt: counts from 1.
+        layout: of this attempt, where it is not the sealed one.
     """
 
     launcher: str
@@ -186,6 +187,7 @@ class LaunchPlan:
     forward_env: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
     attempt: int = 1
+    layout: Layout | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hpo.runs import Prepared, Slot, TrialRuns
 from hpo.study import Study
 from hpo.values import Trial
 from launchers.slurm import SlurmLauncher
-from launchers.slurm_array import plan_array, request_of, submit_array
+from launchers.slurm_array import plan_array, recall_array, request_of, submit_array
 from launchers.watch import Watch
 
 ARRAY_MOST = 1000  # Slurm's own default (MaxArraySize)
@@ -39,7 +39,7 @@ def start_array(runs: TrialRuns, study: Study, trials: Sequence[Trial]) -> list[
 
 def _submit(study: Study, members: Sequence[tuple[Trial, Prepared]]) -> dict[int, Start]:
     facts = members[0][1].facts
-    folder = _new_folder(study)
+    folder = _folder(study, _count(study))
     planned = [(one.spec, one.folder.root, one.attempt) for _, one in members]
     try:
         plan = plan_array(SlurmLauncher(), planned, folder, facts, study.hpo.parallel)
@@ -53,10 +53,23 @@ def _submit(study: Study, members: Sequence[tuple[Trial, Prepared]]) -> dict[int
     return {trial.number: _give(watch) for (trial, _), watch in zip(members, watches, strict=True)}
 
 
-def _new_folder(study: Study) -> Path:
+def recall_last_array(study: Study) -> None:
+    """Record the trials' jobs where a controller was killed while it submitted them.
+
+    Raises `SubmissionError` where Slurm does not tell.
+    """
+    count = _count(study)
+    if count and (_folder(study, count - 1) / "runs").exists():
+        recall_array(_folder(study, count - 1))
+
+
+def _count(study: Study) -> int:
+    return len(list((study.folder.root / "arrays").glob("*")))
+
+
+def _folder(study: Study, number: int) -> Path:
     """Whose name is that of the job."""
-    arrays = study.folder.root / "arrays"
-    return arrays / f"{study.name}-{len(list(arrays.glob('*')))}"
+    return study.folder.root / "arrays" / f"{study.name}-{number}"
 
 
 def _raise(error: ConfigError | SubmissionError) -> Start:

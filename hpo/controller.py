@@ -19,7 +19,7 @@ from galley import proc
 from galley.errors import INTERRUPTED_EXIT_CODE, ConfigError, GalleyError, RunCancelledError, SubmissionError
 from galley.rundir import RunFolder
 from galley.spec import FailureClass, RunResult
-from hpo.arrays import ARRAY_MOST, start_array
+from hpo.arrays import ARRAY_MOST, recall_last_array, start_array
 from hpo.journal import Cancelled, Ended, Retried
 from hpo.ledger import Ledger
 from hpo.objectives import judge, measure
@@ -85,6 +85,8 @@ class Controller:
             InterruptedSweepError: this process was asked to end.
         """
         try:
+            if self._study.hpo.array:
+                recall_last_array(self._study)
             more = True
             while more:
                 more = self._go_on()

@@ -27,8 +27,8 @@ from launchers import make_launcher
 from launchers.base import Launcher
 from launchers.command import worker_arguments
 from launchers.ending import result_of
+from launchers.handles import last_handle, recall
 from launchers.run import submit, write_plan
-from launchers.runs import last_handle
 from launchers.watch import Watch
 
 _STRAYS_GRACE_S = 0.5
@@ -94,7 +94,7 @@ class TrialRuns:
         plan = launcher.plan(spec, folder.root, facts, attempt)
         plan = replace(plan, env={**plan.env, **slot.environment(spec.layout, facts)})
         write_plan(plan, folder)
-        return Watch(launcher, submit(launcher, plan, folder, spec), folder, spec)
+        return Watch(launcher, submit(launcher, plan, folder), folder, spec)
 
     def prepare(self, trial: Trial, slot: Slot) -> Prepared:
         """Everything that a plan of the trial's next attempt is made of; its run is sealed.
@@ -113,8 +113,10 @@ class TrialRuns:
 
         A job that still lives in a scheduler's hands; or how the last attempt ended; or None, where there
         is none, or it died with that controller: then none of its processes lives any more.
+        Raises `SubmissionError` where a scheduler does not tell.
         """
         folder = RunFolder(Path(trial.run))
+        recall(folder)
         handle = last_handle(folder) if folder.spec_file.exists() else None
         if handle is None:
             _end_strays(folder)

@@ -80,6 +80,13 @@ class Launcher(ABC):
             SubmissionError: it was refused, with the tool's own reason; nothing is running.
         """
 
+    def recall(self, plan: LaunchPlan, folder: RunFolder) -> RunHandle | None:
+        """The handle of a job that outlived its submitter, who was killed before the handle was written.
+
+        None where `submit` was not reached, or refused; or where a job dies with its submitter.
+        """
+        return None
+
     def invitation(self, spec: RunSpec, folder: RunFolder) -> str:
         """What the user has to do besides, for the ranks to start; empty where there is nothing."""
         return ""

@@ -9,8 +9,9 @@ from galley.display import make_display
 from galley.errors import ConfigError, Problem, RunFailedError
 from galley.rundir import RunFolder
 from launchers.follow import await_end, catch_interrupts
+from launchers.handles import last_handle
 from launchers.local import LocalLauncher
-from launchers.runs import last_handle, run_state
+from launchers.runs import run_state
 from launchers.watch import Watch
 
 

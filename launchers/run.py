@@ -21,6 +21,7 @@ from launchers import lock, make_launcher
 from launchers.base import Launcher
 from launchers.ending import result_of
 from launchers.follow import catch_interrupts, follow
+from launchers.handles import last_handle, recall, record
 
 _DETACH_TIMEOUT_S = 60.0
 
@@ -60,11 +61,11 @@ def supervise(
     launcher = make_launcher(spec.recipe.launcher.kind)
     with lock.hold(folder), catch_interrupts() as interrupts:
         refuse_living(launcher, folder)
-        plan = launcher.plan(spec, folder.root, facts, attempt)
+        plan = make_plan(launcher, spec, folder, facts, attempt)
         write_plan(plan, folder)
         print(f"{folder.root}", file=stream, flush=True)
         with make_display(folder, attempt, stream) as display:
-            handle = submit(launcher, plan, folder, spec)
+            handle = submit(launcher, plan, folder)
             print(launcher.invitation(spec, folder), end="", file=sys.stderr, flush=True)
             result = follow(launcher, handle, folder, spec, display, interrupts)
         show_end(launcher, launcher.current(handle, folder), folder, spec, result, stream)
@@ -72,11 +73,20 @@ def supervise(
 
 
 def refuse_living(launcher: Launcher, folder: RunFolder) -> None:
-    """Raises `SubmissionError` while an earlier attempt lives, whose command may have been killed."""
-    for handle in folder.read_handles()[-1:]:
-        if launcher.poll(handle, folder) in ("queued", "running"):
-            hint = f"end it with `cancel {folder.root}`"
-            raise SubmissionError(f"{folder.root}: attempt {handle.attempt} is still running; {hint}")
+    """Raises `SubmissionError` while an earlier attempt lives, or may, whose command may have been killed."""
+    recall(folder)
+    handle = last_handle(folder)
+    if handle is not None and launcher.poll(handle, folder) in ("queued", "running"):
+        hint = f"end it with `cancel {folder.root}`"
+        raise SubmissionError(f"{folder.root}: attempt {handle.attempt} is still running; {hint}")
+
+
+def make_plan(
+    launcher: Launcher, spec: RunSpec, folder: RunFolder, facts: ClusterFacts, attempt: int
+) -> LaunchPlan:
+    """The launcher's plan, with the layout of a run that moved to other ranks."""
+    plan = launcher.plan(spec, folder.root, facts, attempt)
+    return plan if spec.sealed is spec else replace(plan, layout=spec.layout)
 
 
 def write_plan(plan: LaunchPlan, folder: RunFolder) -> None:
@@ -86,10 +96,10 @@ def write_plan(plan: LaunchPlan, folder: RunFolder) -> None:
         write_atomic(folder.plan / path, text, mode=0o600)
 
 
-def submit(launcher: Launcher, plan: LaunchPlan, folder: RunFolder, spec: RunSpec) -> RunHandle:
+def submit(launcher: Launcher, plan: LaunchPlan, folder: RunFolder) -> RunHandle:
     """Start the plan and record the handle."""
-    handle = replace(launcher.submit(plan, folder), layout=None if spec.sealed is spec else spec.layout)
-    folder.write_handles([*folder.read_handles(), handle])
+    handle = replace(launcher.submit(plan, folder), layout=plan.layout)
+    record(folder, handle)
     return handle
 
 
@@ -117,9 +127,9 @@ def _leave(spec: RunSpec, folder: RunFolder, facts: ClusterFacts, attempt: int, 
     launcher = make_launcher(spec.recipe.launcher.kind)
     with lock.hold(folder):
         refuse_living(launcher, folder)
-        plan = launcher.plan(spec, folder.root, facts, attempt)
+        plan = make_plan(launcher, spec, folder, facts, attempt)
         write_plan(plan, folder)
-        handle = submit(launcher, plan, folder, spec)
+        handle = submit(launcher, plan, folder)
     state = {"run_dir": str(folder.root), "state": "queued", "attempt": attempt, "job": handle.job}
     print(jsonlib.dumps(state) if json else folder.root)
     return 0

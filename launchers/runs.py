@@ -9,9 +9,10 @@ from pathlib import Path
 
 from galley.errors import ConfigError, Problem, SubmissionError, valid_values
 from galley.rundir import RunFolder
-from galley.spec import FINAL_STATES, Progress, RunHandle, RunResult, State
+from galley.spec import FINAL_STATES, Progress, RunResult, State
 from launchers import make_launcher
 from launchers.ending import conclude, mark_cancelled, result_of
+from launchers.handles import last_handle
 
 _FOLLOW_S = 0.2
 _CONCLUDE_S = 5.0  # a living supervisor needs some tenths of a second to write the result
@@ -87,12 +88,6 @@ def run_state(folder: RunFolder) -> State:
         folder.write_result(result)
         return result.state
     return state
-
-
-def last_handle(folder: RunFolder) -> RunHandle | None:
-    """The latest attempt, a scheduler's restarts included."""
-    handles = folder.read_handles()
-    return make_launcher(handles[-1].launcher).current(handles[-1], folder) if handles else None
 
 
 def run_status(folder: RunFolder) -> RunStatus:

@@ -27,6 +27,7 @@ from launchers import agent_log, slurm_script, slurm_states
 from launchers.base import Diagnosis, Launcher
 from launchers.command import rank_environment, torchrun, worker_command
 from launchers.slurm_container import Container
+from launchers.slurm_recall import find_job
 from launchers.slurm_states import FORGOTTEN, Seen
 
 _TOOL_TIMEOUT_S = 60.0
@@ -104,13 +105,13 @@ class SlurmLauncher(Launcher):
     def submit(self, plan: LaunchPlan, folder: RunFolder) -> RunHandle:
         folder.logs(plan.attempt).mkdir(parents=True, exist_ok=True)
         open_to_group(folder)
-        return RunHandle(
-            launcher=self.name,
-            attempt=plan.attempt,
-            job=submit_script(plan, os.environ),
-            host=socket.gethostname(),
-            started_at=time.time(),
-        )
+        return _handle(plan, submit_script(plan, os.environ), time.time())
+
+    def recall(self, plan: LaunchPlan, folder: RunFolder) -> RunHandle | None:
+        known = {_split(handle)[0] for handle in folder.read_handles()}
+        script, text = folder.plan / "job.sh", plan.files["job.sh"]
+        job = find_job(script, text, folder.root / "logs", known)
+        return None if job is None else _handle(plan, job, script.stat().st_mtime)
 
     def poll(self, handle: RunHandle, folder: RunFolder) -> State:
         return self._look(handle).meaning.state
@@ -182,6 +183,10 @@ class SlurmLauncher(Launcher):
             time.sleep(_CANCEL_POLL_S)
 
 
+def _handle(plan: LaunchPlan, job: str, submitted_at: float) -> RunHandle:
+    return RunHandle(SlurmLauncher.name, plan.attempt, job, socket.gethostname(), submitted_at)
+
+
 def submit_script(plan: LaunchPlan, environ: Mapping[str, str]) -> str:
     """Ask Slurm whether it would take the job, then hand it over; returns the job's id.
 
@@ -237,7 +242,8 @@ def _job_to_wait_for(folder: RunFolder) -> str | None:
 
     Raises `ConfigError` where it never will.
     """
-    from launchers.runs import last_handle, run_state
+    from launchers.handles import last_handle
+    from launchers.runs import run_state
 
     state, handle = run_state(folder), last_handle(folder)
     if state == "succeeded":

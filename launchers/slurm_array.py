@@ -14,10 +14,12 @@ from pathlib import Path
 
 from galley.errors import ConfigError, Problem
 from galley.rundir import RunFolder, write_atomic
-from galley.spec import ClusterFacts, LaunchPlan, RunHandle, RunSpec, to_json
+from galley.spec import ClusterFacts, LaunchPlan, RunHandle, RunSpec, from_json, to_json
 from launchers import slurm_script
+from launchers.handles import record
 from launchers.run import write_plan
 from launchers.slurm import SlurmLauncher, open_to_group, submit_script
+from launchers.slurm_recall import find_job
 
 _OF_THE_RUN = ("job-name", "output")
 
@@ -88,16 +90,38 @@ def submit_array(plan: ArrayPlan, folder: Path, runs: Sequence[RunFolder]) -> li
     for run, run_plan in zip(runs, plan.runs, strict=True):
         write_plan(run_plan, run)
         open_to_group(run)
-    job, separator, cluster = submit_script(plan.array, os.environ).partition(";")
-    handles = []
-    for index, (run, run_plan) in enumerate(zip(runs, plan.runs, strict=True)):
-        handle = RunHandle(
-            launcher=plan.array.launcher,
-            attempt=run_plan.attempt,
-            job=f"{job}_{index}{separator}{cluster}",
-            host=socket.gethostname(),
-            started_at=time.time(),
-        )
-        run.write_handles([*run.read_handles(), handle])
-        handles.append(handle)
-    return handles
+    job = submit_script(plan.array, os.environ)
+    return [
+        _record(run, run_plan.attempt, job, index)
+        for index, (run, run_plan) in enumerate(zip(runs, plan.runs, strict=True))
+    ]
+
+
+def recall_array(folder: Path) -> None:
+    """Record the handles of an array whose submitter was killed before it had recorded all of them.
+
+    Raises `SubmissionError` where Slurm does not tell whether it has the array.
+    """
+    script = folder / "array.sh"
+    runs = [RunFolder(Path(line)) for line in (folder / "runs").read_text().splitlines()]
+    if not all((run.plan / "launch.json").exists() for run in runs):
+        return  # it was not yet submitted
+    attempts = [from_json(LaunchPlan, (run.plan / "launch.json").read_bytes()).attempt for run in runs]
+    lost = [
+        index
+        for index, (run, attempt) in enumerate(zip(runs, attempts, strict=True))
+        if all(handle.attempt < attempt for handle in run.read_handles())
+    ]
+    job = find_job(script, script.read_text(), folder / "logs", known=()) if lost else None
+    if job is not None:
+        for index in lost:
+            _record(runs[index], attempts[index], job, index)
+
+
+def _record(run: RunFolder, attempt: int, job: str, index: int) -> RunHandle:
+    """The handle of one task; `job` is the array as `sbatch --parsable` prints it."""
+    array, separator, cluster = job.partition(";")
+    task = f"{array}_{index}{separator}{cluster}"
+    handle = RunHandle(SlurmLauncher.name, attempt, task, socket.gethostname(), time.time())
+    record(run, handle)
+    return handle

@@ -57,8 +57,9 @@ def resume(words: Sequence[str], options: Options) -> int:
     `cluster.*` may differ: the global batch stays, its split follows from the ranks.
     """
     from launchers import make_launcher
+    from launchers.handles import last_handle
     from launchers.run import launch
-    from launchers.runs import find_run, last_handle, run_state
+    from launchers.runs import find_run, run_state
 
     if not words or any("=" not in word for word in words[1:]):
         hint = "resume RUN, its folder or its id (see `list`), and cluster.KEY=VALUE"

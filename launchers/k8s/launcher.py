@@ -125,13 +125,17 @@ class K8sLauncher(Launcher):
         place = self.connect(Place(options.context or "", options.namespace or "")).current()
         client = self.connect(place)
         print(f"kubernetes: {place}", file=sys.stderr, flush=True)
-        _create(client, plan, _files(folder, options), KINDS[kind_of(spec)], objects[-1]["metadata"]["name"])
-        return RunHandle(
-            launcher=self.name,
-            attempt=plan.attempt,
-            job=f"{place.namespace}/{KINDS[kind_of(spec)]}/{objects[-1]['metadata']['name']}",
-            host=place.context,
-            started_at=time.time(),
+        resource, name = KINDS[kind_of(spec)], objects[-1]["metadata"]["name"]
+        _create(client, plan, _files(folder, options), resource, name)
+        return _handle(plan, place, resource, name)
+
+    def recall(self, plan: LaunchPlan, folder: RunFolder) -> RunHandle | None:
+        spec = folder.read_spec()
+        options = spec.recipe.launcher.k8s
+        place = self.connect(Place(options.context or "", options.namespace or "")).current()
+        resource, name = KINDS[kind_of(spec)], from_yaml(plan.files[MANIFEST])[-1]["metadata"]["name"]
+        return (
+            None if self.connect(place).get(resource, name) is None else _handle(plan, place, resource, name)
         )
 
     def poll(self, handle: RunHandle, folder: RunFolder) -> State:
@@ -227,6 +231,11 @@ class K8sLauncher(Launcher):
         """The logs of these pods, and the files in them, into the run folder here."""
         shared = folder.read_spec().recipe.launcher.k8s.transport == "claim"
         collect(client, pods, folder, handle.attempt, shared)
+
+
+def _handle(plan: LaunchPlan, place: Place, resource: str, name: str) -> RunHandle:
+    job = f"{place.namespace}/{resource}/{name}"
+    return RunHandle(K8sLauncher.name, plan.attempt, job, place.context, time.time())
 
 
 def _create(client: Client, plan: LaunchPlan, files: list[Path], resource: str, name: str) -> None:

@@ -97,9 +97,13 @@ class RayLauncher(Launcher):
         )
 
     def submit(self, plan: LaunchPlan, folder: RunFolder) -> RunHandle:
-        job, address = json.loads(plan.files[JOB]), folder.read_spec().recipe.launcher.ray.address
-        Client(address).submit(job)
-        return RunHandle(self.name, plan.attempt, job["submission_id"], address, time.time())
+        address = folder.read_spec().recipe.launcher.ray.address
+        Client(address).submit(json.loads(plan.files[JOB]))
+        return _handle(plan, address)
+
+    def recall(self, plan: LaunchPlan, folder: RunFolder) -> RunHandle | None:
+        handle = _handle(plan, folder.read_spec().recipe.launcher.ray.address)
+        return None if Client(handle.host).get(handle.job) is None else handle
 
     def poll(self, handle: RunHandle, folder: RunFolder) -> State:
         """`queued` until the placement group has its nodes and the ranks are started."""
@@ -138,6 +142,11 @@ class RayLauncher(Launcher):
         end = time.monotonic() + grace_s + _STOP_S
         while self.poll(handle, folder) in ("queued", "running") and time.monotonic() < end and not hurry():
             time.sleep(0.2)
+
+
+def _handle(plan: LaunchPlan, address: str) -> RunHandle:
+    job = json.loads(plan.files[JOB])["submission_id"]
+    return RunHandle(RayLauncher.name, plan.attempt, job, address, time.time())
 
 
 def bundle(spec: RunSpec) -> dict[str, float]:

@@ -12,6 +12,7 @@ import pytest
 from galley.rundir import RunFolder
 from galley.spec import LaunchPlan, RunHandle, State, from_json, to_json
 from launchers.base import Launcher
+from launchers.handles import last_handle
 from launchers.run import write_plan
 from tests.integration.local.standin import (
     FACTS,
@@ -102,6 +103,20 @@ class LauncherContract:
         wait_until(lambda: not processes_of(folder), self.timeout_s)
         other.cancel(handle, folder, grace_s=1.0)  # a run that has ended is left alone
         assert self.make().poll(foreign, folder) not in ("queued", "running")
+
+    def test_a_job_whose_submitter_was_killed_before_it_kept_the_handle_is_found(
+        self, folder: RunFolder
+    ) -> None:
+        """Where a scheduler owns it; elsewhere it dies with the submitter."""
+        if not self.make().remote:
+            return
+        make_run(folder.root, "hang", ranks=1)
+        _, handle = self.submit(folder)
+        folder.launch_file.unlink()
+        found = last_handle(folder)
+        assert found == replace(handle, started_at=found.started_at if found else 0.0)
+        assert folder.read_handles() == [found]
+        self.make().cancel(handle, folder, grace_s=1.0)
 
     def foreign_job(self) -> int:
         """The id of something alive that is not the run's."""

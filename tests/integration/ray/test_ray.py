@@ -43,7 +43,7 @@ def start(folder: RunFolder, cluster: RayCluster) -> None:
     folder.write_spec(spec)
     plan = RayLauncher().plan(spec, folder.root, FACTS, attempt=1)
     write_plan(plan, folder)
-    submit(RayLauncher(), plan, folder, spec)
+    submit(RayLauncher(), plan, folder)
 
 
 def test_a_run_is_seen_and_cancelled_and_one_without_room_waits(

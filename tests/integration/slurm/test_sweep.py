@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +57,39 @@ def test_an_array_outlives_its_controller(cluster: SlurmCluster, tmp_path: Path)
     study = lab.run(folder)
     assert not lab.faults(folder, 4)
     assert [trial.attempts for trial in study.trials] == [1] * 4, "nothing was submitted again"
+
+
+KILLING_SBATCH = """\
+#!/usr/bin/env bash
+# The real sbatch; once it has taken a job, the process that asked for it is killed, the first time.
+job=$({real} "$@") || exit
+case " $* " in
+    *" --test-only "*) ;;
+    *) mkdir {once} 2>/dev/null && kill -KILL "$PPID" ;;
+esac
+echo "$job"
+"""
+
+
+@pytest.mark.parametrize("words", [("hpo=optuna",), ARRAY], ids=["jobs", "array"])
+def test_a_controller_killed_before_it_knew_the_job_submits_nothing_twice(
+    cluster: SlurmCluster, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    folder = lab.make_study(tmp_path / "study", *WORDS, *words)
+    killer, once = tmp_path / "bin" / "sbatch", tmp_path / "killed"
+    killer.parent.mkdir()
+    killer.write_text(KILLING_SBATCH.format(real=shutil.which("sbatch"), once=once))
+    killer.chmod(0o755)
+    path = f"{killer.parent}{os.pathsep}{os.environ['PATH']}"
+    argv = [sys.executable, "-m", "tests.integration.hpo.lab", folder.root]
+    assert subprocess.call(argv, env=environment(**cluster.environment, PATH=path)) == -signal.SIGKILL
+    assert not list(folder.trials.glob("*/launch.json")), "it was killed before it could write one"
+    study = lab.run(folder)
+    assert not lab.faults(folder, 4)
+    assert [trial.attempts for trial in study.trials] == [1] * 4
+    submitted = cluster.check("squeue", "--states=all", "--noheader", "--array", "--format=%o")
+    mine = [line for line in submitted.splitlines() if line.startswith(f"{folder.root}/")]
+    assert len(mine) == 4, "nothing was submitted again"
 
 
 @pytest.mark.parametrize(

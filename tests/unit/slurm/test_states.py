@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 
 from galley.spec import FailureClass, State
+from launchers.slurm_recall import read_squeue
 from launchers.slurm_states import FORGOTTEN, STATES, Seen, read_array, read_sacct, read_scontrol
 
 RUNNING = (
@@ -118,3 +119,11 @@ def test_the_accounting_is_read_by_its_last_line(text: str, state: State, code: 
 @pytest.mark.parametrize(("code", "state"), [(5, "cancelled"), (66, "failed"), (4, "failed"), (1, "failed")])
 def test_the_scripts_own_exit_codes_tell_more(code: int, state: State) -> None:
     assert Seen("FAILED", "NonZeroExitCode", code).meaning.state == state
+
+
+def test_jobs_are_found_by_the_script_that_they_run() -> None:
+    one = "12|/runs/a b/plan/job.sh\n13|/runs/c/plan/job.sh\n14|(null)\n"
+    assert list(read_squeue(one, "/runs/a b/plan/job.sh")) == ["12"]
+    assert list(read_squeue(one, "/runs/a")) == []
+    several = f"CLUSTER: alpha\n{one}\nCLUSTER: beta\n7|/runs/c/plan/job.sh\n"
+    assert list(read_squeue(several, "/runs/c/plan/job.sh")) == ["13;alpha", "7;beta"]
