@@ -41,20 +41,22 @@ class Held:
 _held: OrderedDict[str, Held] = OrderedDict()
 
 
-def hold(recipe: Recipe) -> None:
-    """Load what a run of `recipe` begins with, unless it is held; the oldest makes room.
+def hold(recipe: Recipe) -> bool:
+    """Load what a run of `recipe` begins with, unless it is held, the oldest making room; whether it was.
 
     A task of the user's own is left to its run: it may do anything. Raises what loading raises.
     """
     if recipe.task.kind not in TASKS:
-        return
+        return False
     key = _key(recipe)
-    if key not in _held:
+    new = key not in _held
+    if new:
         while len(_held) >= MAX_HELD:
             _held.popitem(last=False)
         task = make_task(recipe)
         _held[key] = Held(task, task.datasets(nullcontext), task.model())
     _held.move_to_end(key)
+    return new
 
 
 def take(recipe: Recipe) -> Held | None:

@@ -33,7 +33,7 @@ from galley.lifetime import bound_to_me
 from galley.rundir import RunFolder
 from galley.trackers import LIBRARIES
 from trainer import strategies, worker
-from trainer.warm import held, leader
+from trainer.warm import held, huge_pages, leader
 
 # What a run imports between its start and its end, besides what `trainer.session` does.
 PRELOAD = (
@@ -82,7 +82,8 @@ def prepare(run_dir: Path) -> None:
         importlib.import_module("deepspeed")
         if spec.recipe.tracker.kind != "none":
             importlib.import_module(LIBRARIES[spec.recipe.tracker.kind])
-        held.hold(spec.recipe)
+        if held.hold(spec.recipe):
+            huge_pages.collapse()
     except Exception as error:  # noqa: BLE001
         print(f"{run_dir}: not held: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     gc.collect()
