@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,11 @@ TORCH_DTYPES: dict[Dtype, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+
+
+def autocast(compute: Dtype, device_kind: str) -> AbstractContextManager[object]:
+    """In which the operations that tolerate it run in `compute`."""
+    return nullcontext() if compute == "fp32" else torch.autocast(device_kind, dtype=TORCH_DTYPES[compute])
 
 
 def autocast_forward(model: torch.nn.Module, compute: Dtype, device_kind: str) -> None:

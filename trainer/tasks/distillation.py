@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from galley.errors import ConfigError, Problem
 from galley.schema import Model, Recipe
-from trainer.models import load_tokenizer, new_modules
-from trainer.precision import autocast_forward
+from trainer.models import load_tokenizer, new_names
+from trainer.precision import autocast
 from trainer.tasks.base import Batch
 from trainer.tasks.sequence import load_sequence_model
 from trainer.tasks.sequence_classification import SequenceClassification
@@ -31,10 +31,9 @@ class Distillation(SequenceClassification):
         self.teacher: torch.nn.Module | None = None
 
     def model(self) -> torch.nn.Module:
-        with torch.device("cpu"):  # every rank asks it, also one that reads no weights of its own
-            self.teacher = load_teacher(self.recipe, self.num_labels, self.tokenizer.get_vocab())
-        device = torch.device("cpu") if self.ranks is None else self.ranks.device
-        autocast_forward(self.teacher.to(device), self.recipe.precision.dtype, device.type)
+        if not self.recipe.eval.only:  # where nobody learns, no teacher need be there
+            with torch.device("cpu"):  # every rank asks it, also one that reads no weights of its own
+                self.teacher = load_teacher(self.recipe, self.num_labels, self.tokenizer.get_vocab())
         return super().model()
 
     def loss(self, model: torch.nn.Module, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
@@ -42,12 +41,19 @@ class Distillation(SequenceClassification):
             return super().loss(model, batch, weights)
         settings, logits = self.recipe.task.distillation, self.logits(model, batch)
         labels = cross_entropy(logits, batch["labels"], reduction="none")
-        with torch.no_grad():
-            taught = self.logits(self.teacher, batch)
+        taught = self._ask(self.teacher, batch)
         student, target = (log_softmax(x / settings.temperature, dim=-1) for x in (logits, taught))
         soft = kl_div(student, target, reduction="none", log_target=True).sum(1) * settings.temperature**2
         mixed = (1 - settings.weight) * labels + settings.weight * soft
         return (mixed * self._factors(batch, weights)).sum()
+
+    @torch.no_grad()
+    def _ask(self, teacher: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """Its logits, computed where and in the format in which this run computes: a warm server, which
+        loaded it for a run to come, did not know either."""
+        device = batch["labels"].device
+        with autocast(self.recipe.precision.dtype, device.type):
+            return self.logits(teacher.to(device), batch)
 
 
 def load_teacher(recipe: Recipe, num_labels: int, vocabulary: dict[str, int]) -> torch.nn.Module:
@@ -64,8 +70,8 @@ def load_teacher(recipe: Recipe, num_labels: int, vocabulary: dict[str, int]) ->
             Problem(where, "has another vocabulary than the student", "choose one of its family")
         )
     teacher = load_sequence_model(own, num_labels, "single_label_classification", tokenizer)
-    if new_modules(teacher):
-        what = f"has no trained head ({', '.join(new_modules(teacher))} would be random)"
+    if new_names(teacher):
+        what = f"has no trained head ({', '.join(new_names(teacher))} would be random)"
         raise ConfigError(Problem(where, what, "train it first: the teacher is RUN/model"))
     log.info("teacher %s: %d parameters, frozen", name, sum(p.numel() for p in teacher.parameters()))
     return teacher.requires_grad_(False).eval()

@@ -84,8 +84,11 @@ def are_replicas(model: torch.nn.Module, ranks: Ranks) -> bool:
 def _key(recipe: Recipe) -> str:
     """Equal for two runs that begin with the same data and weights."""
     relevant = {name: value for name, value in asdict(recipe).items() if name not in _IRRELEVANT}
-    folders = [Path(name).expanduser() for name in (recipe.data.path, recipe.model.name) if name]
-    return json.dumps([relevant, *map(_stamp, folders)], sort_keys=True)
+    model, teacher = recipe.model, recipe.task.distillation.teacher
+    named = (recipe.data.path, model.name, model.tokenizer, teacher)
+    return json.dumps(
+        [relevant, *(_stamp(Path(name).expanduser()) for name in named if name)], sort_keys=True
+    )
 
 
 def _stamp(folder: Path) -> list[tuple[str, int, int]]:

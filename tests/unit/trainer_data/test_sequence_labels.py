@@ -15,11 +15,12 @@ from torch.nn.functional import cross_entropy
 from galley.datacheck import CLASS_SETS, CLASSES, NUMBERS, Labels, load_splits
 from galley.datafiles import DataError
 from galley.errors import ConfigError
-from galley.schema import Classification, Data, Distillation, Model, Recipe, Task
+from galley.schema import Classification, Data, Distillation, Eval, Model, Precision, Recipe, Task
 from trainer.data.sources import count_labels
 from trainer.tasks import make_task
 from trainer.tasks.multi_label import multi_label_metrics
 from trainer.tasks.sequence_classification import balanced_weights
+from trainer.warm import held
 
 
 def folder(root: Path, labels: list[str], name: str = "label") -> str:
@@ -156,3 +157,36 @@ def test_a_teacher_without_a_trained_head_is_refused(recipe: Recipe, tmp_path: P
     task, _ = task_on(recipe, Task("distillation", distillation=settings), ["0", "1"], tmp_path)
     with pytest.raises(ConfigError, match="has no trained head"):
         task.model()
+
+
+def test_only_who_learns_needs_a_teacher(recipe: Recipe, tmp_path: Path) -> None:
+    settings = Distillation(str(tmp_path / "gone"))
+    measuring = replace(recipe, eval=Eval(only=True))
+    task, data = task_on(measuring, Task("distillation", distillation=settings), ["0", "1"], tmp_path)
+    assert task.predict(task.model(), task.collate(data.eval.rows([0, 1]))).shape == (2, 2)
+
+
+def test_a_teacher_that_is_held_warm_computes_as_its_run_does_and_is_the_one_in_the_folder(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    labels, stored = ["0", "1", "2"], tmp_path / "teacher"
+    teacher, _ = task_on(recipe, Task(), labels, tmp_path)
+    saved = teacher.model()
+    teacher.save_pretrained(saved, saved.state_dict(), str(stored))
+    settings = Task("distillation", distillation=Distillation(str(stored), weight=1.0))
+    recipe = replace(recipe, seed=7, task=settings, data=replace(recipe.data, path=folder(tmp_path, labels)))
+    asked = replace(recipe, precision=Precision("bf16"))
+
+    def loss(task: Any, data: Any, model: torch.nn.Module) -> float:
+        task.step = 0
+        return float(task.loss(model.eval(), task.collate(data.train.rows([0, 1, 2])), torch.ones(3)))
+
+    cold = make_task(asked)
+    expected = loss(cold, cold.datasets(nullcontext), cold.model())
+    held.hold(recipe)
+    warm = held.take(asked)
+    assert warm is not None
+    assert loss(warm.task, warm.data, warm.model) == expected
+    held.hold(recipe)
+    teacher.save_pretrained(saved, saved.state_dict(), str(stored))
+    assert held.take(asked) is None
