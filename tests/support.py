@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -83,3 +84,18 @@ def require_program(name: str, suites: str) -> str:
     if found is None:
         not_available(f"the program {name} is not installed", suites)
     return str(found)
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports of the loopback interface, free a moment ago."""
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def free_port() -> int:
+    return free_ports(1)[0]

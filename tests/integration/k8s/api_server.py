@@ -11,117 +11,23 @@ import json
 import queue
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from tests.integration.k8s.crds import Schema, rejections
-
-Object = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Resource:
-    group: str
-    version: str
-    plural: str
-    kind: str
-    namespaced: bool = True
-
-    @property
-    def group_version(self) -> str:
-        return f"{self.group}/{self.version}" if self.group else self.version
-
-    @property
-    def root(self) -> str:
-        return f"/apis/{self.group_version}" if self.group else f"/api/{self.version}"
-
-
-RESOURCES = (
-    Resource("", "v1", "pods", "Pod"),
-    Resource("", "v1", "configmaps", "ConfigMap"),
-    Resource("", "v1", "namespaces", "Namespace", namespaced=False),
-    Resource("kubeflow.org", "v1", "pytorchjobs", "PyTorchJob"),
-    Resource("trainer.kubeflow.org", "v1alpha1", "trainjobs", "TrainJob"),
-    Resource("trainer.kubeflow.org", "v1alpha1", "clustertrainingruntimes", "ClusterTrainingRuntime", False),
+from tests.integration.k8s.api_discovery import discovery
+from tests.integration.k8s.api_objects import (
+    Key,
+    Object,
+    Refusal,
+    Resource,
+    Store,
+    locate,
+    merge,
+    refuse_invalid,
 )
-VERBS = ["create", "delete", "get", "list", "patch", "watch"]
-Key = tuple[str, str, str]  # plural, namespace ("" cluster-wide), name
-
-
-class Refusal(Exception):
-    """An answer that is a Status object."""
-
-    def __init__(self, code: int, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.status = {
-            "kind": "Status",
-            "apiVersion": "v1",
-            "metadata": {},
-            "status": "Failure",
-            "message": message,
-            "reason": reason,
-            "code": code,
-        }
-
-
-@dataclass
-class Store:
-    """All objects. `listeners` are told of each change, in its order."""
-
-    schemas: dict[str, Schema]
-    objects: dict[Key, Object] = field(default_factory=dict)
-    forbidden: set[tuple[str, str]] = field(default_factory=set)
-    logs: dict[Key, Callable[[], str]] = field(default_factory=dict)
-    listeners: list[Callable[[str, Key, Object], None]] = field(default_factory=list)
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    revision: int = 1
-
-    def put(self, key: Key, body: Object) -> Object:
-        """Create or replace, and tell the listeners."""
-        with self.lock:
-            self.revision += 1
-            event = "MODIFIED" if key in self.objects else "ADDED"
-            body["metadata"]["resourceVersion"] = str(self.revision)
-            self.objects[key] = body
-            for listener in [*self.listeners]:
-                listener(event, key, body)
-            return body
-
-    def update(self, key: Key, change: Callable[[Object], None]) -> None:
-        """Change an object that is still there."""
-        with self.lock:
-            if key in self.objects:
-                body = json.loads(json.dumps(self.objects[key]))
-                change(body)
-                self.put(key, body)
-
-    def remove(self, key: Key) -> Object | None:
-        with self.lock:
-            body = self.objects.pop(key, None)
-            if body is not None:
-                self.revision += 1
-                for listener in [*self.listeners]:
-                    listener("DELETED", key, body)
-            return body
-
-    def create(self, resource: Resource, namespace: str, body: Object, dry_run: bool = False) -> Object:
-        name = body["metadata"]["name"]
-        key = (resource.plural, namespace, name)
-        full = f"{resource.plural}.{resource.group}" if resource.group else resource.plural
-        with self.lock:
-            if key in self.objects:
-                raise Refusal(409, "AlreadyExists", f'{full} "{name}" already exists')
-            body = {**body, "metadata": dict(body["metadata"])}
-            if namespace:
-                body["metadata"]["namespace"] = namespace
-            now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            body["metadata"] |= {"uid": str(uuid.uuid4()), "creationTimestamp": now}
-            return body if dry_run else self.put(key, body)
+from tests.integration.k8s.crds import Schema
 
 
 class ApiServer:
@@ -330,111 +236,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
-
-
-def locate(path: str) -> tuple[Resource, str, str, str]:
-    """(resource, namespace, name, subresource) of a path of the API."""
-    for resource in RESOURCES:
-        if not path.startswith(resource.root + "/"):
-            continue
-        words = path.removeprefix(resource.root + "/").split("/")
-        namespace = ""
-        if words[0] == "namespaces" and len(words) > 2:
-            namespace, words = words[1], words[2:]
-        if words[0] == resource.plural:
-            name, sub, *_ = [*words[1:], "", ""]
-            return resource, namespace, name, sub
-    raise Refusal(404, "NotFound", "the server could not find the requested resource")
-
-
-def refuse_invalid(schemas: dict[str, Schema], resource: Resource, body: Object, strict: bool) -> None:
-    """As the API server words it: unknown fields are a bad request, wrong values invalid."""
-    found = rejections(schemas, body)
-    unknown = [(path, message) for path, message in found if "Additional properties" in message]
-    if unknown and strict:
-        names = ", ".join(f'unknown field "{path}": {message}' for path, message in unknown)
-        raise Refusal(
-            400, "BadRequest", f"{resource.kind} in version is invalid: strict decoding error: {names}"
-        )
-    wrong = [(path, message) for path, message in found if "Additional properties" not in message]
-    if wrong:
-        said = ", ".join(f"{path}: Invalid value: {message}" for path, message in wrong)
-        name = body["metadata"].get("name")
-        raise Refusal(422, "Invalid", f'{resource.kind}.{resource.group} "{name}" is invalid: {said}')
-
-
-def merge(body: Any, patch: Any) -> Any:
-    """JSON merge patch, RFC 7386."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(body) if isinstance(body, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        else:
-            result[name] = merge(result.get(name), value)
-    return result
-
-
-def discovery(path: str) -> Object | None:
-    """What a client asks before it asks for objects; None for the paths of objects."""
-    if path == "/version":
-        return {"major": "1", "minor": "32", "gitVersion": "v1.32.0-emulator"}
-    if path == "/api":
-        return {"kind": "APIVersions", "versions": ["v1"]}
-    if path == "/apis":
-        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": _groups()}
-    if path == "/openapi/v3":
-        roots = {resource.root.removeprefix("/") for resource in RESOURCES}
-        return {"paths": {root: {"serverRelativeURL": f"/openapi/v3/{root}"} for root in sorted(roots)}}
-    if path.startswith("/openapi/v3/"):
-        return _open_api("/" + path.removeprefix("/openapi/v3/"))
-    if path in {resource.root for resource in RESOURCES}:
-        return _resource_list(path)
-    return None
-
-
-def _groups() -> list[Object]:
-    found = []
-    for group, version in sorted({(r.group, r.version) for r in RESOURCES if r.group}):
-        entry = {"groupVersion": f"{group}/{version}", "version": version}
-        found.append({"name": group, "versions": [entry], "preferredVersion": entry})
-    return found
-
-
-def _resource_list(root: str) -> Object:
-    mine = [resource for resource in RESOURCES if resource.root == root]
-    listed = [
-        {
-            "name": resource.plural,
-            "singularName": resource.kind.lower(),
-            "namespaced": resource.namespaced,
-            "kind": resource.kind,
-            "verbs": VERBS,
-        }
-        for resource in mine
-    ]
-    if root == "/api/v1":
-        listed.append({"name": "pods/log", "namespaced": True, "kind": "Pod", "verbs": ["get"]})
-    return {
-        "kind": "APIResourceList",
-        "apiVersion": "v1",
-        "groupVersion": mine[0].group_version,
-        "resources": listed,
-    }
-
-
-def _open_api(root: str) -> Object:
-    """Only what kubectl looks for: that the server validates fields and knows dry runs."""
-    paths = {}
-    for resource in RESOURCES:
-        if resource.root == root:
-            where = "/namespaces/{namespace}" if resource.namespaced else ""
-            kind = {"group": resource.group, "version": resource.version, "kind": resource.kind}
-            parameters = [
-                {"name": name, "in": "query", "schema": {"type": "string"}}
-                for name in ("fieldValidation", "dryRun")
-            ]
-            patch = {"parameters": parameters, "x-kubernetes-group-version-kind": kind, "responses": {}}
-            paths[f"{root}{where}/{resource.plural}/{{name}}"] = {"patch": patch}
-    return {"openapi": "3.0.0", "info": {"title": "emulator", "version": "1"}, "paths": paths}

@@ -22,7 +22,8 @@ from typing import Any
 
 import psutil
 
-from tests.integration.k8s.api_server import ApiServer, Key, Object
+from tests.integration.k8s.api_objects import Key, Object
+from tests.integration.k8s.api_server import ApiServer
 
 TRUE = "True"
 

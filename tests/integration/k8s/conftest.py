@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from tests.integration.k8s.api_server import ApiServer
 from tests.integration.k8s.cluster import Cluster
 from tests.integration.k8s.crds import Schema, load
-from tests.support import require_program
+from tests.support import free_port, require_program
 
 CONFIG = """
 apiVersion: v1
@@ -59,9 +58,3 @@ def cluster(api: ApiServer, tmp_path: Path) -> Iterator[Cluster]:
     cluster = Cluster(api, tmp_path / "pods", claim, free_port())
     yield cluster
     cluster.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

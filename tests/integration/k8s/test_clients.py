@@ -15,7 +15,8 @@ from launchers.k8s.kubectl import Kubectl
 from launchers.k8s.launcher import MANIFEST
 from launchers.k8s.pyclient import PythonClient
 from tests.integration.k8s.api_server import ApiServer
-from tests.integration.k8s.conftest import free_port, use
+from tests.integration.k8s.conftest import use
+from tests.support import free_port
 from tests.unit.k8s.runs import make_spec, plan
 
 JOB = ("pytorchjobs.kubeflow.org", "tiny-1")

@@ -20,10 +20,10 @@ from launchers.runs import run_state
 from tests.integration.conftest import Command
 from tests.integration.k8s.api_server import ApiServer
 from tests.integration.k8s.cluster import Cluster, wait_for
-from tests.integration.k8s.conftest import free_port, use
+from tests.integration.k8s.conftest import use
 from tests.integration.local.standin import FACTS, make_run
 from tests.integration.reference import TINY, losses
-from tests.support import run_galley, run_process
+from tests.support import free_port, run_galley, run_process
 
 TWO_NODES = ("launcher=k8s", "cluster.nodes=2", "cluster.procs_per_node=1")
 

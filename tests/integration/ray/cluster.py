@@ -19,7 +19,7 @@ from galley.schema import Ray
 from galley.seal import snapshot_sha256
 from galley.spec import RunSpec
 from tests.integration.local.standin import wait_until
-from tests.integration.slurm.cluster import free_ports
+from tests.support import free_ports
 
 # Nothing is sent home, and a machine whose disk is almost full still takes jobs.
 ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_local_fs_capacity_threshold": "0.999"}

@@ -22,7 +22,7 @@ from tests.integration.conftest import Command
 from tests.integration.local.standin import FACTS, end_all, hanging, make_run, wait_until
 from tests.integration.ray.cluster import RayCluster, spread_over_nodes
 from tests.integration.reference import TINY, losses, train
-from tests.integration.slurm.cluster import free_ports
+from tests.support import free_port
 
 TWO_NODES = ("launcher=ray", "cluster.nodes=2", "cluster.procs_per_node=1")
 
@@ -80,7 +80,7 @@ def test_a_run_is_seen_and_cancelled_and_one_without_room_waits(
 def test_what_cannot_be_is_refused(
     tmp_path: Path, galley: Command, words: list[str], code: int, message: str
 ) -> None:
-    nobody = f"launcher.ray.address=http://127.0.0.1:{free_ports(1)[0]}"
+    nobody = f"launcher.ray.address=http://127.0.0.1:{free_port()}"
     found, _, said = galley(*TINY, *TWO_NODES, nobody, f"run_dir={tmp_path}/run", *words)
     assert found == code, said
     assert message in said

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tests.support import Finished, run_process
+from tests.support import Finished, free_ports, run_process
 
 NODES = ("node1", "node2", "node3", "node4")
 CPUS, GPUS = 8, 4
@@ -146,18 +146,6 @@ class SlurmCluster:
     def wait_for(self, job: str, states: Sequence[str], timeout: float = 60) -> dict[str, str]:
         wait_until(lambda: self.state(job) in states, timeout)
         return self.describe(job)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def wait_until(condition: Callable[[], object], timeout: float) -> None:
