@@ -13,6 +13,7 @@ from galley.facts import probe
 from galley.schema import Batch, Lora, Model, Precision, Recipe, Train
 from galley.spec import Engaged, RunSpec
 from tests.integration.train import tiny
+from tests.integration.train.tiny_task import TinyModel
 
 NO_DROPOUT = {"TINY_DROPOUT": "0"}
 SHARDED = ("zero1", "zero2", "zero3", "fsdp", "fsdp_grad_op")
@@ -53,7 +54,7 @@ def test_every_strategy_gives_the_losses_of_one_gpu(
     assert tiny.losses(folder) == pytest.approx(tiny.losses(single), abs=1e-5)
     assert tiny.largest_difference(tiny.weights(folder), tiny.weights(single)) < 1e-4
     assert "nccl" in engaged(folder).backend
-    total = sum(p.numel() for p in tiny.TinyModel(0.1).parameters())
+    total = sum(p.numel() for p in TinyModel(0.1).parameters())
     if strategy != "ddp":
         share = 2 * total / num_gpus
         assert max(engaged(folder).elements_per_rank["optimizer"]) <= share * 1.05 + 64

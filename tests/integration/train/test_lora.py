@@ -13,14 +13,15 @@ from safetensors import safe_open
 from galley.cli import main
 from galley.schema import Checkpoint, Lora, Model, Optim, ParamGroup, Recipe, Train
 from tests.integration.train import tiny
+from tests.integration.train.tiny_task import NUM_LABELS, WIDTH, TinyModel
 from trainer.checkpoints.manifest import list_checkpoints
 
 NO_DROPOUT = {"TINY_DROPOUT": "0"}
 LORA = Lora(r=3, alpha=6, target_modules=["hidden"], modules_to_save=["head"])
-ADAPTERS = 3 * tiny.WIDTH + 2 * tiny.WIDTH * 3
-TRAINED = ADAPTERS + 2 * tiny.WIDTH * tiny.NUM_LABELS + tiny.NUM_LABELS
+ADAPTERS = 3 * WIDTH + 2 * WIDTH * 3
+TRAINED = ADAPTERS + 2 * WIDTH * NUM_LABELS + NUM_LABELS
 # PEFT keeps the frozen original of a module that is trained in full.
-ALL = sum(p.numel() for p in tiny.TinyModel(0.1).parameters()) + TRAINED
+ALL = sum(p.numel() for p in TinyModel(0.1).parameters()) + TRAINED
 
 
 # LoRA+ (arXiv:2402.12354): B learns faster than A.
@@ -142,9 +143,9 @@ def test_merged_weights_are_those_of_the_model_with_adapters(single: Any, tmp_pa
     merging = recipe("single", replace(LORA, merge=True))
     merged = tiny.weights(tiny.train(tmp_path, tiny.tiny_spec(merging, 1), **NO_DROPOUT))
     adapters = {name.removeprefix("base_model.model."): t for name, t in tiny.weights(single).items()}
-    assert merged.keys() == dict(tiny.TinyModel(0.0).state_dict()).keys()
+    assert merged.keys() == dict(TinyModel(0.0).state_dict()).keys()
     torch.manual_seed(7)
-    base = tiny.TinyModel(0.0).state_dict()
+    base = TinyModel(0.0).state_dict()
     update = adapters["hidden.lora_B.default.weight"] @ adapters["hidden.lora_A.default.weight"]
     expected = base["hidden.weight"] + 6 / 3 * update
     torch.testing.assert_close(merged["hidden.weight"], expected)

@@ -36,7 +36,7 @@ def on_two_ranks(root: Path, strategy: str, every_steps: int | None) -> RunSpec:
     (root / "code/plugins").mkdir(parents=True)
     (root / "code/plugins/0").symlink_to(REPO)
     recipe = tiny.tiny_recipe(strategy, checkpoint=Checkpoint(every_steps=every_steps))
-    task = Task("tests.integration.train.tiny:TinyTask")
+    task = Task("tests.integration.train.tiny_task:TinyTask")
     return tiny.tiny_spec(replace(recipe, task=task, plugins=[str(REPO)]), 2)
 
 

@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from galley.schema import Checkpoint, Eval
 from tests.integration.train import tiny
+from tests.integration.train.tiny_task import TinyModel
 from trainer.checkpoints.manifest import latest_complete, list_checkpoints, read_state, verify
 
 KILLED = -9
@@ -111,7 +112,7 @@ def test_ranks_share_the_tensors_of_a_checkpoint(tmp_path: Path) -> None:
     for shard in sorted(checkpoint.glob("*.safetensors")):
         keys += safe_open(shard, framework="pt").keys()
         assert shard.stat().st_size < 20_000
-    names = [name for name, _ in tiny.TinyModel(0.1).named_parameters()]
+    names = [name for name, _ in TinyModel(0.1).named_parameters()]
     expected = [f"{kind}/{name}" for kind in ("param", "exp_avg", "exp_avg_sq") for name in names]
     assert sorted(keys) == sorted([*expected, "buffer/temperature"])
 

@@ -16,6 +16,7 @@ import torch
 
 from galley.schema import Checkpoint, Eval, Optim, Precision, Train
 from tests.integration.train import tiny
+from tests.integration.train.tiny_task import TinyDataset, TinyModel, TinyTask
 from trainer.batches import BatchPlan
 
 NO_DROPOUT = {"TINY_DROPOUT": "0"}
@@ -99,8 +100,8 @@ def test_the_reference_is_what_plain_torch_computes(single: Any) -> None:
     """The loop against ten lines of torch on the same batches."""
     recipe = tiny.tiny_recipe("single")
     os.environ["TINY_DROPOUT"] = "0"
-    task = tiny.TinyTask(recipe)
-    model, data = task.model(), tiny.TinyDataset(70, seed=1)
+    task = TinyTask(recipe)
+    model, data = task.model(), TinyDataset(70, seed=1)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
@@ -193,7 +194,7 @@ def test_fewer_samples_than_ranks_in_the_last_batch(tmp_path: Path, single: Any)
 
 
 def test_the_result_tells_what_engaged(finished: Any) -> None:
-    total = sum(p.numel() for p in tiny.TinyModel(0.1).parameters())
+    total = sum(p.numel() for p in TinyModel(0.1).parameters())
     for strategy, engine, shares in (("ddp", "DistributedDataParallel", 1), ("zero2", "DeepSpeedEngine", 2)):
         folder = finished(tiny.tiny_spec(tiny.tiny_recipe(strategy), 2))
         engaged = folder.read_result().engaged

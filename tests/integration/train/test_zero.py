@@ -11,6 +11,7 @@ import pytest
 from galley.errors import ConfigError
 from galley.schema import Checkpoint, Optim, Precision
 from tests.integration.train import tiny
+from tests.integration.train.tiny_task import TinyModel
 from trainer.strategies.base import Setup
 from trainer.strategies.zero_config import deepspeed_config, uses_cpu_adam
 from trainer.strategies.zero_ops import ops_cache
@@ -78,7 +79,7 @@ def test_parameters_kept_whole_on_request_are_counted(tmp_path: Path) -> None:
     options = {"zero_optimization": {"stage3_param_persistence_threshold": 100}}
     recipe = replace(recipe, strategy=replace(recipe.strategy, engine_options=options))
     folder = tiny.train(tmp_path, tiny.tiny_spec(recipe, 2))
-    total = sum(p.numel() for p in tiny.TinyModel(0.1).parameters())
+    total = sum(p.numel() for p in TinyModel(0.1).parameters())
     small = total - 60 * 16 - 16 * 32
     for held in folder.read_result().engaged.elements_per_rank["params"]:
         assert held == pytest.approx(total / 2 + small, abs=8)
@@ -97,7 +98,7 @@ def test_what_a_rank_holds_and_how_it_resumes(tmp_path: Path, strategy: str) -> 
     assert tiny.largest_difference(tiny.weights(whole), tiny.weights(resumed)) == 0.0
     assert tiny.losses(whole) == tiny.losses(resumed)
     engaged = whole.read_result().engaged
-    total = sum(p.numel() for p in tiny.TinyModel(0.1).parameters())
+    total = sum(p.numel() for p in TinyModel(0.1).parameters())
     shares = {"params": 2 if strategy.startswith("zero3") else 1, "grads": 2, "optimizer": 2}
     assert engaged.engine == "DeepSpeedEngine"
     for kind, held in engaged.elements_per_rank.items():
