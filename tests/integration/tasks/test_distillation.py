@@ -28,7 +28,7 @@ SETTINGS = [
     "task=distillation", f"task.distillation.temperature={TEMPERATURE}",
     f"task.distillation.weight={WEIGHT}", "task.classification.class_weights=balanced", *STUDENT,
     "model.dropout=0", "data.max_length=16", "batch.global_size=12", "train.max_steps=6", "train.epochs=6",
-    "train.log_every_steps=1", "eval.every_steps=null", "checkpoint.every_steps=null", "optim.lr=3e-3",
+    "train.log_every_steps=1", "eval.every_steps=null", "checkpoint.every_steps=null", "optim.lr=2e-2",
     "schedule.warmup_ratio=null",
 ]  # fmt: skip
 

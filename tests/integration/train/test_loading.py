@@ -12,9 +12,9 @@ from galley.schema import Checkpoint, Optim, Train
 from tests.integration.train import tiny
 from trainer.checkpoints.manifest import list_checkpoints
 
-# 25 million parameters, 101 MB, in layers of 4 MB.
-HEAVY = {"TINY_DROPOUT": "0", "TINY_INNER": "1024", "TINY_BLOCKS": "24"}
-MODEL_MIB = 96
+# 13 million parameters, 51 MB, in layers of 4 MB.
+HEAVY = {"TINY_DROPOUT": "0", "TINY_INNER": "1024", "TINY_BLOCKS": "12"}
+MODEL_MIB = 48
 
 
 def recipe(strategy: str, **changes: Any) -> Any:
@@ -29,7 +29,8 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> tiny.RunFolder:
 
 @pytest.mark.parametrize("strategy", ["fsdp", "zero3"])
 def test_the_main_rank_reads_for_all(tmp_path: Path, single: tiny.RunFolder, strategy: str) -> None:
-    """The others would draw other weights: that they train alike shows whose they have."""
+    """The others would draw other weights: that they train alike shows whose they have. What they save is
+    what they need not read: half of the model, which is their own part, they have in any case."""
     peaks = []
     for efficient in (False, True):
         spec = tiny.tiny_spec(recipe(strategy, cpu_ram_efficient_loading=efficient), 2)
@@ -38,7 +39,7 @@ def test_the_main_rank_reads_for_all(tmp_path: Path, single: tiny.RunFolder, str
         assert tiny.losses(folder) == pytest.approx(tiny.losses(single), abs=1e-5)
         assert tiny.largest_difference(tiny.weights(folder), tiny.weights(single)) < 1e-4
         peaks.append(float((tmp_path / f"peak-{efficient}.1").read_text()))
-    assert peaks[0] - peaks[1] > MODEL_MIB / 4, peaks
+    assert peaks[0] - peaks[1] > MODEL_MIB / 3, peaks
 
 
 def test_a_full_checkpoint_is_one_file_and_read_like_any_other(tmp_path: Path, finished: Any) -> None:
