@@ -15,8 +15,10 @@ from galley.verbs.prepare import prepare
 from galley.verbs.recipes import is_offline, profiles
 from tests.integration.tasks import runs
 from tests.integration.train.tiny import losses
+from tests.support import REPO
 
 NAMES = sorted(file.stem for file in RECIPES.glob("*.yaml"))
+PAGE = REPO / "docs" / "recipes.md"
 LAUNCHERS = sorted(file.stem for file in (CONF / "launcher").glob("*.yaml"))
 # One batch of four samples again and again: a model that learns at all learns it.
 SHORT = (
@@ -41,6 +43,14 @@ def addresses(recipe: Recipe, launcher: str) -> list[str]:
     if recipe.cluster.procs_per_node is None:
         found.append("cluster.procs_per_node=1")
     return found
+
+
+def test_the_page_about_recipes_tells_what_every_small_profile_trains() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*\| `(\w+)` \| `(\w+)`.*\|$", PAGE.read_text(), flags=re.MULTILINE)
+    assert [name for name, _, _ in rows] == NAMES
+    for name, data, strategy in rows:
+        recipe = compose_recipe([f"recipe={name}", "profile=small"])
+        assert (recipe.data.name, recipe.strategy.name) == (f"embedded:{data}", strategy)
 
 
 @pytest.mark.parametrize("name", NAMES)
