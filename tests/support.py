@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from galley.lifetime import bound_to_me
+
 REPO = Path(__file__).resolve().parent.parent
 
 
@@ -48,6 +50,7 @@ def run_process(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=bound_to_me(),  # a test run that is killed leaves nothing behind
     )
     try:
         out, err = process.communicate(timeout=timeout)
