@@ -98,6 +98,7 @@ def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from _strategy(recipe)
     yield from _model_parallel(recipe)
     yield from _checkpoint(recipe)
+    yield from _stop(recipe)
     yield from _eval(recipe)
     yield from _metric(recipe)
     yield from _windows(recipe)
@@ -181,6 +182,12 @@ def _checkpoint(recipe: Recipe) -> Iterator[Problem]:
     if source is not None and not Path(source).expanduser().is_dir():
         hint = "the folder of a run, or one of the folders in its checkpoints/"
         yield Problem("checkpoint.resume_from", f"'{source}' is not a folder", hint)
+
+
+def _stop(recipe: Recipe) -> Iterator[Problem]:
+    stop, most = recipe.train.stop_at_step, recipe.train.max_steps
+    if stop is not None and most is not None and stop > most:
+        yield Problem("train.stop_at_step", f"step {stop} is behind the last one, {most}", f"at most {most}")
 
 
 def _strategy(recipe: Recipe) -> Iterator[Problem]:

@@ -44,6 +44,11 @@ def write_atomic(path: Path, content: str | bytes, mode: int = 0o644) -> None:
         raise
 
 
+def checkpoint_name(step: int) -> str:
+    """Name of the folder of the checkpoint after `step` optimizer steps."""
+    return f"step-{step:06d}"
+
+
 class RunFolder:
     """Paths and files of one run. Does not create anything until something is written."""
 

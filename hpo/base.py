@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from galley.schema import Hpo
-from hpo.values import Constraint, Objective, Params, SpaceDim, Trial
+from hpo.values import Constraint, Objective, Params, Place, SpaceDim, Trial
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,18 @@ class HpoBackend(ABC):
         `fixed` is the point where it is given, as for a repeat: the backend takes note of it. Asked again
         after a crash, before the journal had the trial, it may answer otherwise.
         """
+
+    def place(self, number: int) -> Place:
+        """Where trial `number`, which was asked, stands in a population."""
+        return Place()
+
+    def waits(self) -> bool:
+        """Whether `ask`, which said that there are no more points, may have one once a trial has ended."""
+        return False
+
+    def note(self, trial: Trial) -> None:
+        """Another controller has asked this trial."""
+        self.ask(trial.number, trial.params)
 
     @abstractmethod
     def tell(self, trial: Trial) -> None:

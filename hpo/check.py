@@ -12,6 +12,7 @@ from galley.schema import Recipe
 from hpo.backends import BACKENDS
 from hpo.objectives import RUN_METRICS, read_objectives
 from hpo.points import draw, enumerate_points, values_of
+from hpo.population import population_problems
 from hpo.space import read_space
 from hpo.values import Objective, Params, SpaceDim
 
@@ -36,6 +37,7 @@ def sweep_problems(recipe: Recipe) -> list[Problem]:
     except ConfigError as error:
         problems += error.problems
     problems += [*_backend_problems(recipe), *_array_problems(recipe)]
+    problems += population_problems(recipe, space, objectives)
     return [*problems, *_pruning_problems(recipe, objectives)]
 
 

@@ -23,6 +23,7 @@ from hpo.arrays import ARRAY_MOST, recall_last_array, start_array
 from hpo.journal import Cancelled, Ended, Retried
 from hpo.ledger import Ledger
 from hpo.objectives import judge, measure
+from hpo.population import drop_spent
 from hpo.pruning.base import Pruner
 from hpo.runs import Slot, TrialRuns
 from hpo.study import Study
@@ -87,6 +88,7 @@ class Controller:
         try:
             if self._study.hpo.array:
                 recall_last_array(self._study)
+            drop_spent(self._study)  # of a controller that was killed before it did
             more = True
             while more:
                 more = self._go_on()
@@ -173,7 +175,7 @@ class Controller:
 
     def _ask(self) -> int | None:
         number = self._ledger.ask()
-        self._exhausted = number is None and not self._ledger.is_whole()
+        self._exhausted = number is None and not self._ledger.is_whole() and not self._ledger.backend.waits()
         return number
 
     def _start(self, trial: Trial) -> None:
@@ -249,6 +251,7 @@ class Controller:
         self._ledger.end(
             Ended(number, state, time.time(), values or {}, metrics or {}, feasible, message, attempts)
         )
+        drop_spent(self._study)
 
     def _take_down(self) -> None:
         """End what runs. A job in a scheduler's hands goes on where this process was merely told to leave."""

@@ -83,12 +83,14 @@ def table(trials: Sequence[Trial], objectives: Sequence[Objective], heading: str
 
     made = Table(title=heading, title_justify="left", box=None, header_style="bold")
     keys = list(dict.fromkeys(key for trial in trials for key in trial.params))
-    for name in ("trial", "state", *(objective.metric for objective in objectives), *keys):
+    places = ("member", "from") if any(trial.member is not None for trial in trials) else ()
+    for name in ("trial", *places, "state", *(objective.metric for objective in objectives), *keys):
         made.add_column(name, justify="left" if name == "state" else "right")
     for trial in trials:
         values = [format_value(trial.values.get(objective.metric)) for objective in objectives]
         params = [format_value(trial.params[key]) if key in trial.params else "" for key in keys]
-        made.add_row(str(trial.number), progress_of(trial), *values, *params)
+        place = [format_value(trial.member), format_value(trial.parent)][: len(places)]
+        made.add_row(str(trial.number), *place, progress_of(trial), *values, *params)
     return made
 
 
@@ -108,10 +110,12 @@ def describe(trial: Trial, objectives: Sequence[Objective]) -> str:
         f"{o.metric} {format_value(trial.values[o.metric])}" for o in objectives if trial.values
     )
     params = " ".join(f"{key}={format_value(value)}" for key, value in trial.params.items())
+    member = "" if trial.member is None else f"member {trial.member}"
+    member += "" if trial.parent is None else f" from trial {trial.parent}"
     lived = format_s((trial.ended_at or 0.0) - (trial.started_at or 0.0)) if trial.ended_at else ""
     said = trial.message.splitlines()[0] if trial.message else ""
     return "  ".join(
-        filter(None, [f"trial {trial.number:>3}", f"{trial.state:<10}", values, params, lived, said])
+        filter(None, [f"trial {trial.number:>3}", f"{trial.state:<10}", values, params, member, lived, said])
     )
 
 

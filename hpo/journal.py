@@ -52,6 +52,7 @@ class Asked:
 
     Attributes:
         controller: the one that runs it, by the name of its lease.
+        member, parent: as in `Trial`.
     """
 
     number: int
@@ -59,6 +60,8 @@ class Asked:
     time: float
     repeat_of: int | None = None
     controller: str = ""
+    member: int | None = None
+    parent: int | None = None
     event: Literal["asked"] = "asked"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from hpo.base import HpoBackend
 from hpo.journal import Adopted, Asked, Ended, Event, Journal, broken
@@ -63,7 +64,9 @@ class Ledger:
             params = self.backend.ask(number, fixed)
             if params is not None:
                 repeat_of = None if fixed is None else root
-                self.write(Asked(number, params, time.time(), repeat_of, self._lease.name))
+                place = self.backend.place(number)
+                asked = Asked(number, params, time.time(), repeat_of, self._lease.name)
+                self.write(replace(asked, member=place.member, parent=place.parent))
             return None if params is None else number
 
     def end(self, event: Ended) -> None:
@@ -120,7 +123,7 @@ class Ledger:
     def _tell(self, event: Event) -> None:
         """What another controller asked, or learned, the backend has to know."""
         if isinstance(event, Asked):
-            self.backend.ask(event.number, event.params)
+            self.backend.note(self.study.trials[event.number])
         elif isinstance(event, Ended):
             self.backend.tell(self.study.trials[event.number])
 

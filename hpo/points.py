@@ -16,11 +16,12 @@ def draw(dims: Sequence[SpaceDim], generator: random.Random) -> Params:
     params: Params = {}
     for dim in dims:
         if dim.is_active(params):
-            params[dim.key] = _draw(dim, generator)
+            params[dim.key] = draw_value(dim, generator)
     return params
 
 
-def _draw(dim: SpaceDim, generator: random.Random) -> Any:
+def draw_value(dim: SpaceDim, generator: random.Random) -> Any:
+    """A random value of one dimension."""
     if dim.kind == "categorical":
         return generator.choice(dim.choices)
     low, high = dim.bounds

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from galley.paths import RECIPES
 from galley.rundir import RunFolder, write_atomic
 from galley.schema import Hpo, Recipe
 from galley.spec import Layout
+from hpo.points import same_point
+from hpo.population import lineage
 from hpo.study import Study
 from hpo.values import Trial
 
@@ -26,22 +28,75 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NOT_WRITTEN = ("recipe", "profile", "run_dir", "detach", "after")
 
 
-def promote(study: Study, trial: Trial, name: str, config_dirs: Sequence[Path]) -> Path:
+@dataclass(frozen=True)
+class Promoted:
+    """What was written.
+
+    Attributes:
+        file: the recipe of the winner.
+        commands: that train it again, one after the other; but for a population there is one.
+    """
+
+    file: Path
+    commands: tuple[str, ...]
+
+
+def promote(study: Study, trial: Trial, name: str, config_dirs: Sequence[Path]) -> Promoted:
     """Write `recipes/NAME.yaml` into the first of the user's folders, else into the checkout.
 
     Guarantees that the file composes to what the trial was sealed with, but that the model is written, which
-    a sweep's trials may be spared. Raises `ConfigError`, and leaves
-    nothing behind, where it does not, or where the name is taken.
+    a sweep's trials may be spared. The trial of a population is the last part of a training: each
+    stretch of it that had parameters of its own is a recipe, `NAME-1` and so on, the last one `NAME`.
+    Raises `ConfigError`, and leaves nothing behind, where it does not, or where a name is taken.
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(Problem(f"--promote {name}", "is not a name", "letters, digits, '.', '_' and '-'"))
     folder = config_dirs[0] / "recipes" if config_dirs else RECIPES
-    target = folder / f"{name}.yaml"
-    if target.exists():
-        raise ConfigError(Problem(str(target), "exists", "choose another name"))
+    parts = stretches(lineage(study.trials, trial))
+    names = [*(f"{name}-{number}" for number in range(1, len(parts))), name]
+    files = [folder / f"{one}.yaml" for one in names]
+    for file in files:
+        if file.exists():
+            raise ConfigError(Problem(str(file), "exists", "choose another name"))
+    lines = commands(names, config_dirs)
+    try:
+        for part, file, line in zip(parts, files, lines, strict=True):
+            _write(study, part, file, [line] if part != trial else [line, *lines[:-1]], config_dirs)
+    except ConfigError:
+        for file in files:
+            file.unlink(missing_ok=True)
+        raise
+    return Promoted(files[-1], tuple(lines))
+
+
+def stretches(line: Sequence[Trial]) -> list[Trial]:
+    """The last trial of each stretch of a lineage whose parameters are the same."""
+    following = [*line[1:], None]
+    return [
+        a for a, b in zip(line, following, strict=True) if b is None or not same_point(a.params, b.params)
+    ]
+
+
+def commands(names: Sequence[str], config_dirs: Sequence[Path]) -> list[str]:
+    """Each goes on from the checkpoint with which the one before it ended."""
+    option = f"--config-dir {config_dirs[0]} " if config_dirs else ""
+    found = []
+    for number, name in enumerate(names):
+        start = f" checkpoint.resume_from=runs/{names[number - 1]}" if number else ""
+        own = f" run_dir=runs/{name}" if number < len(names) - 1 else ""
+        found.append(f"python train.py {option}recipe={name}{start}{own}")
+    return found
+
+
+def _write(
+    study: Study, trial: Trial, target: Path, lines: Sequence[str], config_dirs: Sequence[Path]
+) -> None:
+    name = target.stem
     spec = RunFolder(Path(trial.run)).read_spec()
     wanted = with_layout(spec.recipe, spec.layout)
-    write_atomic(target, recipe_text(study, trial, name, wanted, config_dirs))
+    if trial.parent is not None:  # whose checkpoint is the study's: the command says from where to go on
+        wanted = replace(wanted, checkpoint=replace(wanted.checkpoint, resume_from=None))
+    write_atomic(target, recipe_text(study, trial, lines, wanted, config_dirs))
     written = compose_recipe([f"recipe={name}"], config_dirs)
     same = replace(written, recipe=wanted.recipe, profile=wanted.profile)
     if same != wanted:
@@ -49,7 +104,6 @@ def promote(study: Study, trial: Trial, name: str, config_dirs: Sequence[Path]) 
         differing = [key for key, value in leaves(asdict(same)) if dict(leaves(asdict(wanted)))[key] != value]
         what = f"trial {trial.number} cannot be written as a recipe: {', '.join(differing)} would differ"
         raise ConfigError(Problem(str(target), what, f"its sealed recipe is {trial.run}/run.json"))
-    return target
 
 
 def with_layout(recipe: Recipe, layout: Layout) -> Recipe:
@@ -70,21 +124,21 @@ def with_layout(recipe: Recipe, layout: Layout) -> Recipe:
     return replace(recipe, cluster=cluster, batch=batch, checkpoint=checkpoint, hpo=Hpo())
 
 
-def recipe_text(study: Study, trial: Trial, name: str, recipe: Recipe, config_dirs: Sequence[Path]) -> str:
-    """Every value that is not the default of its key, and every key that a default option sets."""
+def recipe_text(
+    study: Study, trial: Trial, lines: Sequence[str], recipe: Recipe, config_dirs: Sequence[Path]
+) -> str:
+    """Every value that is not the default of its key, and every key that a default option sets; on top
+    the command that runs it, and those that have to be run before."""
     defaults, set_anyway = dict(leaves(asdict(Recipe()))), _keys_of_default_options(config_dirs)
     body: dict[str, Any] = {}
     for key, value in leaves(asdict(recipe)):
         is_written = value != defaults[key] or any(key == k or k.startswith(f"{key}.") for k in set_anyway)
         if is_written and key.split(".")[0] not in (*_NOT_WRITTEN, "hpo"):
             _put(body, key, value)
-    option = f"--config-dir {config_dirs[0]} " if config_dirs else ""
     found = ", ".join(f"{metric} {value:.6g}" for metric, value in trial.values.items())
-    head = [
-        f"# python train.py {option}recipe={name}",
-        "#",
-        f"# Trial {trial.number} of the sweep {study.name}: {found}.",
-    ]
+    head = [f"# {lines[0]}", "#", f"# Trial {trial.number} of the sweep {study.name}: {found}."]
+    if lines[1:]:
+        head += ["# Its weights come from:", *(f"#   {line}" for line in lines[1:])]
     text = yaml.safe_dump(json.loads(json.dumps(body)), sort_keys=False, allow_unicode=True)
     return "\n".join([*head, text])
 

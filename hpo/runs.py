@@ -21,6 +21,7 @@ from galley.schema import Hpo, Recipe
 from galley.seal import package_versions, seal_with, snapshot_files
 from galley.spec import ClusterFacts, Layout, RunResult, RunSpec
 from hpo.points import override
+from hpo.population import birth
 from hpo.study import Study
 from hpo.values import Params, Trial
 from launchers import make_launcher
@@ -147,7 +148,8 @@ class TrialRuns:
     def _seal(self, trial: Trial, slot: Slot, folder: RunFolder) -> RunSpec:
         """run.json comes last: a folder without it is begun again."""
         root = trial.number if trial.repeat_of is None else trial.repeat_of
-        recipe = self._tracked(self.compose(trial.params, trial.number - root), trial)
+        params = {**trial.params, **birth(self._study, trial)}
+        recipe = self._tracked(self.compose(params, trial.number - root), trial)
         launcher = make_launcher(recipe.launcher.kind)
         facts = self._facts(launcher, recipe, slot)
         problems = layout_problems(recipe, facts)

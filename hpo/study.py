@@ -94,6 +94,8 @@ class Study:
     def _ask(self, event: Asked) -> str:
         if event.number != len(self.trials):
             return f"asks trial {event.number}, but {len(self.trials)} is the next"
+        if event.parent is not None and not self._has_weights(event.parent):
+            return f"asks trial {event.number} of trial {event.parent}, which has not succeeded"
         run = str(self.folder.trial(event.number))
         self.owners[event.number] = event.controller
         self.trials.append(
@@ -104,9 +106,14 @@ class Study:
                 run=run,
                 started_at=event.time,
                 repeat_of=event.repeat_of,
+                member=event.member,
+                parent=event.parent,
             )
         )
         return ""
+
+    def _has_weights(self, number: int) -> bool:
+        return 0 <= number < len(self.trials) and self.trials[number].state == "succeeded"
 
     def _end(self, event: Ended) -> None:
         self.trials[event.number] = replace(

@@ -27,6 +27,7 @@ from hpo.folder import StudyFolder
 from hpo.journal import Begun, Cancelled, Journal, Resumed, read_journal
 from hpo.leases import Lease
 from hpo.ledger import Ledger
+from hpo.population import died_out
 from hpo.pruning import make_pruner
 from hpo.runs import TrialRuns
 from hpo.study import Study, fold
@@ -86,6 +87,8 @@ def run(folder: StudyFolder, stream: IO[str]) -> Study:
     if study.trials and not any(trial.state in ("succeeded", "pruned") for trial in study.trials):
         reason = next((trial.message for trial in study.trials if trial.message), "")
         raise RunFailedError(f"{folder.root}: no trial succeeded; the first: {reason}")
+    if reason := died_out(study):
+        raise RunFailedError(f"{folder.root}: {reason}")
     return study
 
 

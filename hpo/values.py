@@ -86,6 +86,8 @@ class Trial:
         attempts: how often its run was started.
         started_at, ended_at: Unix time in seconds, of the ask and of the end.
         repeat_of: the trial of the same point under the first seed; null for a point of its own.
+        member: of a population, from 0: the trial is one interval of its training.
+        parent: the trial from whose weights it starts, the member's own last one or another's.
     """
 
     number: int
@@ -100,6 +102,16 @@ class Trial:
     started_at: float | None = None
     ended_at: float | None = None
     repeat_of: int | None = None
+    member: int | None = None
+    parent: int | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a trial stands in a population; the fields are those of `Trial`."""
+
+    member: int | None = None
+    parent: int | None = None
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from galley.errors import ConfigError, Problem
 from galley.moving import halved
 from galley.rundir import RunFolder
-from galley.schema import Recipe
+from galley.schema import Recipe, Train
 from galley.spec import MemoryLimit
 from trainer.batches import BatchPlan, GlobalBatch, MicroBatch, even, split
 from trainer.checkpoints.manifest import TrainState
@@ -65,6 +66,8 @@ class Loop:
     """Trains from `step` to the end. `step` counts optimizer steps that are done.
 
     Attributes:
+        total_steps: by which the schedule goes.
+        end_step: where this run ends, if nothing ends it before.
         ended_by: the request that ended the training before its end; null while there is none.
         eval_speed: of the last evaluation.
         writer: of the checkpoints; nothing is left to write when `run` returns.
@@ -75,6 +78,7 @@ class Loop:
         recipe = parts.recipe
         steps = parts.plan.total_steps(recipe.train.epochs, recipe.train.max_steps)
         self.total_steps = 0 if recipe.eval.only else steps
+        self.end_step = end_step(recipe.train, self.total_steps)
         self.step = resumed.step if resumed else 0
         self.meter = Meter()
         self.eval_speed: EvalSpeed | None = None
@@ -98,11 +102,11 @@ class Loop:
     def run(self) -> None:
         """Raises `NonFiniteLossError`, `EngagementError`, `DiskFullError`, `StepMemoryError`, or what
         the task raises."""
-        self.parts.journal.enter("train", self.step, self.total_steps)
+        self.parts.journal.enter("train", self.step, self.end_step)
         stopped = False
         batches = self.parts.plan.from_step(self.step)
         self.meter.resume()
-        while self.step < self.total_steps and not stopped:
+        while self.step < self.end_step and not stopped:
             self._train_step(next(batches))
             stopped = self._after_step()
         self.meter.pause()
@@ -183,7 +187,7 @@ class Loop:
     def _after_step(self) -> bool:
         """Log, evaluate, save, as often as the recipe says. Whether to end early."""
         recipe, stopped = self.parts.recipe, False
-        saves = _due(self.step, recipe.checkpoint.every_steps)
+        saves = self.step == recipe.train.stop_at_step or _due(self.step, recipe.checkpoint.every_steps)
         # A row before each save: a resumed run then logs the same rows, and NaN is never saved.
         logs = saves or _due(self.step, recipe.train.log_every_steps)
         if logs:
@@ -192,7 +196,7 @@ class Loop:
         self.writer.check()
         if self.parts.data.eval and _due(self.step, recipe.eval.every_steps):
             stopped = self._evaluate(self.parts.data.eval)
-        request = self._requests.read() if logs and self.step < self.total_steps else None
+        request = self._requests.read() if logs and self.step < self.end_step else None
         if saves or request:
             self._save()
         return self._obey(request) or stopped
@@ -280,6 +284,17 @@ class Loop:
         if not isinstance(train, SampleStream):
             return None
         return train.position(self.step * self.parts.plan.global_size)
+
+
+def end_step(train: Train, total_steps: int) -> int:
+    """The step at which the run ends. Raises `ConfigError` where it would end before that by itself."""
+    if train.stop_at_step is None:
+        return total_steps
+    for key, asked in (("stop_at_step", train.stop_at_step), ("max_steps", train.max_steps)):
+        if asked is not None and asked > total_steps:
+            what = f"is never reached: train.epochs={train.epochs:g} ends the run at step {total_steps}"
+            raise ConfigError(Problem(f"train.{key}={asked}", what, "more train.epochs"))
+    return train.stop_at_step
 
 
 def sum_weights(task: Task, inputs: list[tuple[Batch, torch.Tensor]]) -> torch.Tensor:

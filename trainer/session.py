@@ -273,8 +273,10 @@ def make_result(loop: Loop, attempt: Attempt, ranks: Ranks, resumed_from: str | 
 def stop_message(loop: Loop) -> str:
     if loop.ended_by is not None:
         return f"{loop.ended_by.name} was requested; saved at step {loop.step} of {loop.total_steps}"
-    if loop.step < loop.total_steps:
+    if loop.step < loop.end_step:
         return f"stopped early at step {loop.step} of {loop.total_steps}"
+    if loop.step < loop.total_steps:
+        return f"stopped at step {loop.step} of {loop.total_steps}, as train.stop_at_step says"
     return ""
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from galley.schema.data import Data, Source
-from galley.schema.hpo import Choose, Hpo, Pruning
+from galley.schema.hpo import Choose, Hpo, Pbt, Pruning
 from galley.schema.launcher import Cluster, K8s, Launcher, Mpi, Ray, Slurm, Torchrun
 from galley.schema.model import Lora, Model, Shape
 from galley.schema.recipe import Recipe
@@ -54,6 +54,7 @@ __all__ = [
     "OffloadDevice",
     "Optim",
     "ParamGroup",
+    "Pbt",
     "Positive",
     "Precision",
     "Pruning",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from galley.schema.types import NonNegative, Positive
+from galley.schema.types import Fraction, NonNegative, Positive
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,27 @@ class Choose:
 
 
 @dataclass(frozen=True)
+class Pbt:
+    """Population based training, `hpo=pbt` (Jaderberg et al. 2017, arXiv:1711.09846).
+
+    Attributes:
+        population: members, each trained in as many intervals; `hpo.trials` counts those of all members.
+        perturbation_interval: optimizer steps of an interval; null shares `train.max_steps` out evenly.
+        quantile_fraction: share of the members that are the worst, and go on from the weights and
+            parameters of one of as many best ones.
+        resample_probability: that such a member draws a parameter anew from the space.
+        perturbation_factors: otherwise a number is multiplied by one of them, and a choice becomes one
+            that stands beside it.
+    """
+
+    population: Annotated[int, Field(ge=2)] = 4
+    perturbation_interval: Positive | None = None
+    quantile_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.25
+    resample_probability: Fraction = 0.25
+    perturbation_factors: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (1.2, 0.8)
+
+
+@dataclass(frozen=True)
 class Hpo:
     """The sweep around the run; `none` runs it once.
 
@@ -80,7 +101,7 @@ class Hpo:
         warm: start trials from processes that hold the libraries already, where the launcher can.
     """
 
-    kind: Literal["none", "optuna", "ray", "wandb", "grid", "random"] = "none"
+    kind: Literal["none", "optuna", "ray", "wandb", "grid", "random", "pbt"] = "none"
     trials: Positive | None = 20
     parallel: Positive = 1
     objectives: list[str | dict[str, str | float | None]] = field(default_factory=list)
@@ -98,4 +119,5 @@ class Hpo:
     array: bool = False
     warm: bool = False
     pruning: Pruning = field(default_factory=Pruning)
+    pbt: Pbt = field(default_factory=Pbt)
     choose: Choose = field(default_factory=Choose)

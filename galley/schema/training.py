@@ -86,6 +86,8 @@ class Train:
 
     Attributes:
         max_steps: optimizer steps; ends the run before `epochs` do.
+        stop_at_step: ends the run after this step, with a checkpoint from which another one can go on
+            (`checkpoint.resume_from`); the schedule goes by all the steps as before.
         log_every_steps: optimizer steps between rows of metrics.jsonl.
         length_grouped: batches of samples of like length (a seeded shuffle of buckets).
         gradient_checkpointing: recompute activations in the backward pass.
@@ -96,6 +98,7 @@ class Train:
 
     epochs: Annotated[float, Field(gt=0)] = 3.0
     max_steps: Positive | None = None
+    stop_at_step: Positive | None = None
     log_every_steps: Positive = 10
     length_grouped: bool = True
     gradient_checkpointing: bool = False

@@ -17,6 +17,7 @@ from galley.verbs.prepare import settle
 
 if TYPE_CHECKING:
     from hpo.folder import StudyFolder
+    from hpo.promote import Promoted
     from hpo.study import Study
 
 
@@ -105,19 +106,21 @@ def pareto(words: Sequence[str], options: Options) -> int:
     found = pareto_front(study)
     report = write_report(found, [dim.key for dim in study.space], study.folder.report)
     promoted = _promote(study, found.chosen, options) if options.promote is not None else None
+    winner = {} if promoted is None else {"promoted": str(promoted.file), "commands": promoted.commands}
     if options.json:
-        extra = {"report": str(report[0])} | ({} if promoted is None else {"promoted": str(promoted)})
+        extra = {"report": str(report[0])} | winner
         print(json.dumps(front_json(found, study.folder.root) | extra))
         return 0
     print_front(found, sys.stdout)
     print(report[0])
     if promoted is not None:
-        option = f"--config-dir {options.config_dirs[0]} " if options.config_dirs else ""
-        print(f"{promoted}\nrun it: python train.py {option}recipe={options.promote}")
+        print(promoted.file)
+        for number, command in enumerate(promoted.commands):
+            print(f"{'then:  ' if number else 'run it:'} {command}")
     return 0
 
 
-def _promote(study: Study, chosen: int | None, options: Options) -> Path:
+def _promote(study: Study, chosen: int | None, options: Options) -> Promoted:
     from hpo.promote import promote
 
     if chosen is None or options.promote is None:

@@ -13,6 +13,7 @@ from hpo.values import Trial
 BACKENDS = {
     "random": ("hpo.backends.random:RandomBackend", ""),
     "grid": ("hpo.backends.grid:GridBackend", ""),
+    "pbt": ("hpo.backends.pbt:PbtBackend", ""),
     "optuna": ("hpo.backends.optuna:OptunaBackend", "optuna"),
     "ray": ("hpo.backends.ray:RayBackend", "ray"),
 }

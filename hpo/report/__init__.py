@@ -34,13 +34,16 @@ def _table(front: ParetoFront, params: Sequence[str]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     head = ["number", "state", "feasible", "on_front", "knee", "chosen"]
-    writer.writerow([*head, *params, *metrics, "attempts", "seconds", "run", "message"])
+    populated = any(trial.member is not None for trial in front.trials)
+    places = ["member", "parent"] if populated else []
+    writer.writerow([*head, *params, *metrics, *places, "attempts", "seconds", "run", "message"])
     for trial in front.trials:
-        place = (trial.number in front.front, trial.number == front.knee, trial.number == front.chosen)
+        found = (trial.number in front.front, trial.number == front.knee, trial.number == front.chosen)
         told = {**trial.metrics, **trial.values}
         timed = trial.started_at is not None and trial.ended_at is not None
         seconds = round((trial.ended_at or 0) - (trial.started_at or 0), 3) if timed else ""
-        row = [trial.number, trial.state, trial.feasible, *place]
+        row = [trial.number, trial.state, trial.feasible, *found]
         row += [trial.params.get(name, "") for name in params] + [told.get(name, "") for name in metrics]
-        writer.writerow([*row, trial.attempts, seconds, trial.run, trial.message])
+        place = [trial.member, trial.parent] if populated else []
+        writer.writerow([*row, *place, trial.attempts, seconds, trial.run, trial.message])
     return out.getvalue()

@@ -232,6 +232,11 @@ function drawHistory() {
     }
     if (path) svg(root, "path", { d: path, class: "best" });
   }
+  const place = (t) => `${px(x.at(t.number))} ${py(y.at(valueOf(t, name)))}`;
+  for (const t of trials) { // of a population: whose weights it goes on from
+    const parent = trials.find((other) => other.number === t.parent);
+    if (parent) svg(root, "path", { d: `M${place(parent)}L${place(t)}`, class: "born" });
+  }
   trials.forEach((t) => dot(root, t, px(x.at(t.number)), py(y.at(valueOf(t, name)))));
 }
 function drawImportance() {
@@ -269,8 +274,10 @@ function drawParallel() {
 }
 
 // --- the table ---------------------------------------------------------------------------------------
+const POPULATED = D.trials.some((t) => t.member !== null);
 const COLUMNS = [
   ["trial", (t) => t.number], ["state", (t) => t.state],
+  ...(POPULATED ? [["member", (t) => t.member], ["from", (t) => t.parent]] : []),
   ...OBJECTIVES.map((n) => [n, (t) => t.metrics[n]]), ...D.params.map((n) => [n, (t) => t.params[n]]),
   ["seconds", (t) => (t.ended_at && t.started_at ? Math.round(10 * (t.ended_at - t.started_at)) / 10 : undefined)],
   ["attempts", (t) => t.attempts], ["message", (t) => t.message || undefined],

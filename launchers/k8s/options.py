@@ -47,6 +47,7 @@ def _without_claim(spec: RunSpec) -> Iterator[Problem]:
     needs = {
         "launcher.k8s.transport": recipe.launcher.k8s.transport == "claim",
         "checkpoint.every_steps": recipe.checkpoint.every_steps is not None,
+        "train.stop_at_step": recipe.train.stop_at_step is not None,
         _ELASTIC: recipe.launcher.k8s.max_nodes is not None,
     }
     for key, is_set in needs.items():

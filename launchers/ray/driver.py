@@ -2,7 +2,8 @@
 
 One placement group has a bundle for each node of the layout, so that either all of them start or
 none; on every bundle an actor runs the torchrun agent of its node. Ends with 0 where all agents
-do. When it is killed, Ray ends the actors, and with them everything that they started.
+do. When it is killed, Ray ends the actors, and with them everything that they started; when an actor is
+lost, with its machine for one, it ends with `NODE_LOST`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from galley.rundir import RunFolder
 from galley.spec import LaunchPlan, from_json
 from launchers.ray.node import Node
 
+NODE_LOST = 75  # EX_TEMPFAIL of sysexits.h
 _WAIT_S = 1.0
 _SAY_EVERY_S = 60.0
 _STOP_S = 1.5
@@ -55,9 +57,20 @@ def main() -> int:
 def run(wanted: Mapping[str, Any], folder: RunFolder, plan: LaunchPlan) -> int:
     """The exit code of the first node that failed, or 0."""
     import ray
+    from ray.exceptions import RayActorError
 
     ray.init(log_to_driver=False)
     nodes = start_nodes(wanted["count"], wanted["bundle"])
+    try:
+        return run_on(nodes, wanted, folder, plan)
+    except RayActorError as error:
+        print(f"a node was lost: {error}")
+        return NODE_LOST
+
+
+def run_on(nodes: Sequence[Any], wanted: Mapping[str, Any], folder: RunFolder, plan: LaunchPlan) -> int:
+    import ray
+
     addresses = ray.get([node.address.remote() for node in nodes])
     place = f"{addresses[0]}:{ray.get(nodes[0].free_port.remote())}"
     running = {}

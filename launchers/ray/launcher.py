@@ -12,8 +12,9 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from galley.errors import ConfigError, Problem, SubmissionError
 from galley.layout import declared_facts
@@ -30,11 +31,13 @@ from launchers.command import (
     worker_command,
 )
 from launchers.ray.client import Client
+from launchers.ray.driver import NODE_LOST
 
 JOB = "job.json"  # what is posted
 NODES = "nodes.json"  # what the driver reads
 _ADDRESS = re.compile(r"https?://[^/\s]+")
 _STOP_S = 30.0
+SIGNALLED = 128  # what a shell adds to the number of the signal that ended a command
 _STATES: dict[str, State] = {
     "PENDING": "queued",
     "RUNNING": "running",
@@ -129,8 +132,10 @@ class RayLauncher(Launcher):
             return Diagnosis(f"the cluster does not tell: {error}")
         if job is None:
             return Diagnosis(f"Ray knows the job {handle.job} no more", None, "preempted")
+        lost = _is_lost(job)
         lines = [str(job.get("message") or "").strip(), *said.strip().splitlines()[-10:]]
-        return Diagnosis("\n".join(["the Ray job ended without a result:", *filter(None, lines)]))
+        message = "\n".join(["the Ray job ended without a result:", *filter(None, lines)])
+        return Diagnosis(message, None, "node" if lost else None)
 
     def cancel(
         self, handle: RunHandle, folder: RunFolder, grace_s: float, hurry: Callable[[], bool] = lambda: False
@@ -147,6 +152,13 @@ class RayLauncher(Launcher):
 def _handle(plan: LaunchPlan, address: str) -> RunHandle:
     job = json.loads(plan.files[JOB])["submission_id"]
     return RunHandle(RayLauncher.name, plan.attempt, job, address, time.time())
+
+
+def _is_lost(job: Mapping[str, Any]) -> bool:
+    """Whether the job, or one of its nodes, was ended from outside: another attempt may go well."""
+    supervisor = str(job.get("error_type") or "").startswith("JOB_SUPERVISOR_ACTOR")
+    code = int(job.get("driver_exit_code") or 0)
+    return supervisor or code == NODE_LOST or code < 0 or code > SIGNALLED
 
 
 def bundle(spec: RunSpec) -> dict[str, float]:

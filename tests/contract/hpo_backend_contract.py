@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from galley.schema import Hpo
 from hpo import pareto
 from hpo.backends import make_backend
 from hpo.base import HpoBackend, Search
-from hpo.values import Objective, Params, SpaceDim, Trial
+from hpo.values import Objective, Params, Place, SpaceDim, Trial
 
 # Finite, so that a grid has it too: 48 points.
 SPACE = (
@@ -24,34 +24,49 @@ SPACE = (
 OBJECTIVES = (Objective("eval/f1", "maximize"), Objective("wall_s", "minimize"))
 
 
-def ended(number: int, params: Params, repeat_of: int | None = None) -> Trial:
+def ended(number: int, params: Params, place: Place | None = None) -> Trial:
     """How a trial with these parameters ends: every seventh fails, every fifth keeps no bound."""
     size, wraps = params["batch.global_size"], params.get("strategy.wrap") == "size"
     values = {"eval/f1": 1.0 - abs(size - 32) / 64, "wall_s": 100.0 / size + 0.5 * wraps + number / 1000}
+    placed = {} if place is None else asdict(place)
     if number % 7 == 3:
-        return Trial(number, "failed", params, feasible=False, repeat_of=repeat_of)
+        return Trial(number, "failed", params, feasible=False, **placed)
     if number % 5 == 4:
-        return Trial(number, "infeasible", params, feasible=False, repeat_of=repeat_of)
-    return Trial(number, "succeeded", params, values, metrics=values, repeat_of=repeat_of)
+        return Trial(number, "infeasible", params, feasible=False, **placed)
+    return Trial(number, "succeeded", params, values, metrics=values, **placed)
 
 
 class HpoBackendContract:
     """A backend of `kind`, asked and told by hand: no run is started."""
 
     kind: ClassVar[str]
+    objectives: ClassVar[Sequence[Objective]] = OBJECTIVES
 
     def make(self, folder: Path, trials: Sequence[Trial] = (), dry: bool = False) -> HpoBackend:
         settings = Hpo(kind=self.kind, trials=24)
-        return make_backend(Search("study", folder, SPACE, OBJECTIVES, (), 5, settings, dry), trials)
+        return make_backend(
+            Search("study", folder, SPACE, tuple(self.objectives), (), 5, settings, dry), trials
+        )
 
     def sweep(self, backend: HpoBackend, begin: int, end: int) -> list[Trial]:
         trials = []
         for number in range(begin, end):
             params = backend.ask(number)
             assert params is not None
-            trials.append(ended(number, params))
+            trials.append(ended(number, params, backend.place(number)))
             backend.tell(trials[-1])
         return trials
+
+    def front(self, trials: Sequence[Trial]) -> tuple[int, ...]:
+        """By comparing each with each."""
+        points = {t.number: pareto.losses(t.values, self.objectives) for t in trials if t.values}
+        beaten = {
+            a
+            for a, own in points.items()
+            for other in points.values()
+            if other != own and all(o <= m for o, m in zip(other, own, strict=True))
+        }
+        return tuple(sorted(points.keys() - beaten))
 
     def test_a_point_has_a_value_of_each_dimension_that_exists_there(self, tmp_path: Path) -> None:
         for trial in self.sweep(self.make(tmp_path), 0, 24):
@@ -73,10 +88,10 @@ class HpoBackendContract:
     def test_best_is_the_front_of_brute_force_and_telling_twice_changes_nothing(self, tmp_path: Path) -> None:
         backend = self.make(tmp_path)
         trials = self.sweep(backend, 0, 16)
-        assert backend.best() == front(trials)
+        assert backend.best() == self.front(trials)
         for trial in trials:
             backend.tell(trial)
-        assert backend.best() == front(trials)
+        assert backend.best() == self.front(trials)
 
     def test_a_new_controller_goes_on_from_the_journal(self, tmp_path: Path) -> None:
         """Its storage may be there or lost; a trial may live, or have ended unheard."""
@@ -84,13 +99,15 @@ class HpoBackendContract:
         trials = self.sweep(first, 0, 9)
         params = first.ask(9)
         assert params is not None
+        place = first.place(9)
         first.close()
-        living = Trial(9, "running", params)
+        living = Trial(9, "running", params, **asdict(place))
         (tmp_path / "lost").mkdir()
-        for folder, known in ((tmp_path, living), (tmp_path / "lost", ended(9, params, None))):
+        end = ended(9, params, place)
+        for folder, known in ((tmp_path, living), (tmp_path / "lost", end)):
             again = self.make(folder, [*trials, known])
-            again.tell(ended(9, params))
-            assert again.best() == front([*trials, ended(9, params)])
+            again.tell(end)
+            assert again.best() == self.front([*trials, end])
             assert again.ask(10) is not None
             again.close()
 
@@ -98,22 +115,10 @@ class HpoBackendContract:
         backend = self.make(tmp_path)
         (first,) = self.sweep(backend, 0, 1)
         assert backend.ask(1, first.params) == first.params
-        backend.tell(replace(ended(1, first.params), repeat_of=0))
+        backend.tell(replace(ended(1, first.params, backend.place(1)), repeat_of=0))
         assert set(backend.best()) <= {0, 1}
         assert backend.ask(2) is not None
 
     def test_a_look_whether_it_can_be_expressed_writes_nothing(self, tmp_path: Path) -> None:
         self.make(tmp_path, dry=True).close()
         assert not list(tmp_path.iterdir())
-
-
-def front(trials: Sequence[Trial]) -> tuple[int, ...]:
-    """By comparing each with each."""
-    points = {t.number: pareto.losses(t.values, OBJECTIVES) for t in trials if t.state == "succeeded"}
-    beaten = {
-        a
-        for a, own in points.items()
-        for other in points.values()
-        if other != own and all(o <= m for o, m in zip(other, own, strict=True))
-    }
-    return tuple(sorted(points.keys() - beaten))

@@ -16,7 +16,6 @@ from galley.spec import from_json, to_json
 
 MANIFEST_NAME = "manifest.json"
 STATE_NAME = "state.json"
-STEP_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,6 @@ class Found:
 
     folder: Path | None
     rejected: list[str] = field(default_factory=list)
-
-
-def checkpoint_name(step: int) -> str:
-    return f"step-{step:0{STEP_DIGITS}d}"
 
 
 def fingerprint(shapes: Mapping[str, tuple[int, ...]]) -> str:

@@ -16,14 +16,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from galley.errors import CheckpointError
-from galley.rundir import write_atomic
+from galley.rundir import checkpoint_name, write_atomic
 from trainer.checkpoints.manifest import (
     MANIFEST_NAME,
     STATE_NAME,
     FileRecord,
     Manifest,
     TrainState,
-    checkpoint_name,
     fingerprint,
     read_manifest,
     read_state,

@@ -11,8 +11,9 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from galley.rundir import checkpoint_name
 from galley.schema import Checkpoint
-from trainer.checkpoints.manifest import TrainState, checkpoint_name
+from trainer.checkpoints.manifest import TrainState
 from trainer.checkpoints.store import Snapshot, make_room, take_snapshot, write
 from trainer.ranks import Ranks
 from trainer.strategies.base import Engine

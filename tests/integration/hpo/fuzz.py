@@ -22,9 +22,14 @@ from hpo.backends import optuna as _optuna  # noqa: F401  imported once, before 
 from hpo.folder import StudyFolder
 from tests.integration.hpo import lab
 
-TRIALS, PARALLEL = 3, 2
+PARALLEL = 2
 EVENTS = ("os.rename", "os.remove", "subprocess.Popen")
-KINDS = ("random", "optuna")
+# kind -> how many trials, and further words
+KINDS = {
+    "random": (3, ()),
+    "optuna": (3, ()),
+    "pbt": (4, ("hpo.pbt.population=2", "hpo.objectives=[eval/f1]")),
+}
 
 
 class Killer:
@@ -92,13 +97,15 @@ def controller_kills(total: int, wanted: int) -> list[int]:
     return sorted({1 + index * (total - 1) // max(1, wanted - 1) for index in range(wanted)})
 
 
-def trainer_kills() -> list[str]:
-    moments = [(step, "training") for step in (1, 4)] + [(2, "saving"), (4, "saving"), (6, "result")]
+def trainer_kills(kind: str) -> list[str]:
+    moments = ((1, "training"), (4, "training"), (2, "saving"), (4, "saving"), (6, "result"))
     places = [f"{trial}:{step}:{moment}" for trial in (0, 2) for step, moment in moments]
+    if kind == "pbt":  # the first of two intervals has three steps, and so has the second
+        places = ["0:1:training", "1:3:saving", "1:3:result", "2:4:training", "3:6:saving", "3:6:result"]
     return [f"{who}@{place}" for who in ("worker", "both") for place in places]
 
 
-def survive(folder: StudyFolder, kill_at: int | None, kills: Sequence[str]) -> list[str]:
+def survive(folder: StudyFolder, count: int, kill_at: int | None, kills: Sequence[str]) -> list[str]:
     """Kill, resume until nobody is killed any more, and check."""
     (folder.root / "kill.json").write_text(json.dumps(list(kills)))
     first = controller(folder, kill_at)
@@ -110,29 +117,30 @@ def survive(folder: StudyFolder, kill_at: int | None, kills: Sequence[str]) -> l
         return [f"controllers ended with {codes}"]
     expected = kill_at is not None or any(kill.startswith("both") for kill in kills)
     missed = [] if died == expected else [f"the first controller ended with {first}"]
-    return [*missed, *lab.faults(folder, TRIALS)]
+    return [*missed, *lab.faults(folder, count)]
 
 
 def main(root: Path, wanted: int) -> None:
     templates = {}
-    for kind in KINDS:
-        words = (f"hpo={kind}", f"hpo.trials={TRIALS}", f"hpo.parallel={PARALLEL}")
+    for kind, (count, more) in KINDS.items():
+        words = (f"hpo={kind}", f"hpo.trials={count}", f"hpo.parallel={PARALLEL}", *more)
         templates[kind] = lab.make_study(root / f"template-{kind}" / "study", *words).root
     with open_loader():
         pass  # Hydra is imported before the forks
     failures, points, began = dict[str, list[str]](), 0, time.monotonic()
-    controllers = wanted - len(trainer_kills())
-    for left, kind in zip(range(len(KINDS), 0, -1), KINDS, strict=True):
+    trainers = {kind: trainer_kills(kind)[number :: len(KINDS)] for number, kind in enumerate(KINDS)}
+    controllers = wanted - sum(map(len, trainers.values()))
+    for left, (kind, (count, _)) in zip(range(len(KINDS), 0, -1), KINDS.items(), strict=True):
         reference = fresh(root / f"count-{kind}" / "study", templates, kind)
-        failures[f"{kind}, not killed"] = survive(reference, None, ())
+        failures[f"{kind}, not killed"] = survive(reference, count, None, ())
         total = int((reference.root / "count").read_text())
         kills_at = controller_kills(total, controllers // left)  # fewer, where its life is shorter
         controllers -= len(kills_at)
         cases = [(k, list[str]()) for k in kills_at]
-        cases += [(None, [kill]) for kill in trainer_kills()[KINDS.index(kind) :: len(KINDS)]]
+        cases += [(None, [kill]) for kill in trainers[kind]]
         for number, (kill_at, kills) in enumerate(cases):
             folder = fresh(root / f"{kind}-{number}" / "study", templates, kind)
-            faults = survive(folder, kill_at, kills)
+            faults = survive(folder, count, kill_at, kills)
             failures[f"{kind}, killed at {kill_at or kills}"] = faults
             points += 1
             if not faults:

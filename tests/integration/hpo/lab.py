@@ -24,6 +24,7 @@ from galley.spec import CodeSnapshot
 from hpo import controller, sweep
 from hpo.folder import StudyFolder
 from hpo.journal import Begun, Journal
+from hpo.population import interval_end, interval_numbers, intervals, lineage
 from hpo.runs import TrialRuns
 from hpo.study import Study, read_study
 
@@ -92,6 +93,8 @@ def faults(folder: StudyFolder, count: int) -> list[str]:
     found += [f"lives: {process}" for process in living(folder)]
     if study.hpo.kind == "optuna":
         found += optuna_faults(study)
+    if study.hpo.kind == "pbt":
+        found += population_faults(study)
     folders = sorted(path.name for path in folder.trials.iterdir())
     if folders != [f"{number:04d}" for number in range(count)]:
         found.append(f"folders {folders}")
@@ -111,6 +114,29 @@ def trace_faults(number: int, params: dict[str, Any], rows: Sequence[dict[str, A
         finished += "done" in row
     if finished != 1:
         found.append(f"trial {number} finished {finished} times")
+    return found
+
+
+def population_faults(study: Study) -> list[str]:
+    """Every trial learned what its lineage learned, an interval each, and then its own; of checkpoints
+    there are those of the last interval only."""
+    found, steps = list[str](), study.begun.recipe.train.max_steps or 0
+    count = intervals(study.hpo)
+    numbers = interval_numbers(study.trials)
+    for trial, number in zip(study.trials, numbers, strict=True):
+        expected: list[float] = []
+        for index, each in enumerate(lineage(study.trials, trial)):
+            length = interval_end(study.begun.recipe, index) - len(expected)
+            expected += [1 - abs(each.params["optim.lr"] - 1e-4) / 1e-3] * length
+        if len(expected) != steps * (number + 1) // count:
+            found.append(f"trial {trial.number} has {len(expected)} steps behind it")
+        value = sum(expected) / steps
+        if abs(trial.values["eval/f1"] - value) > 1e-9:
+            found.append(f"trial {trial.number} has {trial.values}, but its lineage {value}")
+        if RunFolder(Path(trial.run)).checkpoints.exists() != (number == count - 1):
+            found.append(f"trial {trial.number}, interval {number}: checkpoints")
+    if sorted(numbers) != sorted(list(range(count)) * study.hpo.pbt.population):
+        found.append(f"intervals {numbers}")
     return found
 
 

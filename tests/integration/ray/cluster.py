@@ -14,6 +14,7 @@ from urllib.request import urlopen
 
 import psutil
 
+from galley.lifetime import bound_to_me
 from galley.rundir import RunFolder
 from galley.schema import Ray
 from galley.seal import snapshot_sha256
@@ -26,7 +27,7 @@ ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_local_fs_capacity_threshold"
 
 
 class RayCluster:
-    """A head and a second node, one CPU each."""
+    """A head and a second node, two CPUs each."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -54,7 +55,7 @@ class RayCluster:
             (self._agents.pop(), self._agents.pop(), self._agents.pop()),
             strict=True,
         )
-        common = ("--block", "--num-cpus=1", "--object-store-memory=80000000", "--disable-usage-stats")
+        common = ("--block", "--num-cpus=2", "--object-store-memory=80000000", "--disable-usage-stats")
         argv = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", *common]
         argv += ["--node-ip-address=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0"]
         argv += [f"--{name}={port}" for name, port in ports]
@@ -62,6 +63,7 @@ class RayCluster:
             node = subprocess.Popen(
                 [*argv, *options], env={**os.environ, **ENVIRONMENT}, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                preexec_fn=bound_to_me(signal.SIGTERM),  # it then ends what it started
             )  # fmt: skip
         self._nodes.append(node)
 
@@ -85,9 +87,12 @@ class RayCluster:
 
 
 def spread_over_nodes(folder: RunFolder, address: str) -> RunSpec:
-    """The run of stand-ins in the folder, a rank on a node."""
+    """The run of stand-ins in the folder, a rank on a node, which it has for itself."""
     spec = folder.read_spec()
+    cluster = replace(spec.recipe.cluster, cpus_per_node=2)
     launcher = replace(spec.recipe.launcher, kind="ray", ray=Ray(address))
     layout = replace(spec.layout, nodes=spec.layout.world_size, procs_per_node=1)
     code = replace(spec.code, sha256=snapshot_sha256(folder))
-    return replace(spec, recipe=replace(spec.recipe, launcher=launcher), layout=layout, code=code)
+    return replace(
+        spec, recipe=replace(spec.recipe, launcher=launcher, cluster=cluster), layout=layout, code=code
+    )

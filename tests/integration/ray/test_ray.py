@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from galley.rundir import RunFolder
 from galley.spec import RunHandle
+from hpo.folder import StudyFolder
+from hpo.select import pareto_front
 from launchers.base import Launcher
 from launchers.ray.launcher import RayLauncher
 from launchers.run import submit, write_plan
 from launchers.runs import cancel_run, run_state
 from tests.contract.launcher_contract import LauncherContract
 from tests.integration.conftest import Command
+from tests.integration.hpo import lab
 from tests.integration.local.standin import FACTS, end_all, hanging, make_run, wait_until
 from tests.integration.ray.cluster import RayCluster, spread_over_nodes
 from tests.integration.reference import TINY, losses, train
@@ -66,6 +70,45 @@ def test_a_run_is_seen_and_cancelled_and_one_without_room_waits(
     result = folder.read_result()
     assert result is not None
     assert result.exit_code == 5
+
+
+def lose(folder: StudyFolder, number: int, program: str) -> None:
+    """Kill a program of the first attempt of a trial, once that trains."""
+    wait_until(lambda: lab.trace(folder, number), 300)
+    run = f"{folder.trial(number)}"
+    victim = next(p for p in lab.living(folder) if {program, run} <= set(p.cmdline()))
+    victim.kill()
+
+
+@pytest.mark.timeout(900)
+def test_trials_have_a_placement_group_of_two_nodes_each_and_a_lost_job_starts_again(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    """Two at a time, points from Ray Tune's searcher. One loses its job, another one of its nodes."""
+    words = (*TWO_NODES, f"launcher.ray.address={cluster.address}", "cluster.cpus_per_node=1", "strategy=ddp")
+    words = (*words, "hpo=ray", "hpo.trials=4", "hpo.parallel=2", "launcher.env.STANDIN_STEP_S=0.3")
+    folder = lab.make_study(tmp_path / "study", *words)
+    with ThreadPoolExecutor() as pool:
+        killed = pool.submit(lose, folder, 1, "launchers.ray.driver")
+        study = lab.run(folder)
+        killed.result()
+    assert not lab.faults(folder, 4)
+    assert [trial.attempts for trial in study.trials] == [1, 2, 1, 1]
+    points = [(t.values["eval/f1"], t.values["samples_per_s"]) for t in study.trials]
+    beaten = [any(b != a and b[0] >= a[0] and b[1] >= a[1] for b in points) for a in points]
+    assert list(pareto_front(study).front) == [number for number in range(4) if not beaten[number]]
+    events = [json.loads(line) for line in folder.journal.read_text().splitlines()]
+    (retried,) = [event for event in events if event["event"] == "retried"]
+    assert (retried["number"], retried["failure_class"]) == (1, "node")
+    for trial in study.trials:
+        run = RunFolder(Path(trial.run))
+        assert json.loads((run.root / "rank-1.json").read_text()) == {
+            "attempt": trial.attempts, "world_size": "2",
+        }  # fmt: skip
+        assert run.launcher_log(trial.attempts, node=1).exists(), "an agent a node"
+    starts = [event["time"] for event in events if event["event"] == "asked"]
+    first_end = min(event["time"] for event in events if event["event"] in ("ended", "retried"))
+    assert sum(start < first_end for start in starts) == 2, "two at a time, and no more"
 
 
 @pytest.mark.parametrize(

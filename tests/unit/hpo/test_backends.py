@@ -30,6 +30,11 @@ class TestOptuna(HpoBackendContract):
     kind = "optuna"
 
 
+class TestPbt(HpoBackendContract):
+    kind = "pbt"
+    objectives = OBJECTIVES[:1]
+
+
 class TestRay(HpoBackendContract):
     kind = "ray"
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from galley.errors import CheckpointError
+from galley.rundir import checkpoint_name
 from trainer.checkpoints.manifest import (
     Manifest,
-    checkpoint_name,
     fingerprint,
     latest_complete,
     list_checkpoints,

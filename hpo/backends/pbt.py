@@ -1,0 +1,142 @@
+"""`hpo=pbt`: population based training (Jaderberg et al. 2017, arXiv:1711.09846), without a barrier.
+
+A trial is one interval of a member (see `hpo.population`). When a member's next interval is asked, it is
+compared with the others: with how they stood after as many intervals, or, where they are behind, with how
+they stand now. One of the worst takes over weights and parameters of one of the best that have come as
+far (exploit) and changes the parameters (explore); any other goes on as it is. Nobody waits for anybody,
+but a member whose interval failed: it waits for another one to come as far, and then takes its weights.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from galley.schema import Pbt
+from hpo import pareto
+from hpo.backends.random import TellingBackend
+from hpo.base import Search
+from hpo.points import draw, draw_value, nth_value
+from hpo.population import intervals
+from hpo.values import ENDED, Params, Place, SpaceDim, Trial
+
+
+class PbtBackend(TellingBackend):
+    """Members are numbered from 0, and each has `hpo.trials / hpo.pbt.population` intervals."""
+
+    name = "pbt"
+
+    def __init__(self, search: Search, trials: Sequence[Trial]) -> None:
+        super().__init__(search, trials)
+        self._settings = search.settings.pbt
+        self._trials = list(trials)
+
+    def ask(self, number: int, fixed: Params | None = None) -> Params | None:
+        """The next interval of the member that is furthest behind; null also where all of them run."""
+        generator = random.Random(f"{self.search.seed}-{number}")
+        lines = self._lines()
+        ready = [member for member, line in enumerate(lines) if self._is_ready(line, lines)]
+        if not ready:
+            return None
+        member = min(ready, key=lambda member: len(lines[member]))
+        source = self._source(lines[member], lines, generator)
+        if source is None:
+            params = draw(self.search.space, generator)
+        elif source.member == member:
+            params = source.params
+        else:
+            params = explore(self.search.space, source.params, self._settings, generator)
+        parent = None if source is None else source.number
+        self.note(Trial(number, "running", fixed or params, member=member, parent=parent))
+        return fixed or params
+
+    def place(self, number: int) -> Place:
+        return Place(self._trials[number].member, self._trials[number].parent)
+
+    def waits(self) -> bool:
+        return any(trial.state not in ENDED for trial in self._trials)
+
+    def note(self, trial: Trial) -> None:
+        self._trials.append(trial)
+
+    def tell(self, trial: Trial) -> None:
+        super().tell(trial)
+        self._trials[trial.number] = trial
+
+    def _lines(self) -> list[list[Trial]]:
+        """The trials of each member, one an interval."""
+        found: list[list[Trial]] = [[] for _ in range(self._settings.population)]
+        for trial in self._trials:
+            found[trial.member or 0].append(trial)
+        return found
+
+    def _is_ready(self, line: Sequence[Trial], lines: Sequence[Sequence[Trial]]) -> bool:
+        """Whether the member has another interval, and weights to start it from."""
+        if not line or len(line) == intervals(self.search.settings):
+            return not line
+        if line[-1].state not in ENDED:
+            return False
+        return line[-1].state == "succeeded" or bool(_arrived(lines, len(line)))
+
+    def _source(
+        self, line: Sequence[Trial], lines: Sequence[Sequence[Trial]], generator: random.Random
+    ) -> Trial | None:
+        """The trial whose weights the member's next interval starts from; null: it is the first one."""
+        if not line:
+            return None
+        order = sorted((known[-1] for known in _ended(lines, len(line)) if known), key=self._rank)
+        worst, best = quantiles(order, self._settings.quantile_fraction)
+        arrived = _arrived(lines, len(line))
+        donors = [trial for trial in best if trial in arrived]
+        if line[-1].state != "succeeded":
+            return generator.choice(donors or [min(arrived, key=self._rank)])
+        return generator.choice(donors) if donors and line[-1] in worst else line[-1]
+
+    def _rank(self, trial: Trial) -> tuple[bool, bool, tuple[float, ...], int]:
+        """Less is better: by the objective among the feasible, then the others, then those that failed."""
+        succeeded = trial.state == "succeeded"
+        losses = pareto.losses(trial.values, self.search.objectives) if succeeded else ()
+        return not succeeded, not trial.feasible, tuple(losses), trial.number
+
+
+def _ended(lines: Sequence[Sequence[Trial]], count: int) -> list[list[Trial]]:
+    """Of each member its first `count` intervals, without one that runs."""
+    return [[trial for trial in line[:count] if trial.state in ENDED] for line in lines]
+
+
+def _arrived(lines: Sequence[Sequence[Trial]], count: int) -> list[Trial]:
+    """The trials that have left weights after `count` intervals."""
+    return [line[count - 1] for line in lines if len(line) >= count and line[count - 1].state == "succeeded"]
+
+
+def quantiles(order: Sequence[Trial], fraction: float) -> tuple[Sequence[Trial], Sequence[Trial]]:
+    """(worst, best) of the trials, best first: as many of each, rounded up, and never one in both."""
+    count = min(math.ceil(len(order) * fraction), len(order) // 2)
+    return order[len(order) - count :], order[:count]
+
+
+def explore(space: Sequence[SpaceDim], params: Params, settings: Pbt, generator: random.Random) -> Params:
+    """Other parameters near these, within the space; a dimension that did not exist is drawn."""
+    found: Params = {}
+    for dim in space:
+        if not dim.is_active(found):
+            continue
+        if dim.key not in params or generator.random() < settings.resample_probability:
+            found[dim.key] = draw_value(dim, generator)
+        else:
+            found[dim.key] = _perturb(dim, params[dim.key], settings, generator)
+    return found
+
+
+def _perturb(dim: SpaceDim, value: Any, settings: Pbt, generator: random.Random) -> Any:
+    """The choice beside this one, or the number times a factor; at the end of a range it may stay."""
+    if dim.kind == "categorical":
+        place = dim.choices.index(value) + generator.choice((-1, 1))
+        return dim.choices[min(max(place, 0), len(dim.choices) - 1)]
+    low, high = dim.bounds
+    moved = min(max(value * generator.choice(settings.perturbation_factors), low), high)
+    if dim.kind == "float" and dim.step is None:
+        return moved
+    return nth_value(dim, round((moved - low) / (dim.step or 1)))

@@ -1,0 +1,146 @@
+"""Populations (`hpo=pbt`): each trial is one interval of a member's training, a run of its own.
+
+It starts from the checkpoint with which another trial ended, with parameters that may differ. The k-th
+trial of any member trains from the end of interval k-1 to the end of interval k, so that trials of one
+interval are alike but in their parameters and in where their weights come from.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from galley.errors import Problem
+from galley.rundir import RunFolder, checkpoint_name
+from galley.schema import Hpo, Recipe
+from hpo.study import Study
+from hpo.values import ENDED, Objective, Params, SpaceDim, Trial
+
+# What may differ between a run and the one from whose checkpoint it starts, which is of one model, of
+# data in one order and of one global batch.
+SEARCHED = (
+    "optim.", "schedule.", "model.dropout", "model.lora.dropout", "task.classification.", "task.contrastive.",
+    "task.distillation.temperature", "task.distillation.weight",
+)  # fmt: skip
+
+
+def intervals(hpo: Hpo) -> int:
+    """How many each member has."""
+    return (hpo.trials or 0) // hpo.pbt.population
+
+
+def interval_end(recipe: Recipe, index: int) -> int:
+    """The optimizer step at which interval `index` ends."""
+    last, steps = recipe.train.max_steps or 0, recipe.hpo.pbt.perturbation_interval
+    if steps is not None:
+        return min(last, steps * (index + 1))
+    return last * (index + 1) // intervals(recipe.hpo)
+
+
+def interval_numbers(trials: Sequence[Trial]) -> list[int]:
+    """Of each trial of a population, which interval of its member it is, from 0."""
+    counted: Counter[int | None] = Counter()
+    found = []
+    for trial in trials:
+        found.append(counted[trial.member])
+        counted[trial.member] += 1
+    return found
+
+
+def lineage(trials: Sequence[Trial], trial: Trial) -> list[Trial]:
+    """The trials that trained its weights one after the other; itself is the last."""
+    line = [trial]
+    while line[0].parent is not None:
+        line.insert(0, trials[line[0].parent])
+    return line
+
+
+def birth(study: Study, trial: Trial) -> Params:
+    """The keys of the recipe by which a trial is an interval of its member; none without a population."""
+    if trial.member is None:
+        return {}
+    recipe, index = study.begun.recipe, interval_numbers(study.trials)[trial.number]
+    keys: Params = {"train.stop_at_step": interval_end(recipe, index)}
+    if trial.parent is not None:
+        parent = RunFolder(Path(study.trials[trial.parent].run))
+        keys["checkpoint.resume_from"] = str(
+            parent.checkpoints / checkpoint_name(interval_end(recipe, index - 1))
+        )
+    return keys
+
+
+def drop_spent(study: Study) -> None:
+    """Remove the checkpoints from which no trial can start any more: those of an interval that every
+    member has left behind, with the one after it. Those of the last interval stay."""
+    population = [trial for trial in study.trials if trial.member is not None]
+    placed = list(zip(population, interval_numbers(population), strict=True))
+    ended = Counter(index for trial, index in placed if trial.state in ENDED)
+    for trial, index in placed:
+        if ended[index + 1] == study.hpo.pbt.population:
+            shutil.rmtree(RunFolder(Path(trial.run)).checkpoints, ignore_errors=True)
+
+
+def died_out(study: Study) -> str:
+    """Why there are fewer trials than were asked for; empty where there are not."""
+    if len(study.trials) == study.target or not study.trials or study.trials[0].member is None:
+        return ""
+    ended = [trial for trial in study.trials if trial.state in ENDED]
+    failed = max(ended, key=lambda trial: trial.ended_at or 0.0)
+    return (
+        f"the population has died out after {len(ended)} of {study.target} trials: no member has weights to "
+        f"go on from; the last, trial {failed.number}: {failed.message}"
+    )
+
+
+def population_problems(
+    recipe: Recipe, space: Sequence[SpaceDim], objectives: Sequence[Objective]
+) -> Iterator[Problem]:
+    """Why the recipe is no population."""
+    if recipe.hpo.kind != "pbt":
+        return
+    yield from _size_problems(recipe)
+    if len(objectives) > 1:
+        what = f"a population is ordered by one objective, but there are {len(objectives)}"
+        yield Problem("hpo.objectives", what, "choose hpo=optuna for a front, or keep one of them")
+    for dim in space:
+        if not dim.key.startswith(SEARCHED):
+            what = "cannot change within a training: a checkpoint does not go on under another value"
+            yield Problem(f"hpo.space.{dim.key}", what, f"valid: {', '.join(SEARCHED)}")
+    yield from _own_problems(recipe)
+
+
+def _size_problems(recipe: Recipe) -> Iterator[Problem]:
+    hpo, last = recipe.hpo, recipe.train.max_steps
+    members, steps = hpo.pbt.population, hpo.pbt.perturbation_interval
+    if last is None:
+        yield Problem("train.max_steps", "is null: a population needs its last step", "train.max_steps=N")
+        return
+    if hpo.trials is None:
+        return  # which no backend but grid allows
+    if steps is not None:
+        needed = members * -(-last // steps)
+        if hpo.trials != needed:
+            what = f"{hpo.trials} trials, but {members} members of {needed // members} intervals are {needed}"
+            yield Problem("hpo.trials", what, f"hpo.trials={needed}, or hpo.pbt.perturbation_interval=null")
+    elif hpo.trials % members or not 0 < intervals(hpo) <= last:
+        what = f"{hpo.trials} trials are no whole number of intervals for each of {members} members"
+        hint = f"a multiple of hpo.pbt.population, at most {members * last}: an interval has a step or more"
+        yield Problem("hpo.trials", what, hint)
+
+
+def _own_problems(recipe: Recipe) -> Iterator[Problem]:
+    """What the population does itself, or what would end an interval before its checkpoint."""
+    hpo, train, source = recipe.hpo, recipe.train, recipe.checkpoint.resume_from
+    refused = (
+        ("hpo.repeats", hpo.repeats > 1, "changes the seed, under which no checkpoint goes on", "1"),
+        ("hpo.pruning.kind", hpo.pruning.kind != "none", "would end what the population replaces", "none"),
+        ("eval.patience", recipe.eval.patience is not None, "would end a member within an interval", "null"),
+        ("eval.only", recipe.eval.only, "trains nothing", "false"),
+        ("train.stop_at_step", train.stop_at_step is not None, "is set for each interval", "null"),
+        ("checkpoint.resume_from", source is not None, "is set for each interval", "null"),
+    )
+    for key, is_set, what, valid in refused:
+        if is_set:
+            yield Problem(key, what, f"valid with hpo=pbt: {valid}")
