@@ -86,11 +86,11 @@ def died_out(study: Study) -> str:
     """Why there are fewer trials than were asked for; empty where there are not."""
     if len(study.trials) == study.target or not study.trials or study.trials[0].member is None:
         return ""
-    ended = [trial for trial in study.trials if trial.state in ENDED]
-    failed = max(ended, key=lambda trial: trial.ended_at or 0.0)
+    failed = [trial for trial in study.trials if trial.state != "succeeded"]
+    last = max(failed, key=lambda trial: trial.ended_at or 0.0)
     return (
-        f"the population has died out after {len(ended)} of {study.target} trials: no member has weights to "
-        f"go on from; the last, trial {failed.number}: {failed.message}"
+        f"the population has died out after {len(study.trials)} of {study.target} trials: no member has "
+        f"weights to go on from; the last that failed, trial {last.number}: {last.message}"
     )
 
 

@@ -43,6 +43,10 @@ class Client:
     def stop(self, job: str) -> None:
         self._ask("POST", job, what="/stop")
 
+    def delete(self, job: str) -> None:
+        """Let the cluster forget a job that has ended: its name is free again."""
+        self._ask("DELETE", job)
+
     def _ask(
         self, method: str, job: str, body: dict[str, Any] | None = None, what: str = ""
     ) -> dict[str, Any] | None:

@@ -100,9 +100,14 @@ class RayLauncher(Launcher):
         )
 
     def submit(self, plan: LaunchPlan, folder: RunFolder) -> RunHandle:
-        address = folder.read_spec().recipe.launcher.ray.address
-        Client(address).submit(json.loads(plan.files[JOB]))
-        return _handle(plan, address)
+        """A job of this name that has ended is of a run folder that is gone, and is forgotten first."""
+        handle = _handle(plan, folder.read_spec().recipe.launcher.ray.address)
+        client = Client(handle.host)
+        known = client.get(handle.job)
+        if known is not None and _state(known) in FINAL_STATES:
+            client.delete(handle.job)
+        client.submit(json.loads(plan.files[JOB]))
+        return handle
 
     def recall(self, plan: LaunchPlan, folder: RunFolder) -> RunHandle | None:
         handle = _handle(plan, folder.read_spec().recipe.launcher.ray.address)
@@ -114,7 +119,7 @@ class RayLauncher(Launcher):
             job = Client(handle.host).get(handle.job)
         except SubmissionError:  # the cluster cannot be reached now: nothing is known
             return "unknown"
-        state = _STATES.get(str(job["status"]), "unknown") if job is not None else "unknown"
+        state = _state(job) if job is not None else "unknown"
         waits = state == "running" and not folder.launcher_log(handle.attempt).exists()
         return "queued" if waits else state
 
@@ -152,6 +157,10 @@ class RayLauncher(Launcher):
 def _handle(plan: LaunchPlan, address: str) -> RunHandle:
     job = json.loads(plan.files[JOB])["submission_id"]
     return RunHandle(RayLauncher.name, plan.attempt, job, address, time.time())
+
+
+def _state(job: Mapping[str, Any]) -> State:
+    return _STATES.get(str(job["status"]), "unknown")
 
 
 def _is_lost(job: Mapping[str, Any]) -> bool:
