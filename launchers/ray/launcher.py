@@ -137,10 +137,9 @@ class RayLauncher(Launcher):
             return Diagnosis(f"the cluster does not tell: {error}")
         if job is None:
             return Diagnosis(f"Ray knows the job {handle.job} no more", None, "preempted")
-        lost = _is_lost(job)
         lines = [str(job.get("message") or "").strip(), *said.strip().splitlines()[-10:]]
         message = "\n".join(["the Ray job ended without a result:", *filter(None, lines)])
-        return Diagnosis(message, None, "node" if lost else None)
+        return Diagnosis(message, None, "node") if _is_lost(job) else Diagnosis(message)
 
     def cancel(
         self, handle: RunHandle, folder: RunFolder, grace_s: float, hurry: Callable[[], bool] = lambda: False

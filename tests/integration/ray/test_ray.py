@@ -94,17 +94,17 @@ def test_trials_have_a_placement_group_of_two_nodes_each_and_a_lost_job_starts_a
 ) -> None:
     """Two at a time, points from Ray Tune's searcher. One loses its job, another one of its nodes."""
     words = (*TWO_NODES, f"launcher.ray.address={cluster.address}", "cluster.cpus_per_node=1", "strategy=ddp")
-    words = (*words, "hpo=ray", "hpo.trials=4", "hpo.parallel=2", "launcher.env.STANDIN_STEP_S=0.3")
+    words = (*words, "hpo=ray", "hpo.trials=3", "hpo.parallel=2", "launcher.env.STANDIN_STEP_S=0.3")
     folder = lab.make_study(tmp_path / "study", *words)
     with ThreadPoolExecutor() as pool:
         killed = pool.submit(lose, folder, 1, "launchers.ray.driver")
         study = lab.run(folder)
         killed.result()
-    assert not lab.faults(folder, 4)
-    assert [trial.attempts for trial in study.trials] == [1, 2, 1, 1]
+    assert not lab.faults(folder, 3)
+    assert [trial.attempts for trial in study.trials] == [1, 2, 1]
     points = [(t.values["eval/f1"], t.values["samples_per_s"]) for t in study.trials]
     beaten = [any(b != a and b[0] >= a[0] and b[1] >= a[1] for b in points) for a in points]
-    assert list(pareto_front(study).front) == [number for number in range(4) if not beaten[number]]
+    assert list(pareto_front(study).front) == [number for number in range(3) if not beaten[number]]
     events = [json.loads(line) for line in folder.journal.read_text().splitlines()]
     (retried,) = [event for event in events if event["event"] == "retried"]
     assert (retried["number"], retried["failure_class"]) == (1, "node")

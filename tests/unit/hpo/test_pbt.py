@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from galley.compose import compose_recipe
+from galley.hydra_bridge import Composed
 from galley.schema import Hpo, Pbt
 from hpo.backends.pbt import PbtBackend, explore, quantiles
 from hpo.base import Search
@@ -17,6 +18,7 @@ from hpo.check import sweep_problems
 from hpo.population import interval_end, interval_numbers, lineage
 from hpo.values import Objective, Params, SpaceDim, Trial
 
+COMPOSED = Composed()  # the files are read once for all
 SPACE = (
     SpaceDim("optim.lr", "float", 1e-5, 1e-1, log=True),
     SpaceDim("schedule.kind", "categorical", choices=("linear", "constant")),
@@ -187,13 +189,15 @@ WORDS = ("hpo=pbt", "train.max_steps=10", "hpo.objectives=[eval/f1]", "optim.lr=
 )  # fmt: skip
 def test_what_is_no_population_is_refused(words: tuple[str, ...], message: str) -> None:
     own = {word.partition("=")[0] for word in words}
-    recipe = compose_recipe([*(word for word in WORDS if word.partition("=")[0] not in own), *words])
+    recipe = compose_recipe(
+        [*(w for w in WORDS if w.partition("=")[0] not in own), *words], composed=COMPOSED
+    )
     found = "\n".join(str(problem) for problem in sweep_problems(recipe))
     assert (message in found) if message else not found, found
 
 
 def test_intervals_end_at_whole_steps_and_the_last_one_with_the_training() -> None:
-    recipe = compose_recipe([*WORDS, "hpo.trials=12"])
+    recipe = compose_recipe([*WORDS, "hpo.trials=12"], composed=COMPOSED)
     assert [interval_end(recipe, index) for index in range(3)] == [3, 6, 10]
     given = replace(recipe, hpo=replace(recipe.hpo, pbt=Pbt(perturbation_interval=4)))
     assert [interval_end(given, index) for index in range(3)] == [4, 8, 10]
