@@ -92,7 +92,7 @@ def lose(folder: StudyFolder, number: int, program: str) -> None:
 def test_trials_have_a_placement_group_of_two_nodes_each_and_a_lost_job_starts_again(
     cluster: RayCluster, tmp_path: Path
 ) -> None:
-    """Two at a time, points from Ray Tune's searcher. One loses its job, another one of its nodes."""
+    """Two at a time, points from Ray Tune's searcher."""
     words = (*TWO_NODES, f"launcher.ray.address={cluster.address}", "cluster.cpus_per_node=1", "strategy=ddp")
     words = (*words, "hpo=ray", "hpo.trials=3", "hpo.parallel=2", "launcher.env.STANDIN_STEP_S=0.3")
     folder = lab.make_study(tmp_path / "study", *words)
