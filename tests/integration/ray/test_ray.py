@@ -6,6 +6,7 @@ All in this file, which one process runs: a second cluster would be too much for
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -56,23 +57,19 @@ def test_a_run_is_seen_and_cancelled_and_one_without_room_waits(
     folder = make_run(tmp_path / "it's a run", "hang")
     start(folder, cluster)
     wait_until(lambda: hanging(folder), 120)
-    pid = (folder.root / "pid-0").read_text()
-    folder.launch_file.unlink()  # as if whoever submitted it was killed before the handle was written
-    start(folder, cluster)
     crowded = make_run(tmp_path / "crowded", "succeed")
     start(crowded, cluster)
     status = json.loads(galley("status", folder.root, "--json")[1])
     assert (status["state"], status["attempt"]) == ("running", 1)
-    assert (folder.root / "pid-0").read_text() == pid, "it is the same job"
     assert "rank 1 speaks" in "".join(folder.launcher_log(1, node).read_text() for node in range(2)), galley(
         "logs", folder.root
     )
     assert run_state(crowded) == "queued"
     assert not crowded.launcher_log(1).exists(), "no half of it was started"
     assert cancel_run(crowded) == "cancelled"
-    crowded.result_file.unlink()
-    start(crowded, cluster)
-    assert run_state(crowded) == "queued", "a job of that name had ended without a result"
+    shutil.rmtree(crowded.root)
+    start(make_run(crowded.root, "succeed"), cluster)
+    assert run_state(crowded) == "queued", "the same run in the same place has a job of the same name"
     assert cancel_run(crowded) == "cancelled"
     assert galley("cancel", folder.root)[:2] == (0, "cancelled\n")
     result = folder.read_result()
