@@ -74,7 +74,7 @@ class RayCluster:
             return subprocess.Popen(
                 [*argv, *options], env={**os.environ, **ENVIRONMENT}, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-                preexec_fn=bound_to_me(),  # and so is to it what it starts
+                preexec_fn=bound_to_me(signal.SIGTERM),  # it then ends all that it started
             )  # fmt: skip
 
     def alive(self) -> int:
