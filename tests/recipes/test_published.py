@@ -10,7 +10,7 @@ import pytest
 from galley.compose import compose_recipe
 
 CPU_GLUE = {
-    "data.max_length": 128, "batch.global_size": 32, "optim.lr": 2e-5, "train.epochs": 3.0,
+    "data.max_length": 128, "batch.micro_size": 32, "optim.lr": 2e-5, "train.epochs": 3.0,
     "strategy.name": "oneccl_cpu", "launcher.kind": "mpi",
 }  # fmt: skip
 SQUAD = {
