@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from galley.rundir import RunFolder
-from galley.spec import LaunchPlan, RunHandle, State, from_json, to_json
+from galley.spec import LaunchPlan, RunHandle, RunSpec, State, from_json, to_json
 from launchers.base import Launcher
 from launchers.handles import last_handle
 from launchers.run import write_plan
@@ -36,6 +36,10 @@ class LauncherContract:
     def make(self) -> Launcher:
         raise NotImplementedError
 
+    def spec(self, **env: str) -> RunSpec:
+        """A run that this launcher plans."""
+        return make_spec(**env)
+
     @pytest.fixture
     def folder(self, weird_tmp_path: Path) -> Iterator[RunFolder]:
         folder = RunFolder(weird_tmp_path / "run")
@@ -43,26 +47,26 @@ class LauncherContract:
         end_all(folder)
 
     def test_planning_is_pure(self, folder: RunFolder) -> None:
-        plans = [self.make().plan(make_spec(), folder.root, FACTS, attempt=1) for _ in range(2)]
+        plans = [self.make().plan(self.spec(), folder.root, FACTS, attempt=1) for _ in range(2)]
         assert plans[0] == plans[1]
         assert not folder.root.exists()
         with pytest.raises(FrozenInstanceError):
             plans[0].launcher = "another"  # type: ignore[misc]
 
     def test_a_plan_survives_json(self, folder: RunFolder) -> None:
-        plan = self.make().plan(make_spec(), folder.root, FACTS, attempt=1)
+        plan = self.make().plan(self.spec(), folder.root, FACTS, attempt=1)
         assert from_json(LaunchPlan, to_json(plan)) == plan
 
     def test_a_plan_names_secrets_and_never_their_values(
         self, folder: RunFolder, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("HF_TOKEN", VALUE)
-        plan = self.make().plan(make_spec(), folder.root, FACTS, attempt=1)
+        plan = self.make().plan(self.spec(), folder.root, FACTS, attempt=1)
         assert "HF_TOKEN" in plan.forward_env
         assert VALUE not in to_json(plan)
 
     def test_a_plan_carries_the_run_the_attempt_and_the_users_variables(self, folder: RunFolder) -> None:
-        spec = make_spec(MINE="a 'b' $c")
+        spec = self.spec(MINE="a 'b' $c")
         text = json.dumps(json.loads(to_json(self.make().plan(spec, folder.root, FACTS, attempt=2))))
         assert spec.sha256 in text
         assert "--run-dir" in text

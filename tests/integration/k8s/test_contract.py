@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 
 from galley.rundir import RunFolder
 from galley.seal import snapshot_sha256
-from galley.spec import RunHandle
+from galley.spec import RunHandle, RunSpec
 from launchers.base import Launcher
 from launchers.k8s.launcher import K8sLauncher
+from launchers.k8s.manifests import KINDS
 from tests.contract.launcher_contract import LauncherContract
 from tests.integration.k8s.cluster import Cluster
 
 
 class TestPyTorchJob(LauncherContract):
+    kind: Literal["pytorchjob", "trainjob"] = "pytorchjob"
+
     def make(self) -> K8sLauncher:
         return K8sLauncher()
 
     def foreign_job(self) -> str:  # type: ignore[override]
-        return "team-a/pytorchjobs.kubeflow.org/another"
+        return f"team-a/{KINDS[self.kind]}/another"
+
+    def spec(self, **env: str) -> RunSpec:
+        return self._of_kind(super().spec(**env))
+
+    def _of_kind(self, spec: RunSpec, **k8s: Any) -> RunSpec:
+        launcher = spec.recipe.launcher
+        launcher = replace(launcher, kind=self.kind, k8s=replace(launcher.k8s, **k8s))
+        return replace(spec, recipe=replace(spec.recipe, launcher=launcher))
 
     @pytest.fixture(autouse=True)
     def _cluster(self, cluster: Cluster, folder: RunFolder) -> None:
@@ -28,10 +40,10 @@ class TestPyTorchJob(LauncherContract):
         cluster.claim = folder.root.parent
 
     def submit(self, folder: RunFolder, attempt: int = 1) -> tuple[Launcher, RunHandle]:
-        spec = folder.read_spec()
-        here = str(folder.root.parent)
-        k8s = replace(spec.recipe.launcher.k8s, transport="claim", claim_here=here)
-        recipe = replace(spec.recipe, launcher=replace(spec.recipe.launcher, k8s=k8s))
-        code = replace(spec.code, sha256=snapshot_sha256(folder))
-        folder.write_spec(replace(spec, recipe=recipe, code=code))
+        spec = self._of_kind(folder.read_spec(), transport="claim", claim_here=str(folder.root.parent))
+        folder.write_spec(replace(spec, code=replace(spec.code, sha256=snapshot_sha256(folder))))
         return super().submit(folder, attempt)
+
+
+class TestTrainJob(TestPyTorchJob):
+    kind = "trainjob"
