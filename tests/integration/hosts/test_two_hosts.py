@@ -18,7 +18,7 @@ from galley.rundir import RunFolder
 from tests.integration.hosts.lab import ADDRESSES, Lab, RemoteShell
 from tests.integration.local.standin import wait_until
 from tests.integration.mpi.flavors import find
-from tests.integration.reference import TINY, losses
+from tests.integration.reference import SMALL_BERT, TINY, losses
 from tests.support import REPO, run_galley, run_process
 
 TRAIN = (sys.executable, "-P", str(REPO / "train.py"))
@@ -75,8 +75,8 @@ def test_two_hosts_train_as_two_ranks_of_one(
     lab: Lab, shell: RemoteShell, tmp_path: Path, two_ranks_here: Path
 ) -> None:
     runs = {
-        "torchrun": Started(lab, tmp_path / "torchrun", *torchrun("static", 29512)),
-        "intel": Started(lab, tmp_path / "intel", *mpirun("intel", shell)),
+        "torchrun": Started(lab, tmp_path / "torchrun", *SMALL_BERT, *torchrun("static", 29512)),
+        "intel": Started(lab, tmp_path / "intel", *SMALL_BERT, *mpirun("intel", shell)),
     }
     runs["torchrun"].join()
     for name, run in runs.items():

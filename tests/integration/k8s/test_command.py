@@ -22,7 +22,7 @@ from tests.integration.k8s.api_server import ApiServer
 from tests.integration.k8s.cluster import Cluster, wait_for
 from tests.integration.k8s.conftest import use
 from tests.integration.local.standin import FACTS, make_run
-from tests.integration.reference import TINY, losses
+from tests.integration.reference import REFERENCE, TINY, losses
 from tests.support import free_port, run_galley, run_process
 
 TWO_NODES = ("launcher=k8s", "cluster.nodes=2", "cluster.procs_per_node=1")
@@ -34,7 +34,7 @@ def test_two_pods_train_as_this_machine_does(
 ) -> None:
     """By ConfigMap: nothing but the cluster's API connects the pods with this folder."""
     folder = RunFolder(tmp_path / "here")
-    done = run_galley([*TINY, *TWO_NODES, f"run_dir={folder.root}", "--json"], timeout=600)
+    done = run_galley([*REFERENCE, *TWO_NODES, f"run_dir={folder.root}", "--json"], timeout=600)
     assert done.rc == 0, done.err + "".join(log.read_text() for log in tmp_path.glob("pods/*/log"))
     assert "kubernetes: context lab, namespace team-a" in done.err
     result = json.loads(done.out.splitlines()[-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from galley.rundir import RunFolder
+from tests.integration.reference import SMALL_BERT
 from tests.support import run_galley
 
 PLUGIN = """
@@ -17,7 +18,7 @@ class Halved(SequenceClassification):
 """
 SHORT = (
     "data.max_samples=16", "data.max_length=16", "batch.global_size=8", "train.max_steps=1",
-    "eval.every_steps=null", "eval.metric=eval/halved", "checkpoint.every_steps=null",
+    "eval.every_steps=null", "eval.metric=eval/halved", "checkpoint.every_steps=null", *SMALL_BERT,
 )  # fmt: skip
 
 

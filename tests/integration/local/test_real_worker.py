@@ -12,16 +12,14 @@ import pytest
 
 from galley.rundir import RunFolder
 from tests.integration.local.standin import end_all, environment, processes_of, wait_until
+from tests.integration.reference import SMALL_BERT
 from tests.support import REPO, run_galley
 
+STEPS = 400  # of some milliseconds each: enough of them are left when the first checkpoint is seen
 OVERRIDES = [
-    "data.max_samples=64",
-    "batch.global_size=4",
-    "train.max_steps=12",
-    "train.log_every_steps=1",
-    "eval.enabled=false",
-    "checkpoint.every_steps=2",
-]
+    "data.max_samples=64", "batch.global_size=4", "train.epochs=100", f"train.max_steps={STEPS}",
+    "train.log_every_steps=20", "eval.enabled=false", "checkpoint.every_steps=20", *SMALL_BERT,
+]  # fmt: skip
 
 
 def rank_process(folder: RunFolder, rank: int) -> psutil.Process:
@@ -52,7 +50,7 @@ def test_a_killed_rank_is_named_and_the_run_resumed(weird_tmp_path: Path) -> Non
     assert resumed.rc == 0, resumed.err
     result = folder.read_result()
     assert result is not None
-    assert (result.state, result.attempts, result.steps) == ("succeeded", 2, 12)
+    assert (result.state, result.attempts, result.steps) == ("succeeded", 2, STEPS)
     assert result.resumed_from is not None
 
 

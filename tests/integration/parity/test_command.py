@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 from galley.rundir import RunFolder
+from tests.integration.reference import SMALL_BERT
 from tests.support import run_galley
 
-SMALL = ["batch.global_size=4", "data.max_length=16", "data.max_samples=40", "cluster.procs_per_node=2"]
+SMALL = [
+    "batch.global_size=4", "data.max_length=16", "data.max_samples=40", "cluster.procs_per_node=2",
+    *SMALL_BERT,
+]  # fmt: skip
 
 
 @pytest.mark.timeout(900)

@@ -41,7 +41,9 @@ def test_a_run_and_its_model_are_measured_alike_on_the_same_and_on_other_data(tm
         [
             "eval",
             folder.model,
-            *common,
+            "--json",
+            "strategy=single",
+            f"data.cache_dir={tmp_path / 'cache'}",
             f"data.path={other}",
             "data.max_length=16",
             f"run_dir={tmp_path / 'else'}",

@@ -23,12 +23,13 @@ from launchers.local import LocalLauncher
 from launchers.run import write_plan
 from launchers.warm import WarmLauncher
 from tests.integration.local.standin import environment, wait_until
+from tests.integration.reference import SMALL_BERT
 from tests.support import REPO
 
 pytestmark = pytest.mark.timeout(600)
 SMALL = [
     "data.max_samples=16", "batch.global_size=8", "train.epochs=1", "train.log_every_steps=1",
-    "eval.every_steps=null", "checkpoint.every_steps=null", "cluster.procs_per_node=2",
+    "eval.every_steps=null", "checkpoint.every_steps=null", "cluster.procs_per_node=2", *SMALL_BERT,
 ]  # fmt: skip
 ENDLESS = ["train.epochs=100000"]
 # A controller: submits one endless run, and waits to be killed.
