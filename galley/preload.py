@@ -17,7 +17,7 @@ LIBRARIES = {
     "libiomp5": ("libiomp5.so",),
 }
 """Name -> its files, the better one first. The allocator is loaded before whatever allocates."""
-_SOURCES = {"tcmalloc": "apt-get install libgoogle-perftools4", "libiomp5": "pip install intel-cmplr-lib-rt"}
+_SOURCES = {"tcmalloc": "apt-get install libgoogle-perftools4", "libiomp5": "pip install intel-openmp"}
 _KEY = "cluster.preload"
 
 
