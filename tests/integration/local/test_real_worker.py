@@ -15,7 +15,7 @@ from tests.integration.local.standin import end_all, environment, processes_of, 
 from tests.integration.reference import SMALL_BERT
 from tests.support import REPO, run_galley
 
-STEPS = 400  # of some milliseconds each: enough of them are left when the first checkpoint is seen
+STEPS = 200  # of some milliseconds each: enough of them are left when the first checkpoint is seen
 OVERRIDES = [
     "data.max_samples=64", "batch.global_size=4", "train.epochs=100", f"train.max_steps={STEPS}",
     "train.log_every_steps=20", "eval.enabled=false", "checkpoint.every_steps=20", *SMALL_BERT,
