@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,16 @@ def study(folder: Path) -> ParetoFront:
             )
         )
     return ParetoFront(f"a {HOSTILE} study", OBJECTIVES, tuple(trials), (0, 1, 2, 3, 5), 5, 3)
+
+
+def population(folder: Path) -> ParetoFront:
+    """The same trials as those of two members, which take turns."""
+    found = study(folder)
+    members = [
+        replace(trial, member=trial.number % 2, parent=trial.number - 2 if trial.number > 1 else None)
+        for trial in found.trials
+    ]
+    return replace(found, trials=tuple(members))
 
 
 def first_column(page: Page) -> list[int]:
@@ -94,6 +105,14 @@ def test_the_page_shows_hovers_sorts_and_needs_nothing_else(tmp_path: Path) -> N
         page.evaluate("view.yaw += 0.4; draw3()")
         assert page.evaluate("document.querySelector('#plot3 .point').getAttribute('cx')") != before
         assert page.requests == [file.as_uri()], "no outside resource"
+
+        page.open(write_report(population(tmp_path), PARAMS, tmp_path / "population")[0])
+        assert page.evaluate("document.querySelectorAll('#history .born').length") == 6
+        head = page.evaluate("[...document.querySelectorAll('#trials th')].map(c => c.textContent)")
+        assert head[:4] == ["trial", "state", "member", "from"]
+        page.evaluate("byId('filter').value = 'pruned'; byId('filter').dispatchEvent(new Event('input'))")
+        cells = "[...document.querySelectorAll('#trials tr:not([hidden]) td')].map(c => c.textContent)"
+        assert page.evaluate(cells)[:4] == ["8", "pruned", "0", "6"]
         assert page.errors == []
 
 
