@@ -8,7 +8,7 @@ from math import prod
 from typing import Any
 
 from galley.errors import ConfigError, Problem, valid_values
-from galley.schema import Recipe
+from galley.schema import Pbt, Recipe
 from hpo.backends import BACKENDS
 from hpo.objectives import RUN_METRICS, read_objectives
 from hpo.points import draw, enumerate_points, values_of
@@ -48,6 +48,8 @@ def _backend_problems(recipe: Recipe) -> Iterator[Problem]:
     for name in ("sampler", "storage"):
         if getattr(hpo, name) is not None and hpo.kind != "optuna":
             yield Problem(f"hpo.{name}", f"means nothing to hpo={hpo.kind}", "choose hpo=optuna, or drop it")
+    if hpo.pbt != Pbt() and hpo.kind != "pbt":
+        yield Problem("hpo.pbt", f"means nothing to hpo={hpo.kind}", "choose hpo=pbt, or drop it")
     if hpo.repeats > 1 and (hpo.trials or 0) % hpo.repeats:
         what = f"{hpo.trials} trials are no whole number of points with {hpo.repeats} repeats each"
         yield Problem("hpo.trials", what, "a multiple of hpo.repeats: repeats are trials")

@@ -74,7 +74,8 @@ class Hpo:
     """The sweep around the run; `none` runs it once.
 
     Attributes:
-        trials: points that are tried, repeats included; null is all points of a grid.
+        trials: points that are tried, repeats included; null is all points of a grid. Of `pbt` the
+            intervals of all members together.
         parallel: trials that run at the same time; a slot is refilled as soon as its trial ends.
         objectives: `METRIC`, `METRIC:max`, `METRIC:min` or `{metric, direction, bound}` each; a metric
             is one of the task's (`eval/f1`), `samples_per_s`, `tokens_per_s`, `latency_s`, `wall_s`,

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,9 @@ def run(wanted: Mapping[str, Any], folder: RunFolder, plan: LaunchPlan) -> int:
         return run_on(nodes, wanted, folder, plan)
     except RayActorError as error:
         print(f"a node was lost: {error}")
+        for asked in [node.stop.remote(wanted["grace_s"]) for node in nodes]:
+            with suppress(RayActorError):  # the others: another attempt must not find their ranks alive
+                ray.get(asked)
         return NODE_LOST
 
 

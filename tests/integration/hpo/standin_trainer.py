@@ -7,6 +7,7 @@ notes in trace.jsonl what it did, and ends as the study's kill.json says.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -82,6 +83,8 @@ def quality() -> float:
     return sum(learned) / STEPS
 
 
+if "TORCHELASTIC_RUN_ID" in os.environ:  # as the real one it dies with its agent (PR_SET_PDEATHSIG)
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 if RANK > 0:  # one trains for all
     write(RUN_DIR / f"rank-{RANK}.json", {"attempt": ATTEMPT, "world_size": os.environ["WORLD_SIZE"]})
     sys.exit()

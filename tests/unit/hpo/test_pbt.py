@@ -185,6 +185,7 @@ WORDS = ("hpo=pbt", "train.max_steps=10", "hpo.objectives=[eval/f1]", "optim.lr=
         (("checkpoint.resume_from=.",), "checkpoint.resume_from: is set for each interval"),
         (("hpo.array=true", "launcher=slurm"), "hpo=pbt learns from each trial"),
         (("hpo.sampler=tpe",), "means nothing to hpo=pbt"),
+        (("hpo=random", "hpo.pbt.population=8"), "hpo.pbt: means nothing to hpo=random"),
     ],
 )  # fmt: skip
 def test_what_is_no_population_is_refused(words: tuple[str, ...], message: str) -> None:
