@@ -139,7 +139,7 @@ class RayLauncher(Launcher):
             return Diagnosis(f"Ray knows the job {handle.job} no more", None, "preempted")
         lines = [str(job.get("message") or "").strip(), *said.strip().splitlines()[-10:]]
         message = "\n".join(["the Ray job ended without a result:", *filter(None, lines)])
-        return Diagnosis(message, None, "node") if _is_lost(job) else Diagnosis(message)
+        return Diagnosis(message, None, "node") if is_lost(job) else Diagnosis(message)
 
     def cancel(
         self, handle: RunHandle, folder: RunFolder, grace_s: float, hurry: Callable[[], bool] = lambda: False
@@ -162,7 +162,7 @@ def _state(job: Mapping[str, Any]) -> State:
     return _STATES.get(str(job["status"]), "unknown")
 
 
-def _is_lost(job: Mapping[str, Any]) -> bool:
+def is_lost(job: Mapping[str, Any]) -> bool:
     """Whether the job, or one of its nodes, was ended from outside: another attempt may go well."""
     supervisor = str(job.get("error_type") or "").startswith("JOB_SUPERVISOR_ACTOR")
     code = int(job.get("driver_exit_code") or 0)

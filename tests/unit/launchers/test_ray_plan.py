@@ -14,7 +14,8 @@ from galley.errors import ConfigError
 from galley.schema import Cluster, Ray
 from galley.spec import RunSpec
 from launchers.ray import driver
-from launchers.ray.launcher import RayLauncher, bundle
+from launchers.ray.driver import NODE_LOST
+from launchers.ray.launcher import RayLauncher, bundle, is_lost
 from tests.integration.local.standin import FACTS, make_spec
 
 RUN_DIR = Path('/runs/it\'s "here"; #é')
@@ -55,3 +56,18 @@ def test_a_cluster_without_ray_in_this_environment_is_told(
     monkeypatch.setattr(sys, "argv", ["driver", "--run-dir", "/runs/x"])
     assert driver.main() == 1
     assert "has no Ray: pip install" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("job", "lost"),
+    [
+        ({"driver_exit_code": NODE_LOST}, True),
+        ({"driver_exit_code": 137}, True),
+        ({"driver_exit_code": -9}, True),
+        ({"driver_exit_code": None, "error_type": "JOB_SUPERVISOR_ACTOR_DIED"}, True),
+        ({"driver_exit_code": 1, "error_type": "JOB_ENTRYPOINT_COMMAND_ERROR"}, False),
+        ({"error_type": "RUNTIME_ENV_SETUP_FAILURE"}, False),
+    ],
+)
+def test_a_job_that_was_ended_from_outside_is_lost(job: dict[str, object], lost: bool) -> None:
+    assert is_lost(job) == lost
