@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from galley.rundir import RunFolder
+from tests.integration.reference import SMALL_BERT
 from tests.integration.warm.twenty import check, sweep
 from tests.support import run_galley
 
 SHORT = (
     "train.max_steps=1", "data.max_samples=16", "eval.every_steps=null", "data.max_length=32",
-    "tracker=tensorboard",
+    "tracker=tensorboard", *SMALL_BERT,
 )  # fmt: skip
 
 
