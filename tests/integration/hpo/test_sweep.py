@@ -22,6 +22,8 @@ from tests.integration.hpo import lab
 from tests.integration.local.standin import wait_until
 from tests.support import REPO
 
+POPULATION = ("hpo.pbt.population=3", "hpo.objectives=[eval/f1]")
+
 
 def run(root: Path, *words: str, **files: object) -> Study:
     folder = lab.make_study(root, *words)
@@ -229,13 +231,13 @@ def test_changed_digit_is_noticed(tmp_path: Path) -> None:
         read_study(study.folder.root)
 
 
-@pytest.mark.parametrize("kind", ["optuna", "grid"])
-def test_shared_study_has_each_trial_once_when_a_controller_is_killed(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("words", [("hpo=optuna",), ("hpo=pbt", *POPULATION)], ids=["optuna", "pbt"])
+def test_shared_study_has_each_trial_once_when_a_controller_is_killed(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
     """Two controllers; one is killed in its second trial, and the other takes over."""
-    lr = ("optim.lr=1e-5,2e-5,3e-5,4e-5,5e-5,6e-5",) if kind == "grid" else ()
-    words = (f"hpo={kind}", "hpo.trials=6", "hpo.share=true", *lr)
-    folder = lab.make_study(tmp_path / "study", *words)
-    (folder.root / "kill.json").write_text(json.dumps(["both@1:4:training"]))
+    folder = lab.make_study(tmp_path / "study", "hpo.trials=6", "hpo.share=true", *words)
+    (folder.root / "kill.json").write_text(json.dumps(["both@1:3:training"]))
     environ = {**os.environ, "PYTHONPATH": str(REPO), "STANDIN_STEP_S": "0.1"}
     argv = [sys.executable, "-W", "ignore", "-m", "tests.integration.hpo.lab", str(folder.root)]
     both = [subprocess.Popen(argv, env=environ) for _ in range(2)]
