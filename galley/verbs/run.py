@@ -73,6 +73,8 @@ def resume(words: Sequence[str], options: Options) -> int:
     state = run_state(folder)
     if state == "succeeded":
         hint = "there is nothing left to do; start a new run to train longer"
+        if spec.recipe.train.stop_at_step is not None:
+            hint = f"go on in a new run: checkpoint.resume_from={words[0]} train.stop_at_step=null"
         raise ConfigError(Problem(words[0], "has succeeded already", hint))
     if state in ("queued", "running"):
         raise ConfigError(Problem(words[0], f"is {state}", f"follow it with `logs {words[0]} -f`"))
