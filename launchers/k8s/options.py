@@ -20,6 +20,8 @@ def option_problems(spec: RunSpec) -> Iterator[Problem]:
         yield from _train_job(spec)
     if options.claim is None:
         yield from _without_claim(spec)
+    if options.transport != "claim" or options.claim_here != options.mount_path:
+        yield from _without_common_path(spec)
     if options.claim_here is not None and options.transport != "claim":
         yield Problem("launcher.k8s.claim_here", "is not read", "set launcher.k8s.transport=claim")
 
@@ -42,12 +44,25 @@ def _train_job(spec: RunSpec) -> Iterator[Problem]:
             yield Problem(f"launcher.k8s.{name}", what, "set it in the runtime, or launcher.k8s.runtime=null")
 
 
+def _without_common_path(spec: RunSpec) -> Iterator[Problem]:
+    """A checkpoint of another run is named by its path on this machine."""
+    recipe = spec.recipe
+    needs = {
+        "checkpoint.resume_from": recipe.checkpoint.resume_from is not None,
+        "train.stop_at_step": recipe.train.stop_at_step is not None,
+    }
+    for key, is_set in needs.items():
+        if is_set:
+            what = "needs run folders that this machine and the pods see at the same path"
+            hint = "set launcher.k8s.transport=claim, and claim_here and mount_path to one folder"
+            yield Problem(key, what, hint)
+
+
 def _without_claim(spec: RunSpec) -> Iterator[Problem]:
     recipe = spec.recipe
     needs = {
         "launcher.k8s.transport": recipe.launcher.k8s.transport == "claim",
         "checkpoint.every_steps": recipe.checkpoint.every_steps is not None,
-        "train.stop_at_step": recipe.train.stop_at_step is not None,
         _ELASTIC: recipe.launcher.k8s.max_nodes is not None,
     }
     for key, is_set in needs.items():
