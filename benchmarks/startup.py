@@ -47,10 +47,10 @@ def wall_time(argv: Sequence[str], cwd: str) -> float:
 
 
 def measure(rounds: int) -> dict[str, list[float]]:
-    """Seconds of each command in each round, after one round that warms the file cache."""
+    """Seconds of each command in each round, after one that warms the file cache where there are several."""
     times: dict[str, list[float]] = {name: [] for name in COMMANDS}
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(rounds + 1):
+        for number in range(0 if rounds > 1 else 1, rounds + 1):
             for name, argv in COMMANDS.items():
                 taken = wall_time(argv, folder)
                 if number:

@@ -12,13 +12,14 @@ import pytest
 
 from galley.rundir import RunFolder
 from tests.integration.local.standin import end_all, environment, processes_of, wait_until
-from tests.integration.reference import SMALL_BERT
 from tests.support import REPO, run_galley
 
-STEPS = 200  # of some milliseconds each: enough of them are left when the first checkpoint is seen
+# A step lasts so long that many are left when the first checkpoint is seen.
+STEPS = 30
 OVERRIDES = [
-    "data.max_samples=64", "batch.global_size=4", "train.epochs=100", f"train.max_steps={STEPS}",
-    "train.log_every_steps=20", "eval.enabled=false", "checkpoint.every_steps=20", *SMALL_BERT,
+    "data.max_samples=64", "batch.global_size=32", "train.epochs=100", f"train.max_steps={STEPS}",
+    "train.log_every_steps=1", "eval.enabled=false", "checkpoint.every_steps=2", "model.from_config=true",
+    "model.config={hidden_size: 64, num_attention_heads: 2, intermediate_size: 256}",
 ]  # fmt: skip
 
 
