@@ -51,6 +51,7 @@ class WandbTracker(Tracker):
     def finish(self, summary: Mapping[str, float | int | str], succeeded: bool) -> None:
         self._run.summary.update(dict(summary))
         self._run.finish(exit_code=0 if succeeded else 1)
+        wandb.teardown()  # which waits for W&B's own process: it closes the records after it has said so
 
 
 def wandb_mode(asked: str, environ: Mapping[str, str]) -> Any:

@@ -117,6 +117,12 @@ def succeed_slowly_apart() -> None:
     succeed()
 
 
+def succeed_when_told() -> None:
+    while not (RUN_DIR / "go-on").exists():
+        time.sleep(0.05)
+    succeed()
+
+
 def say_and_leave() -> None:
     print("I have nothing to do")
 
