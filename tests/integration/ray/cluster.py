@@ -27,6 +27,7 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_local_fs_capacity_threshold": "0.999",
     "RAY_gcs_server_port_wait_time_s": "300",
+    "RAY_worker_niceness": "0",  # with Ray's 15 the ranks would stand still beside other tests
 }
 STARTS = 4
 
