@@ -5,7 +5,6 @@ The daemons are children of the test process and die with it.
 
 from __future__ import annotations
 
-import ctypes
 import getpass
 import os
 import signal
@@ -15,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from galley.lifetime import bound_to_me
 from tests.support import Finished, free_ports, run_process
 
 NODES = ("node1", "node2", "node3", "node4")
@@ -104,17 +104,10 @@ class SlurmCluster:
         wait_until((self.root / "munge.sock").exists, 10)
 
     def _start(self, *argv: str) -> None:
-        libc, parent = ctypes.CDLL(None), os.getpid()
-
-        def die_with_tests() -> None:
-            libc.prctl(1, signal.SIGTERM)
-            if os.getppid() != parent:
-                os._exit(1)
-
         with (self.root / f"{argv[0]}.{argv[-1].rpartition('/')[2]}.out").open("wb") as output:
             child = subprocess.Popen(
                 argv, env={**os.environ, **self.environment}, stdin=subprocess.DEVNULL,
-                stdout=output, stderr=output, preexec_fn=die_with_tests, start_new_session=True,
+                stdout=output, stderr=output, preexec_fn=bound_to_me(signal.SIGTERM), start_new_session=True,
             )  # fmt: skip
         self._children.append(child)
 

@@ -11,7 +11,8 @@ from typing import Any
 from galley.rundir import RunFolder
 from galley.schema import Recipe
 from galley.spec import RunResult
-from launchers.runs import last_handle, run_state
+from launchers.handles import last_handle
+from launchers.runs import run_state
 from launchers.slurm import SlurmLauncher
 from launchers.slurm_array import plan_array, submit_array
 from tests.integration.conftest import Command
