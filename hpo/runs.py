@@ -28,7 +28,7 @@ from launchers import make_launcher
 from launchers.base import Launcher
 from launchers.command import worker_arguments
 from launchers.ending import result_of
-from launchers.handles import last_handle, recall
+from launchers.handles import certain_handle, last_handle
 from launchers.run import submit, write_plan
 from launchers.watch import Watch
 
@@ -117,8 +117,7 @@ class TrialRuns:
         Raises `SubmissionError` where a scheduler does not tell.
         """
         folder = RunFolder(Path(trial.run))
-        recall(folder)
-        handle = last_handle(folder) if folder.spec_file.exists() else None
+        handle = certain_handle(folder) if folder.spec_file.exists() else None
         if handle is None:
             _end_strays(folder)
             return None

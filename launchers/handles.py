@@ -22,16 +22,24 @@ def record(folder: RunFolder, handle: RunHandle) -> None:
 def last_handle(folder: RunFolder) -> RunHandle | None:
     """The latest attempt, a scheduler's restarts included; None before the first submission."""
     with suppress(SubmissionError):  # a scheduler that does not answer: what is known without it
-        recall(folder)
+        _recall(folder)
+    return _latest(folder)
+
+
+def certain_handle(folder: RunFolder) -> RunHandle | None:
+    """As `last_handle`, for whoever is about to submit: raises `SubmissionError` where it cannot be told
+    whether there is a job that nobody has recorded, besides which another would be a second."""
+    _recall(folder)
+    return _latest(folder)
+
+
+def _latest(folder: RunFolder) -> RunHandle | None:
     handles = folder.read_handles()
     return make_launcher(handles[-1].launcher).current(handles[-1], folder) if handles else None
 
 
-def recall(folder: RunFolder) -> None:
-    """Record the job that a scheduler took from a process that was killed before it could say so.
-
-    Raises `SubmissionError` where it cannot be told whether there is one: another would be a second.
-    """
+def _recall(folder: RunFolder) -> None:
+    """Record the job that a scheduler took from a process that was killed before it could say so."""
     file, handles = folder.plan / "launch.json", folder.read_handles()
     if not file.exists():
         return

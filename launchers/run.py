@@ -21,7 +21,7 @@ from launchers import lock, make_launcher
 from launchers.base import Launcher
 from launchers.ending import result_of
 from launchers.follow import catch_interrupts, follow
-from launchers.handles import last_handle, recall, record
+from launchers.handles import certain_handle, record
 
 _DETACH_TIMEOUT_S = 60.0
 
@@ -74,8 +74,7 @@ def supervise(
 
 def refuse_living(launcher: Launcher, folder: RunFolder) -> None:
     """Raises `SubmissionError` while an earlier attempt lives, or may, whose command may have been killed."""
-    recall(folder)
-    handle = last_handle(folder)
+    handle = certain_handle(folder)
     if handle is not None and launcher.poll(handle, folder) in ("queued", "running"):
         hint = f"end it with `cancel {folder.root}`"
         raise SubmissionError(f"{folder.root}: attempt {handle.attempt} is still running; {hint}")

@@ -105,13 +105,13 @@ class SlurmLauncher(Launcher):
     def submit(self, plan: LaunchPlan, folder: RunFolder) -> RunHandle:
         folder.logs(plan.attempt).mkdir(parents=True, exist_ok=True)
         open_to_group(folder)
-        return _handle(plan, submit_script(plan, os.environ), time.time())
+        return handle_of(plan.attempt, submit_script(plan, os.environ), time.time())
 
     def recall(self, plan: LaunchPlan, folder: RunFolder) -> RunHandle | None:
         known = {_split(handle)[0] for handle in folder.read_handles()}
         script, text = folder.plan / "job.sh", plan.files["job.sh"]
         job = find_job(script, text, folder.root / "logs", known)
-        return None if job is None else _handle(plan, job, script.stat().st_mtime)
+        return None if job is None else handle_of(plan.attempt, job, script.stat().st_mtime)
 
     def poll(self, handle: RunHandle, folder: RunFolder) -> State:
         return self._look(handle).meaning.state
@@ -183,8 +183,9 @@ class SlurmLauncher(Launcher):
             time.sleep(_CANCEL_POLL_S)
 
 
-def _handle(plan: LaunchPlan, job: str, submitted_at: float) -> RunHandle:
-    return RunHandle(SlurmLauncher.name, plan.attempt, job, socket.gethostname(), submitted_at)
+def handle_of(attempt: int, job: str, submitted_at: float) -> RunHandle:
+    """`job` as `sbatch --parsable` prints it."""
+    return RunHandle(SlurmLauncher.name, attempt, job, socket.gethostname(), submitted_at)
 
 
 def submit_script(plan: LaunchPlan, environ: Mapping[str, str]) -> str:

@@ -6,7 +6,6 @@ Every run keeps a handle of its own (`JOB_INDEX`) and is polled, cancelled and r
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from galley.spec import ClusterFacts, LaunchPlan, RunHandle, RunSpec, from_json,
 from launchers import slurm_script
 from launchers.handles import record
 from launchers.run import write_plan
-from launchers.slurm import SlurmLauncher, open_to_group, submit_script
+from launchers.slurm import SlurmLauncher, handle_of, open_to_group, submit_script
 from launchers.slurm_recall import find_job
 
 _OF_THE_RUN = ("job-name", "output")
@@ -122,6 +121,6 @@ def _record(run: RunFolder, attempt: int, job: str, index: int) -> RunHandle:
     """The handle of one task; `job` is the array as `sbatch --parsable` prints it."""
     array, separator, cluster = job.partition(";")
     task = f"{array}_{index}{separator}{cluster}"
-    handle = RunHandle(SlurmLauncher.name, attempt, task, socket.gethostname(), time.time())
+    handle = handle_of(attempt, task, time.time())
     record(run, handle)
     return handle
