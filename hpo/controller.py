@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from galley import proc
@@ -25,7 +26,7 @@ from hpo.ledger import Ledger
 from hpo.objectives import judge, measure
 from hpo.population import drop_spent
 from hpo.pruning.base import Pruner
-from hpo.runs import Slot, TrialRuns
+from hpo.runs import Slot, TrialRuns, end_all
 from hpo.study import Study
 from hpo.values import Params, Trial, TrialState
 from launchers.follow import Interrupts
@@ -36,6 +37,7 @@ POLL_S = 0.05
 RETRIED: dict[FailureClass, bool] = {"node": True, "hang": True, "preempted": False}
 # Memory that runs out belongs to the point, not to the attempt.
 INFEASIBLE: frozenset[FailureClass] = frozenset({"oom"})
+_ASK_AGAIN_S = 10.0  # a scheduler that did not answer
 _BACKOFF_S = 2.0  # after the second failure of a trial, then twice as long each time
 
 
@@ -47,11 +49,18 @@ class InterruptedSweepError(GalleyError):
 
 @dataclass
 class Active:
-    """A trial in a slot. `pruned` says why its end was asked for."""
+    """A trial in a slot.
+
+    Attributes:
+        pruned: why it is to be ended.
+        not_before: `time.monotonic()` of the next try to end it.
+    """
 
     number: int
     slot: Slot
     watch: Watch
+    pruned: str = ""
+    not_before: float = 0.0
 
 
 class Controller:
@@ -225,14 +234,19 @@ class Controller:
 
     def _prune(self) -> None:
         for active in list(self._active):
-            reason = self._pruner.judge(self._study.trials[active.number])
-            if reason:
+            active.pruned = active.pruned or self._pruner.judge(self._study.trials[active.number])
+            if not active.pruned or time.monotonic() < active.not_before:
+                continue
+            try:
                 result = active.watch.end(self._grace_s)
-                self._leave_slot(active)
-                if result.state == "succeeded":
-                    self._judge(active.number, result)
-                else:
-                    self._end(active.number, "pruned", reason)
+            except SubmissionError:  # its cluster does not answer now, which is no reason to end the study
+                active.not_before = time.monotonic() + _ASK_AGAIN_S
+                continue
+            self._leave_slot(active)
+            if result.state == "succeeded":
+                self._judge(active.number, result)
+            else:
+                self._end(active.number, "pruned", active.pruned)
 
     def _leave_slot(self, active: Active) -> None:
         self._active.remove(active)
@@ -256,11 +270,12 @@ class Controller:
     def _take_down(self) -> None:
         """End what runs. A job in a scheduler's hands goes on where this process was merely told to leave."""
         told = [number for number in self._interrupts.received if number != signal.SIGINT]
-        for active in self._active:
-            if not (told and active.watch.remote):
-                active.watch.end(self._grace_s)
+        left = [active for active in self._active if not (told and active.watch.remote)]
         self._active.clear()
-        self._runs.close()
+        try:
+            end_all({active.number: partial(active.watch.end, self._grace_s) for active in left})
+        finally:
+            self._runs.close()
 
     def _interrupted(self) -> GalleyError:
         ended = len(self._study.trials) - len(self._study.running())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from galley import proc
 from galley.compose import compose_recipe
-from galley.errors import ConfigError, Problem
+from galley.errors import ConfigError, Problem, SubmissionError
 from galley.estimate import estimate_memory, memory_of_rank
 from galley.hydra_bridge import Composed, open_loader
 from galley.layout import layout_problems, resolve_layout
@@ -189,6 +189,22 @@ class TrialRuns:
     ) -> ClusterFacts:
         facts = launcher.facts(recipe, earlier)
         return facts if launcher.remote else slot.facts(facts)
+
+
+def end_all(ends: Mapping[int, Callable[[], object]]) -> None:
+    """Call what ends each trial, also after one that could not be ended.
+
+    Raises `SubmissionError` that names those.
+    """
+    left: dict[int, SubmissionError] = {}
+    for number, end in ends.items():
+        try:
+            end()
+        except SubmissionError as error:
+            left[number] = error
+    if left:
+        said = "".join(f"\n    trial {number}: {error}" for number, error in left.items())
+        raise SubmissionError(f"not ended; `cancel` the sweep when its cluster answers:{said}")
 
 
 def config_groups(config_dirs: Sequence[str]) -> list[str]:

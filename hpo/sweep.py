@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -29,7 +30,7 @@ from hpo.leases import Lease
 from hpo.ledger import Ledger
 from hpo.population import died_out
 from hpo.pruning import make_pruner
-from hpo.runs import TrialRuns
+from hpo.runs import TrialRuns, end_all
 from hpo.study import Study, fold
 from hpo.values import ENDED
 from launchers.follow import catch_interrupts
@@ -126,7 +127,7 @@ def detach(folder: StudyFolder) -> Path:
 def cancel(folder: StudyFolder) -> str:
     """End the study, and whatever of it runs. Returns what it is now: `cancelled`, or `done`.
 
-    Raises `SubmissionError` where its controller does not answer.
+    Raises `SubmissionError` where its controller, or the cluster of a trial, does not answer.
     """
     if is_done(fold(folder, read_journal(folder.journal))):
         return "done"
@@ -140,9 +141,9 @@ def cancel(folder: StudyFolder) -> str:
         folder.cancel_request.unlink(missing_ok=True)
         if is_done(study):
             return "done"
-        for trial in study.running():
-            if RunFolder(Path(trial.run)).spec_file.exists():
-                cancel_run(RunFolder(Path(trial.run)))
+        folders = {trial.number: RunFolder(Path(trial.run)) for trial in study.running()}
+        begun = {number: run for number, run in folders.items() if run.spec_file.exists()}
+        end_all({number: partial(cancel_run, run) for number, run in begun.items()})
         if not study.cancelled:
             with closing(Journal(folder.journal)) as journal, journal.turn():
                 journal.append(Cancelled(time.time()))

@@ -22,7 +22,7 @@ from galley.errors import ConfigError, Problem, SubmissionError
 from galley.layout import declared_facts
 from galley.rundir import RunFolder
 from galley.schema import Recipe
-from galley.spec import ClusterFacts, LaunchPlan, RunHandle, RunSpec, State
+from galley.spec import FINAL_STATES, ClusterFacts, LaunchPlan, RunHandle, RunSpec, State
 from launchers import agent_log, slurm_script, slurm_states
 from launchers.base import Diagnosis, Launcher
 from launchers.command import rank_environment, torchrun, worker_command
@@ -31,6 +31,7 @@ from launchers.slurm_recall import find_job
 from launchers.slurm_states import FORGOTTEN, Seen
 
 _TOOL_TIMEOUT_S = 60.0
+_FORGOTTEN_JOB = "Invalid job id"  # scancel, of a job that ended some minutes ago
 _CANCEL_POLL_S = 0.5
 _CANCEL_S = 60.0  # Slurm's KillWait, 30 s by default, and the epilog
 _LIVE = ("queued", "running")
@@ -172,9 +173,14 @@ class SlurmLauncher(Launcher):
         self, handle: RunHandle, folder: RunFolder, grace_s: float, hurry: Callable[[], bool] = lambda: False
     ) -> None:
         job, cluster = _split(handle)
-        if self.poll(handle, folder) not in _LIVE:
+        if self.poll(handle, folder) in FINAL_STATES:
             return
-        proc.run(("scancel", *cluster, job), timeout_s=_TOOL_TIMEOUT_S)
+        try:  # also where nothing is known of the job: it may be that Slurm does not answer
+            proc.run(("scancel", *cluster, job), timeout_s=_TOOL_TIMEOUT_S)
+        except SubmissionError as error:
+            if _FORGOTTEN_JOB in str(error):
+                return
+            raise
         end = time.monotonic() + grace_s + _CANCEL_S
         while self.poll(handle, folder) in _LIVE and time.monotonic() < end:
             if hurry():

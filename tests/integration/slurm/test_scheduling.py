@@ -102,6 +102,7 @@ def test_every_way_of_cancelling_a_job_ends_that_one_alone(
     assert not second.launcher_log(1).exists()
     assert run_state(tasks[1]) == "running"
     SlurmLauncher().cancel(handles[1], tasks[1], grace_s=1.0)
+    SlurmLauncher().cancel(replace(handles[1], job="999999"), tasks[1], grace_s=1.0)  # long forgotten
 
 
 def test_a_job_that_starts_again_is_the_next_attempt_of_the_same_run(

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from galley.rundir import RunFolder
-from hpo.study import Study
+from hpo import sweep
+from hpo.study import Study, read_study
 from tests.integration.conftest import Command
 from tests.integration.hpo import lab
 from tests.integration.local.standin import environment
@@ -26,6 +27,14 @@ ARRAY = ("hpo=random", "hpo.array=true")
 def jobs(study: Study) -> list[list[str]]:
     """Of every attempt of every trial."""
     return [[handle.job for handle in RunFolder(Path(trial.run)).read_handles()] for trial in study.trials]
+
+
+def write_tool(path: Path, text: str) -> Path:
+    """A program; returns the folder in which it is found."""
+    path.parent.mkdir()
+    path.write_text(text)
+    path.chmod(0o755)
+    return path.parent
 
 
 @pytest.mark.parametrize("words", [("hpo=optuna",), ARRAY], ids=["jobs", "array"])
@@ -76,11 +85,8 @@ def test_a_controller_killed_before_it_knew_the_job_submits_nothing_twice(
     cluster: SlurmCluster, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
     folder = lab.make_study(tmp_path / "study", *WORDS, *words)
-    killer, once = tmp_path / "bin" / "sbatch", tmp_path / "killed"
-    killer.parent.mkdir()
-    killer.write_text(KILLING_SBATCH.format(real=shutil.which("sbatch"), once=once))
-    killer.chmod(0o755)
-    path = f"{killer.parent}{os.pathsep}{os.environ['PATH']}"
+    killer = KILLING_SBATCH.format(real=shutil.which("sbatch"), once=tmp_path / "killed")
+    path = f"{write_tool(tmp_path / 'bin' / 'sbatch', killer)}{os.pathsep}{os.environ['PATH']}"
     argv = [sys.executable, "-m", "tests.integration.hpo.lab", folder.root]
     assert subprocess.call(argv, env=environment(**cluster.environment, PATH=path)) == -signal.SIGKILL
     assert not list(folder.trials.glob("*/launch.json")), "it was killed before it could write one"
@@ -90,6 +96,31 @@ def test_a_controller_killed_before_it_knew_the_job_submits_nothing_twice(
     submitted = cluster.check("squeue", "--states=all", "--noheader", "--array", "--format=%o")
     mine = [line for line in submitted.splitlines() if line.startswith(f"{folder.root}/")]
     assert len(mine) == 4, "nothing was submitted again"
+
+
+DEAF_SCANCEL = """\
+#!/usr/bin/env bash
+echo "scancel: error: Unable to contact slurm controller (connect failure)" >&2
+exit 1
+"""
+
+
+def test_trials_that_cannot_be_ended_are_named_and_can_be_later(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    folder = lab.make_study(tmp_path / "study", *WORDS, "hpo=optuna")
+    path = f"{write_tool(tmp_path / 'bin' / 'scancel', DEAF_SCANCEL)}{os.pathsep}{os.environ['PATH']}"
+    argv = [sys.executable, "-m", "tests.integration.hpo.lab", folder.root]
+    env = environment(**cluster.environment, STANDIN_STEP_S="20", PATH=path)
+    controller = subprocess.Popen(argv, env=env, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: len([job for job in jobs(read_study(folder.root)) if job]) == 2, 60)
+    controller.send_signal(signal.SIGINT)
+    said = controller.communicate(timeout=60)[1]
+    assert all(f"trial {number}: `scancel" in said for number in range(2)), said
+    left = [job for trial in jobs(read_study(folder.root)) for job in trial]
+    assert all(cluster.state(job) in ("PENDING", "RUNNING") for job in left)
+    assert sweep.cancel(folder) == "cancelled"
+    assert [cluster.state(job) for job in left] == ["CANCELLED"] * 2
 
 
 @pytest.mark.parametrize(
