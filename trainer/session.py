@@ -69,10 +69,11 @@ def run(
     attempt: Attempt,
     journal: Journal,
     make_task: MakeTask,
-) -> None:
+) -> Loop:
     """Train and write model/ and result.json; without model/ where a request ended the training, or where
     `checkpoint.model` is false.
 
+    Returns what it has in memory: to let the end of the process free it all at once is faster.
     Raises what ends the run otherwise.
     """
     recipe, layout = spec.recipe, spec.layout
@@ -105,7 +106,7 @@ def run(
     if checkpoint:
         checkpoint.load_weights(model, frozen)
     # Forked ranks inherit the weights: none need be sent.
-    replicated = warm is not None and not checkpoint and held.are_replicas(model, ranks)
+    replicated = warm is not None and not checkpoint and held.are_replicas(model, ranks, warm.marks)
     engine = strategies.wrap(model, replace(setup, frozen_sha256=frozen, replicated=replicated))
     del model  # the engine's own now: a pipeline keeps a part of it
     if checkpoint:
@@ -128,6 +129,7 @@ def run(
     engine.close()
     journal.tracking.finish(summary_of(result), result.state == "succeeded")
     journal.enter("done", loop.step)
+    return loop
 
 
 def train(loop: Loop, restart: Restart) -> None:

@@ -108,8 +108,11 @@ def set_threads(num_threads: int) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def train(spec: RunSpec, folder: RunFolder, facts: RankFacts, attempt: int, reporter: Reporter) -> None:
-    """The process boundary of a rank: every error ends here, classified and written down."""
+def train(spec: RunSpec, folder: RunFolder, facts: RankFacts, attempt: int, reporter: Reporter) -> object:
+    """The process boundary of a rank: every error ends here, classified and written down.
+
+    Returns what is to live until the process ends.
+    """
     from trainer.journal import Journal
 
     journal = Journal(folder, attempt, facts.is_main)
@@ -123,7 +126,7 @@ def train(spec: RunSpec, folder: RunFolder, facts: RankFacts, attempt: int, repo
         resume = os.environ.get("GALLEY_RESUME") == "1"
         started_at = float(os.environ.get("GALLEY_STARTED_AT", STARTED_AT))
         told = session.Attempt(attempt, resume, started_at, reporter.end_without_host)
-        session.run(spec, folder, facts, told, journal, make_task)
+        return session.run(spec, folder, facts, told, journal, make_task)
     except BaseException as error:  # noqa: BLE001
         report(error, journal.phase, reporter, journal.tracking)
 
@@ -166,7 +169,7 @@ def main() -> NoReturn:
     except ConfigError as error:
         report(error, "starting", reporter)
     set_threads(spec.layout.threads_per_proc)
-    train(spec, folder, facts, attempt, reporter)
+    _kept = train(spec, folder, facts, attempt, reporter)
     leave(0)
 
 

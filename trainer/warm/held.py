@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
+from collections.abc import Set
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,13 +30,22 @@ _IRRELEVANT = (
 )  # fmt: skip
 
 
+Mark = tuple[int, int]
+"""The address of a tensor, and how often it was written in place."""
+
+
 @dataclass(frozen=True)
 class Held:
-    """A task that has read its data, and its model on the CPU in fp32."""
+    """A task that has read its data, and its model on the CPU in fp32.
+
+    Attributes:
+        marks: of the model's tensors. Where a fork finds one again, it has the weights of the server.
+    """
 
     task: Task
     data: Datasets
     model: torch.nn.Module
+    marks: frozenset[Mark]
 
 
 _held: OrderedDict[str, Held] = OrderedDict()
@@ -54,7 +64,8 @@ def hold(recipe: Recipe) -> bool:
         while len(_held) >= MAX_HELD:
             _held.popitem(last=False)
         task = make_task(recipe)
-        _held[key] = Held(task, task.datasets(nullcontext), task.model())
+        data, model = task.datasets(nullcontext), task.model()
+        _held[key] = Held(task, data, model, frozenset(map(_mark, model.state_dict().values())))
     _held.move_to_end(key)
     return new
 
@@ -70,15 +81,25 @@ def take(recipe: Recipe) -> Held | None:
     return found
 
 
-def are_replicas(model: torch.nn.Module, ranks: Ranks) -> bool:
-    """Whether all ranks have the same weights: by a checksum, of which 20 bytes are sent. A collective."""
+def are_replicas(model: torch.nn.Module, ranks: Ranks, inherited: Set[Mark] = frozenset()) -> bool:
+    """Whether all ranks have the same weights: by a checksum, of which 20 bytes are sent. A collective.
+
+    Tensors that all ranks inherited, of one server, are told by their marks, and not read.
+    """
     digest = hashlib.sha1(usedforsecurity=False)
     for tensor in model.state_dict().values():
+        if (mark := _mark(tensor)) in inherited:
+            digest.update(repr(mark).encode())
+            continue
         whole = tensor.detach().contiguous().flatten().view(torch.uint8)
         words = whole[: len(whole) // 8 * 8].view(torch.int64)
         digest.update(int(words.sum()).to_bytes(8, "little", signed=True))
         digest.update(bytes(whole[len(words) * 8 :].tolist()))
     return len(set(ranks.gather_json(digest.hexdigest()))) == 1
+
+
+def _mark(tensor: torch.Tensor) -> Mark:
+    return tensor.data_ptr(), tensor._version
 
 
 def _key(recipe: Recipe) -> str:

@@ -35,3 +35,13 @@ def test_one_bit_tells_replicas_apart() -> None:
         bits[-1] ^= 1
         assert are_replicas(model, told)  # type: ignore[arg-type]
         assert not are_replicas(other, told), name  # type: ignore[arg-type]
+
+
+def test_what_was_inherited_is_compared_once_it_is_written() -> None:
+    model, told = make_model(), Told()
+    marks = {(tensor.data_ptr(), tensor._version) for tensor in model.state_dict().values()}
+    assert are_replicas(model, told, marks)  # type: ignore[arg-type]
+    assert are_replicas(model, told, marks)  # type: ignore[arg-type]
+    with torch.no_grad():
+        next(model.parameters())[0, 0] += 1
+    assert not are_replicas(model, told, marks)  # type: ignore[arg-type]
