@@ -37,7 +37,7 @@ POLL_S = 0.05
 RETRIED: dict[FailureClass, bool] = {"node": True, "hang": True, "preempted": False}
 # Memory that runs out belongs to the point, not to the attempt.
 INFEASIBLE: frozenset[FailureClass] = frozenset({"oom"})
-_ASK_AGAIN_S = 10.0  # a scheduler that did not answer
+ASK_AGAIN_S = 10.0  # a scheduler that did not answer
 _BACKOFF_S = 2.0  # after the second failure of a trial, then twice as long each time
 
 
@@ -240,7 +240,7 @@ class Controller:
             try:
                 result = active.watch.end(self._grace_s)
             except SubmissionError:  # its cluster does not answer now, which is no reason to end the study
-                active.not_before = time.monotonic() + _ASK_AGAIN_S
+                active.not_before = time.monotonic() + ASK_AGAIN_S
                 continue
             self._leave_slot(active)
             if result.state == "succeeded":

@@ -32,7 +32,7 @@ class MedianPruner(Pruner):
             )
             if curve and curve[-1].fraction >= share
         ]
-        if len(others) + 1 < settings.min_trials or best(own, share) <= median(others):
+        if len(others) < max(1, settings.min_trials - 1) or best(own, share) <= median(others):
             return ""
         return f"at {share:.0%} of its training it was worse than the median of {len(others)} others"
 

@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from galley.errors import ConfigError, SubmissionError
-from hpo import sweep
+from galley.spec import RunResult
+from hpo import controller, sweep
 from hpo.folder import StudyFolder
 from hpo.select import pareto_front
 from hpo.study import Study, read_study
+from launchers.watch import Watch
 from tests.integration.hpo import lab
 from tests.integration.local.standin import wait_until
 from tests.support import REPO
@@ -109,6 +111,27 @@ def test_hopeless_trials_are_pruned_and_the_front_is_not(tmp_path: Path) -> None
     pruned = next(trial for trial in study.trials if trial.state == "pruned")
     assert len(lab.trace(study.folder, pruned.number)) < len(lab.trace(study.folder, 0))
     assert "others were better in everything" in pruned.message
+
+
+def test_a_cluster_that_does_not_answer_when_a_trial_is_pruned_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, asked = Watch.end, []
+
+    def deaf_at_first(watch: Watch, grace_s: float) -> RunResult:
+        asked.append(watch.handle.job)
+        if asked.count(watch.handle.job) == 1:
+            raise SubmissionError("no answer")
+        return end(watch, grace_s)
+
+    monkeypatch.setattr(Watch, "end", deaf_at_first)
+    monkeypatch.setattr(controller, "ASK_AGAIN_S", 0.05)
+    words = ("hpo=grid", "hpo.trials=null", "hpo.pruning.kind=median", "hpo.pruning.min_trials=1")
+    space = ("optim.lr=1e-4,1e-3", "train.max_steps=60", "hpo.objectives=[eval/f1]")
+    study = run(tmp_path / "study", *words, *space)
+    assert states(study) == ["succeeded", "pruned"]
+    assert asked == asked[:1] * 2
+    assert not lab.living(study.folder)
 
 
 @pytest.mark.parametrize("kind", ["median", "asha", "hyperband"])
