@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -78,10 +78,13 @@ class Ranks:
         self.sum_floats([0.0])
 
     @contextmanager
-    def main_first(self) -> Iterator[None]:
-        """The body runs on each node's first rank, and only then on the others."""
+    def main_first(
+        self, meanwhile: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> Iterator[None]:
+        """The body runs on each node's first rank, and only then on the others, which wait in `meanwhile`."""
         if not self.facts.is_local_main:
-            self._wait_patiently()
+            with meanwhile():
+                self._wait_patiently()
         yield
         if self.facts.is_local_main:
             self._wait_patiently()

@@ -8,7 +8,9 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 
@@ -28,6 +30,7 @@ from trainer.checkpoints.store import Checkpoint
 from trainer.data.stream import SampleStream
 from trainer.energy import EnergyMeter
 from trainer.failures import StepMemoryError
+from trainer.imports import importing
 from trainer.journal import Journal
 from trainer.loop import Loop, Parts
 from trainer.memory import Restart
@@ -36,6 +39,7 @@ from trainer.ranks import Ranks, open_ranks
 from trainer.skeleton import load_on_main
 from trainer.strategies.base import Engine, Setup
 from trainer.strategies.grid import open_grid
+from trainer.tasks import TASKS
 from trainer.tasks.base import Datasets, Task, TokenizedDataset
 from trainer.warm import held
 
@@ -93,7 +97,8 @@ def run(
     setup = Setup(recipe, layout, ranks, grid=grid)
     task.ranks = setup.replicas
     journal.enter("data")
-    data = warm.data if warm else task.datasets(ranks.main_first)
+    meanwhile = importing if recipe.task.kind in TASKS else nullcontext  # a task of the user's may need none
+    data = warm.data if warm else task.datasets(partial(ranks.main_first, meanwhile))
     if ranks.is_main:
         note_data(folder, data, recipe)
     plan = make_plan(data.train, recipe, layout.global_size)

@@ -33,17 +33,11 @@ from galley.lifetime import bound_to_me
 from galley.rundir import RunFolder
 from galley.trackers import LIBRARIES
 from trainer import strategies, worker
+from trainer.imports import MODULES
 from trainer.warm import held, huge_pages, leader
 
 # What a run imports between its start and its end, besides what `trainer.session` does.
-PRELOAD = (
-    "trainer.session",
-    "torch._dynamo",
-    "torch.distributed.tensor",
-    "safetensors.torch",
-    "trainer.tasks",
-    "trainer.backends.measure",
-)
+PRELOAD = ("trainer.session", *MODULES, "trainer.backends.measure")
 
 
 def main() -> None:
