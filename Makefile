@@ -30,7 +30,7 @@ test: setup system lint ## everything: lint, and all tests, those of the documen
 	@$(pytest) -n 2 --dist loadfile $(addprefix --ignore=, $(waiting))
 	@$(pytest) -n 3 --dist loadfile $(waiting)
 
-acceptance: setup ## MRPC under two strategies, language models, dialogue, questions: twenty minutes on two idle cores
+acceptance: setup ## MRPC under two strategies, language models, dialogue, questions; forty trials: an hour on two idle cores
 	@$(pytest) tests/acceptance
 
 lint: setup ## ruff, and mypy --strict

@@ -30,5 +30,5 @@ def _import_all() -> None:
     for name in MODULES:
         try:
             importlib.import_module(name)
-        except Exception as error:  # noqa: BLE001
+        except (ImportError, OSError, RuntimeError) as error:
             log.debug("%s: %s", name, error)
