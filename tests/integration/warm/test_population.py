@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from galley.rundir import RunFolder
+from tests.integration.reference import SMALL_BERT
 from tests.support import run_galley
 
 SHORT = (
@@ -25,7 +26,8 @@ POPULATION = (
 @pytest.mark.timeout(600)
 def test_a_trial_goes_on_from_its_parent_with_a_rate_of_its_own(tmp_path: Path) -> None:
     study = tmp_path / "study"
-    done = run_galley(["sweep", *SHORT, *POPULATION, f"hpo.study_dir={study}", "--json"], timeout=500)
+    words = [*SMALL_BERT, *SHORT, *POPULATION, f"hpo.study_dir={study}"]
+    done = run_galley(["sweep", *words, "--json"], timeout=500)
     assert done.rc == 0, done.err
     found = json.loads(done.out.splitlines()[-1])
     trials = found["trials"]
