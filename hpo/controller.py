@@ -268,9 +268,10 @@ class Controller:
         drop_spent(self._study)
 
     def _take_down(self) -> None:
-        """End what runs. A job in a scheduler's hands goes on where this process was merely told to leave."""
-        told = [number for number in self._interrupts.received if number != signal.SIGINT]
-        left = [active for active in self._active if not (told and active.watch.remote)]
+        """End what runs. A job in a scheduler's hands goes on, for the next controller, unless somebody asked
+        for the end of the study: not where this process was told to leave, nor where it failed."""
+        asked = self._study.cancelled or signal.SIGINT in self._interrupts.received
+        left = [active for active in self._active if asked or not active.watch.remote]
         self._active.clear()
         try:
             end_all({active.number: partial(active.watch.end, self._grace_s) for active in left})

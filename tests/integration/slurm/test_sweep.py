@@ -14,6 +14,7 @@ import pytest
 
 from galley.rundir import RunFolder
 from hpo import sweep
+from hpo.controller import Controller
 from hpo.study import Study, read_study
 from tests.integration.conftest import Command
 from tests.integration.hpo import lab
@@ -96,6 +97,25 @@ def test_a_controller_killed_before_it_knew_the_job_submits_nothing_twice(
     submitted = cluster.check("squeue", "--states=all", "--noheader", "--array", "--format=%o")
     mine = [line for line in submitted.splitlines() if line.startswith(f"{folder.root}/")]
     assert len(mine) == 4, "nothing was submitted again"
+
+
+def test_jobs_outlive_a_controller_that_fails(
+    cluster: SlurmCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = lab.make_study(tmp_path / "study", *WORDS, "hpo=optuna")
+    monkeypatch.setenv("STANDIN_STEP_S", "0.5")
+
+    def fail_once_both_run(controller: Controller) -> None:
+        if len([job for job in jobs(read_study(folder.root)) if job]) == 2:
+            raise RuntimeError("a defect")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Controller, "_prune", fail_once_both_run)
+        with pytest.raises(RuntimeError, match="a defect"):
+            lab.run(folder)
+    study = lab.run(folder)
+    assert not lab.faults(folder, 4)
+    assert [trial.attempts for trial in study.trials] == [1] * 4, "nothing was ended"
 
 
 DEAF_SCANCEL = """\
