@@ -56,7 +56,7 @@ class ConfigError(GalleyError):
 
 
 class SubmissionError(GalleyError):
-    """The launcher or the scheduler refused, or cannot be reached; of what was asked nothing was begun."""
+    """The launcher or the scheduler refused, or cannot be reached."""
 
     exit_code = 3
 
