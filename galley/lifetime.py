@@ -8,13 +8,20 @@ import signal
 import sys
 from collections.abc import Callable
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
 def die_with_parent(signum: int = signal.SIGKILL) -> None:
     """From now on the kernel sends this process `signum` when its parent ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signum)
+
+
+def adopt_orphans() -> None:
+    """From now on a process below this one whose parent ends is a child of this one, which has to wait for
+    it. The children do not inherit it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def bound_to_me(signum: int = signal.SIGKILL) -> Callable[[], None]:

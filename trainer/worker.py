@@ -79,10 +79,15 @@ class Reporter:
 
 def leave(exit_code: int) -> NoReturn:
     """End without Python's and torch's teardown, which may deadlock in the process group."""
+    flush()
+    os._exit(exit_code)
+
+
+def flush() -> None:
+    """All that was logged is in the files."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(exit_code)
 
 
 def redirect_output(log_file: Path) -> None:
@@ -149,7 +154,8 @@ def report(
     reporter.fail(failure_class, message, trace, exit_code, tracking)
 
 
-def main() -> NoReturn:
+def main() -> object:
+    """Train. Returns what is to live until the process ends, which is then to `leave`."""
     die_with_parent()  # so that no rank trains on alone
     parser = argparse.ArgumentParser(prog="trainer.worker")
     parser.add_argument("--run-dir", type=Path, required=True)
@@ -169,9 +175,9 @@ def main() -> NoReturn:
     except ConfigError as error:
         report(error, "starting", reporter)
     set_threads(spec.layout.threads_per_proc)
-    _kept = train(spec, folder, facts, attempt, reporter)
-    leave(0)
+    return train(spec, folder, facts, attempt, reporter)
 
 
 if __name__ == "__main__":
-    main()
+    _kept = main()
+    leave(0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import signal
 import socket
 import sys
@@ -17,6 +18,8 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
+
+import torch
 
 from galley.lifetime import bound_to_me
 from trainer import worker
@@ -38,21 +41,24 @@ def lead(num_ranks: int, arguments: Sequence[str]) -> int:
     """Fork the ranks and wait for the last; the exit code."""
     bind = bound_to_me()
     listener = socket.create_server((_HOST, 0)) if num_ranks > 1 else None
+    done, says_done = os.pipe()
     ranks: dict[int, int] = {}
     for rank in range(num_ranks):
         pid = os.fork()
         if pid == 0:
             bind()
-            _be_rank(rank, num_ranks, listener, arguments)
+            _be_rank(rank, num_ranks, listener, says_done, arguments)
         ranks[pid] = rank
     # After the forks: the store has threads of its own.
     store = _open_store(listener) if listener is not None else None
-    code = _wait(ranks)
+    code = _wait(ranks, done)
     del store
     return code
 
 
-def _be_rank(rank: int, num_ranks: int, listener: socket.socket | None, arguments: Sequence[str]) -> NoReturn:
+def _be_rank(
+    rank: int, num_ranks: int, listener: socket.socket | None, says_done: int, arguments: Sequence[str]
+) -> NoReturn:
     """The process boundary of a forked rank: it never returns into the leader's frames."""
     try:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -61,7 +67,12 @@ def _be_rank(rank: int, num_ranks: int, listener: socket.socket | None, argument
             os.environ |= _meeting_place(listener.getsockname()[1])
             listener.close()
         sys.argv = ["trainer.worker", *arguments]  # also what a rank that executes itself again is told
-        worker.main()
+        _kept = worker.main()
+        worker.flush()
+        # The memory of a GPU has to be free for the next run.
+        if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            os.write(says_done, b".")
+        os._exit(0)
     except SystemExit as error:
         if isinstance(error.code, str):
             print(error.code, file=sys.stderr)
@@ -90,8 +101,10 @@ def _open_store(listener: socket.socket) -> object:
     return TCPStore(_HOST, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
 
 
-def _wait(ranks: dict[int, int]) -> int:
-    """Until all have ended. SIGTERM and SIGINT are passed on to them."""
+def _wait(ranks: dict[int, int], done: int) -> int:
+    """Until all have ended, or have said on the pipe `done` that nothing but their end is left to do: a
+    tenth of a second in which the kernel frees their memory. SIGTERM and SIGINT are passed on to them.
+    """
 
     def pass_on(number: int, frame: FrameType | None) -> None:
         _send(ranks, signal.SIGTERM)
@@ -102,9 +115,20 @@ def _wait(ranks: dict[int, int]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
     signal.signal(signal.SIGALRM, end)
-    failed = False
+    failed, num_done, num_ranks = False, 0, len(ranks)
+    news = select.poll()
+    ends = {os.pidfd_open(pid): pid for pid in ranks}
+    for descriptor in (done, *ends):
+        news.register(descriptor, select.POLLIN)
     while ranks:
-        pid, status = os.waitpid(-1, 0)
+        descriptor = news.poll()[0][0]
+        if descriptor == done:
+            num_done += len(os.read(done, num_ranks))
+            if num_done == num_ranks:
+                break
+            continue
+        news.unregister(descriptor)
+        pid, status = os.waitpid(ends[descriptor], 0)
         rank, code = ranks.pop(pid), os.waitstatus_to_exitcode(status)
         if code:
             if not failed:

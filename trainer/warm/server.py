@@ -21,6 +21,7 @@ import os
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,7 +30,7 @@ os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
 
 import torch
 
-from galley.lifetime import bound_to_me
+from galley.lifetime import adopt_orphans, bound_to_me
 from galley.rundir import RunFolder
 from galley.trackers import LIBRARIES
 from trainer import strategies, worker
@@ -52,15 +53,21 @@ def main() -> None:
 
 def serve(channel: socket.socket) -> None:
     """Answer requests until the other end is gone."""
-    leaders: set[int] = set()
+    adopt_orphans()
     with channel.makefile("rw", encoding="utf-8", newline="\n") as stream:
         for line in stream:
-            leaders = {pid for pid in leaders if os.waitpid(pid, os.WNOHANG) == (0, 0)}
+            reap()
             request = json.loads(line)
             prepare(Path(request["run_dir"]))
             pid = fork(channel, request)
-            leaders.add(pid)
             print(json.dumps({"pid": pid}), file=stream, flush=True)
+
+
+def reap() -> None:
+    """Leaders, and ranks that outlived theirs by a moment."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def prepare(run_dir: Path) -> None:

@@ -132,7 +132,7 @@ def enter_worker(run_dir: str, sha256: str, environ: dict[str, str]) -> None:
     import trainer.tasks
     from trainer import strategies
     from trainer.own_code import add_folders
-    from trainer.worker import main
+    from trainer.worker import leave, main
 
     os.environ.update(environ)
     if "TINY_ENGINE" in environ:
@@ -152,7 +152,8 @@ def enter_worker(run_dir: str, sha256: str, environ: dict[str, str]) -> None:
     if "TINY_PEAK" in environ:
         note_memory_before_deepspeed()
     sys.argv = ["worker", "--run-dir", run_dir, "--sha256", sha256]
-    main()
+    _kept = main()
+    leave(0)
 
 
 def note_memory_before_deepspeed() -> None:

@@ -135,6 +135,16 @@ def test_a_run_that_is_hurt_hurts_no_other(warm: WarmLauncher, cold: RunFolder, 
     assert outcome(run(warm, tmp_path / "next")) == outcome(cold)
 
 
+def test_processes_of_ended_runs_are_waited_for(warm: WarmLauncher, tmp_path: Path) -> None:
+    """A leader does not wait for its ranks to the very end: the server does."""
+    for number in range(3):
+        run(warm, tmp_path / f"run-{number}")
+    (server,) = warm._servers.values()
+    left = psutil.Process(server.child.id.pid).children(recursive=True)
+    assert len(left) <= 3, "leader and ranks of the last run"
+    wait_until(lambda: all(process.status() == psutil.STATUS_ZOMBIE for process in left), 10)
+
+
 def test_a_server_that_dies_takes_its_runs_along_and_is_replaced(warm: WarmLauncher, tmp_path: Path) -> None:
     folder, handle = submit(warm, tmp_path / "orphan", *ENDLESS)
     wait_until(lambda: trains(folder), timeout=200)
