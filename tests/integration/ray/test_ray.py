@@ -116,6 +116,32 @@ def test_trials_have_a_placement_group_of_two_nodes_each_and_a_lost_job_starts_a
     assert sum(start < first_end for start in starts) == 2, "two at a time, and no more"
 
 
+def one_node(cluster: RayCluster) -> tuple[str, ...]:
+    return ("launcher=ray", f"launcher.ray.address={cluster.address}", "cluster.procs_per_node=1")
+
+
+@pytest.mark.timeout(900)
+def test_members_of_a_population_are_jobs(cluster: RayCluster, tmp_path: Path) -> None:
+    words = ("hpo=pbt", "hpo.trials=4", "hpo.parallel=2", "hpo.pbt.population=2", "hpo.objectives=[eval/f1]")
+    folder = lab.make_study(tmp_path / "study", *one_node(cluster), *words)
+    lab.run(folder)
+    assert not lab.faults(folder, 4)
+
+
+@pytest.mark.timeout(900)
+def test_the_job_of_a_pruned_trial_ends(cluster: RayCluster, tmp_path: Path) -> None:
+    """The second trial's learning rate is the worse one."""
+    words = ("hpo=grid", "hpo.trials=2", "hpo.objectives=[eval/f1]", "optim.lr=choice(1e-4,9e-4)")
+    rungs = ("hpo.pruning.kind=asha", "hpo.pruning.eta=2", "hpo.pruning.min_trials=2")
+    slow = "launcher.env.STANDIN_STEP_S=1.5"
+    folder = lab.make_study(tmp_path / "study", *one_node(cluster), *words, *rungs, slow)
+    study = lab.run(folder)
+    assert [trial.state for trial in study.trials] == ["succeeded", "pruned"]
+    assert lab.trace(folder, 1)[-1].get("done") is None
+    wait_until(lambda: not lab.living(folder), 30)
+    assert run_state(RunFolder(Path(study.trials[1].run))) == "cancelled"
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

@@ -57,6 +57,18 @@ def test_trials_are_jobs_or_tasks_of_an_array_and_a_lost_one_starts_again(
         assert "#SBATCH --array=0-3%2\n" in (folder.root / "arrays" / "study-0" / "array.sh").read_text()
 
 
+def test_members_of_a_population_are_jobs_and_a_lost_one_is_made_again(
+    cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    words = ("hpo=pbt", "hpo.pbt.population=2", "hpo.objectives=[eval/f1]")
+    folder = lab.make_study(tmp_path / "study", *WORDS, *words)
+    (folder.root / "events.json").write_text(json.dumps([[2, 1, "node"]]))
+    study = lab.run(folder)
+    assert not lab.faults(folder, 4)
+    assert [trial.attempts for trial in study.trials] == [1, 1, 2, 1]
+    assert len({job for attempts in jobs(study) for job in attempts}) == 5
+
+
 def test_an_array_outlives_its_controller(cluster: SlurmCluster, tmp_path: Path) -> None:
     folder = lab.make_study(tmp_path / "study", *WORDS, *ARRAY)
     argv = [sys.executable, "-m", "tests.integration.hpo.lab", folder.root]
