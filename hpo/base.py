@@ -11,8 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from galley.errors import SubmissionError
 from galley.schema import Hpo
 from hpo.values import Constraint, Objective, Params, Place, SpaceDim, Trial
+
+
+class NoAnswerError(SubmissionError):
+    """What the backend keeps its storage in does not answer now. The same call may be made again."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class HpoBackend(ABC):
 
     A constructor takes the `Search` and all trials of the journal. It raises `ConfigError` where the
     backend cannot express the space or the objectives: no dimension is ever changed silently.
+    Every method may raise `NoAnswerError`.
     """
 
     name: str

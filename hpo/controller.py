@@ -7,6 +7,7 @@ shared, the next one may be there already.
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import time
@@ -21,6 +22,7 @@ from galley.errors import INTERRUPTED_EXIT_CODE, ConfigError, GalleyError, RunCa
 from galley.rundir import RunFolder
 from galley.spec import FailureClass, RunResult
 from hpo.arrays import ARRAY_MOST, recall_last_array, start_array
+from hpo.base import NoAnswerError
 from hpo.journal import Cancelled, Ended, Retried
 from hpo.ledger import Ledger
 from hpo.objectives import judge, measure
@@ -32,12 +34,14 @@ from hpo.values import Params, Trial, TrialState
 from launchers.follow import Interrupts
 from launchers.watch import Watch
 
+log = logging.getLogger("galley")
+
 POLL_S = 0.05
 # A failure that another attempt may not have -> whether it counts against `hpo.retries`.
 RETRIED: dict[FailureClass, bool] = {"node": True, "hang": True, "preempted": False}
 # Memory that runs out belongs to the point, not to the attempt.
 INFEASIBLE: frozenset[FailureClass] = frozenset({"oom"})
-ASK_AGAIN_S = 10.0  # a scheduler that did not answer
+ASK_AGAIN_S = 10.0  # a scheduler, or the storage of a backend, that did not answer
 _BACKOFF_S = 2.0  # after the second failure of a trial, then twice as long each time
 
 
@@ -86,6 +90,7 @@ class Controller:
         self._active: list[Active] = []
         self._waiting: list[tuple[float, int]] = []  # (not before, trial) to be started again
         self._exhausted = False
+        self._silent_until = 0.0  # `time.monotonic()`: the backend is not asked before
 
     def run(self) -> None:
         """Until every trial has ended.
@@ -119,7 +124,9 @@ class Controller:
                 self._conclude(active.number, result)
         self._prune()
         self._fill()
-        return bool(self._active or self._waiting or self._more_to_ask() or self._ledger.others())
+        self._with_backend(self._ledger.hear)
+        left = self._active or self._waiting or self._more_to_ask() or self._ledger.others()
+        return bool(left) or not self._ledger.is_heard()
 
     def _rest(self, seconds: float) -> None:
         """Until a trial's process has ended, which is seen at once, or for `seconds`."""
@@ -183,9 +190,26 @@ class Controller:
         return False
 
     def _ask(self) -> int | None:
+        return self._with_backend(self._ask_now)
+
+    def _ask_now(self) -> int | None:
         number = self._ledger.ask()
         self._exhausted = number is None and not self._ledger.is_whole() and not self._ledger.backend.waits()
         return number
+
+    def _with_backend(self, use: Callable[[], int | None]) -> int | None:
+        """What `use` returns; None while the backend's storage is silent: what runs goes on without it."""
+        if time.monotonic() < self._silent_until:
+            return None
+        try:
+            found = use()
+        except NoAnswerError as error:
+            if not self._silent_until:
+                log.warning("%s; asking again every %g s", error, ASK_AGAIN_S)
+            self._silent_until = time.monotonic() + ASK_AGAIN_S
+            return None
+        self._silent_until = 0.0
+        return found
 
     def _start(self, trial: Trial) -> None:
         self._begin(trial, lambda: self._runs.start(trial, self._free[0]))

@@ -8,6 +8,7 @@ asked it, or, once that is dead, the one that adopted it.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,6 +31,7 @@ class Ledger:
         self.backend = backend
         self._journal = journal
         self._lease = lease
+        self._unheard: deque[Asked | Ended] = deque()
         self._looked_at = 0.0
         self._dead_since: dict[str, float] = {}
 
@@ -54,8 +56,12 @@ class Ledger:
             raise AssertionError(f"the journal {reason}")
 
     def ask(self) -> int | None:
-        """The number of a new trial of this controller; None where there is none to ask."""
+        """The number of a new trial of this controller; None where there is none to ask.
+
+        Raises `NoAnswerError`; then nothing was asked.
+        """
         with self.turn():
+            self._hear()
             study, number = self.study, len(self.study.trials)
             if self.is_whole():
                 return None
@@ -73,7 +79,17 @@ class Ledger:
         """A trial of this controller has ended."""
         with self.turn():
             self.write(event)
-            self.backend.tell(self.study.trials[event.number])
+            self._unheard.append(event)
+
+    def hear(self) -> None:
+        """The backend learns what it does not know of yet. Raises `NoAnswerError`: later, then."""
+        if self._unheard:
+            with self.turn():
+                self._hear()
+
+    def is_heard(self) -> bool:
+        """Whether the backend knows all."""
+        return not self._unheard
 
     def record(self, event: Event) -> None:
         with self.turn():
@@ -118,14 +134,19 @@ class Ledger:
             reason = self.study.apply(event)
             if reason:
                 raise broken(self.study.folder.journal, line, reason)
-            self._tell(event)
+            if isinstance(event, Asked | Ended):
+                self._unheard.append(event)
 
-    def _tell(self, event: Event) -> None:
-        """What another controller asked, or learned, the backend has to know."""
-        if isinstance(event, Asked):
-            self.backend.note(self.study.trials[event.number])
-        elif isinstance(event, Ended):
-            self.backend.tell(self.study.trials[event.number])
+    def _hear(self) -> None:
+        """In the order of the journal. Only in a turn: to take note may be to ask."""
+        while self._unheard:
+            event = self._unheard[0]
+            trial = self.study.trials[event.number]
+            if isinstance(event, Asked):
+                self.backend.note(trial)
+            else:
+                self.backend.tell(trial)
+            self._unheard.popleft()
 
     def close(self) -> None:
         self.backend.close()

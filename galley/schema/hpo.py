@@ -89,8 +89,8 @@ class Hpo:
         study_dir: the study's folder; null is `runs/RECIPE-KIND-sweep`, with a number behind it.
         sampler: of optuna: `tpe`, `nsga2`, `nsga3`, `gp`, `random`, `grid`, `cmaes`; null is optuna's
             own choice.
-        storage: of optuna: URL of a database (`sqlite:///F`, `postgresql://…`); null is a file of
-            the study's folder.
+        storage: of optuna: URL of a database (`sqlite:///F`, `postgresql://…`, `mysql+pymysql://…`), or
+            `env:NAME`, the variable that holds one; null is a file of the study's folder.
         seed: of the draws; null is the recipe's.
         repeats: how many seeds each point is run with, one trial each.
         retries: how often a trial is started again after a failure that another attempt may not have.

@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from galley.errors import ConfigError, Problem
 from galley.rundir import RunFolder
 from hpo.backends.optuna_samplers import check_sampler, make_sampler
-from hpo.backends.optuna_storage import open_storage
+from hpo.backends.optuna_storage import answered, check_database, open_storage
 from hpo.base import HpoBackend, Search
 from hpo.objectives import violations
 from hpo.points import enumerate_points, same_point
@@ -54,20 +54,27 @@ class OptunaBackend(HpoBackend):
         self._distributions = {dim.key: distribution(dim) for dim in search.space}
         check_sampler(search)
         self._grid = list(enumerate_points(search.space)) if search.settings.sampler == "grid" else None
-        url = storage_url(search.settings.storage)
+        self._url = storage_url(search.settings.storage)
         if search.dry:
+            if self._url is not None:
+                check_database(self._url)
             return
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._study = optuna.create_study(
-            study_name=search.name,
-            storage=open_storage(url, search.folder),
-            directions=[objective.direction for objective in search.objectives],
-            load_if_exists=True,
-        )
-        self._reconcile(trials)
+        with answered(self._url):
+            self._study = optuna.create_study(
+                study_name=search.name,
+                storage=open_storage(self._url, search.folder),
+                directions=[objective.direction for objective in search.objectives],
+                load_if_exists=True,
+            )
+            self._reconcile(trials)
 
     def ask(self, number: int, fixed: Params | None = None) -> Params | None:
         """Each draw has a sampler of its own seed: no draw is repeated after a restart."""
+        with answered(self._url):
+            return self._draw(number, fixed)
+
+    def _draw(self, number: int, fixed: Params | None) -> Params | None:
         if fixed is not None and self._has(number, fixed):
             return fixed
         if fixed is None and self._grid is not None:
@@ -84,6 +91,10 @@ class OptunaBackend(HpoBackend):
         return params
 
     def tell(self, trial: Trial) -> None:
+        with answered(self._url):
+            self._tell(trial)
+
+    def _tell(self, trial: Trial) -> None:
         stored = self._stored()[trial.number]
         if stored.state.is_finished() or trial.state not in ENDED:
             return
@@ -151,7 +162,7 @@ class OptunaBackend(HpoBackend):
                 self._study.add_trial(self._frozen(trial))
             elif not same_point(self._params(stored[trial.number]), trial.params):
                 raise self._foreign(f"its trial {trial.number} has other parameters")
-            self.tell(trial)
+            self._tell(trial)
 
     def _foreign(self, what: str) -> ConfigError:
         where = self.search.settings.storage or str(self.search.folder / "optuna.log")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from galley.errors import ConfigError, Problem
+from hpo.base import NoAnswerError
 
 
 class KernelLock(JournalFileOpenLock):
@@ -52,15 +56,53 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         raise ConfigError(Problem(str(path), f"cannot be read ({error})", hint)) from error
 
 
+def check_database(url: str) -> None:
+    """Connect to it, no more. Raises `ConfigError` where that fails."""
+    from sqlalchemy import create_engine
+
+    with _opening():
+        engine = create_engine(url)
+        try:
+            engine.connect().close()
+        finally:
+            engine.dispose()
+
+
 def _open_database(url: str) -> RDBStorage:
+    with _opening():
+        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})  # it may have restarted meanwhile
+
+
+@contextmanager
+def _opening() -> Iterator[None]:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        return RDBStorage(url)
+        yield
     except (SQLAlchemyError, ImportError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        what = f"cannot be opened: {reason}"
-        raise ConfigError(Problem("hpo.storage", what, "sqlite:///FILE, postgresql://…")) from error
+        hint = "sqlite:///FILE, postgresql://USER@HOST/DATABASE, mysql+pymysql://USER@HOST/DATABASE"
+        raise ConfigError(Problem("hpo.storage", f"cannot be opened: {_reason(error)}", hint)) from error
+
+
+@contextmanager
+def answered(url: str | None) -> Iterator[None]:
+    """Raises `NoAnswerError` where the database is gone, for a moment or for good."""
+    if url is None:
+        yield
+        return
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    try:
+        yield
+    except (OperationalError, InterfaceError, StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        if not isinstance(cause, OperationalError | InterfaceError):
+            raise
+        raise NoAnswerError(f"hpo.storage: {_reason(cause)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _repair(path: Path) -> None:

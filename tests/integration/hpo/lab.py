@@ -144,9 +144,11 @@ def optuna_faults(study: Study) -> list[str]:
     import optuna
     from optuna.trial import TrialState
 
+    from hpo.backends.optuna import storage_url
     from hpo.backends.optuna_storage import open_storage
 
-    stored = optuna.load_study(study_name=study.name, storage=open_storage(None, study.folder.root)).trials
+    storage = open_storage(storage_url(study.hpo.storage), study.folder.root)
+    stored = optuna.load_study(study_name=study.name, storage=storage).trials
     found = [f"optuna: trial {t.number} is {t.state.name}" for t in stored if t.state != TrialState.COMPLETE]
     if [t.params for t in stored] != [t.params for t in study.trials]:
         found.append("optuna has other trials")

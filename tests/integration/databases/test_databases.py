@@ -1,0 +1,116 @@
+"""Studies whose Optuna storage is the database of a real server; the trainer is the stand-in."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from hpo import controller
+from hpo.study import read_study
+from tests.integration.conftest import Command
+from tests.integration.databases.servers import PASSWORD, SERVERS, Server
+from tests.integration.hpo import lab
+from tests.integration.local.standin import environment, wait_until
+from tests.support import free_port
+
+WORDS = ("hpo=optuna", "hpo.trials=6", "hpo.parallel=2", "hpo.storage=env:STUDY_DB")
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    made = SERVERS[request.param]()
+    try:
+        made.create()
+        made.start()
+        yield made
+    finally:
+        made.remove()
+
+
+@pytest.fixture(scope="module")
+def thread(server: Server) -> Iterator[ThreadPoolExecutor]:
+    """One that lives as long as the server: what a thread has started ends with it."""
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+        server.stop()
+
+
+@pytest.fixture(autouse=True)
+def _named_by_a_variable(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUDY_DB", server.url)
+
+
+def ended(root: Path) -> int:
+    return sum(trial.state == "succeeded" for trial in read_study(root).trials)
+
+
+def test_a_killed_controller_leaves_a_study_that_goes_on(server: Server, tmp_path: Path) -> None:
+    folder = lab.make_study(tmp_path / f"killed-{server.port}", *WORDS)
+    argv = [sys.executable, "-m", "tests.integration.hpo.lab", folder.root]
+    process = subprocess.Popen(argv, env=environment(STUDY_DB=server.url, STANDIN_STEP_S="0.05"))
+    wait_until(lambda: ended(folder.root) >= 2, 60)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    lab.run(folder)
+    assert not lab.faults(folder, 6)
+    assert not (folder.root / "optuna.log").exists()
+    written = [path for path in folder.root.rglob("*") if path.is_file()]
+    assert not [path for path in written if PASSWORD.encode() in path.read_bytes()]
+
+
+def test_a_server_that_is_away_for_a_while_ends_nothing(
+    server: Server,
+    thread: ThreadPoolExecutor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The trials that run go on, and what happened meanwhile is told when it is back."""
+    monkeypatch.setattr(controller, "ASK_AGAIN_S", 0.5)
+    folder = lab.make_study(tmp_path / f"away-{server.port}", *WORDS, "launcher.env.STANDIN_STEP_S=0.2")
+
+    def restart() -> None:
+        wait_until(lambda: ended(folder.root) >= 2, 60)
+        server.stop()
+        before = ended(folder.root)
+        wait_until(lambda: ended(folder.root) > before, 60)
+        time.sleep(1.0)
+        server.start()
+
+    with caplog.at_level(logging.WARNING, "galley"):
+        restarted = thread.submit(restart)
+        study = lab.run(folder)
+        restarted.result()
+    assert not lab.faults(folder, 6)
+    assert [trial.attempts for trial in study.trials] == [1] * 6
+    said = [record.getMessage() for record in caplog.records if "asking again" in record.getMessage()]
+    assert len(said) == 1, said
+    assert PASSWORD not in said[0]
+
+
+@pytest.mark.parametrize("what", ["password", "port", "driver"])
+def test_a_database_that_cannot_be_opened_is_refused_before_anything_is_written(
+    server: Server, tmp_path: Path, galley: Command, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    wrong = {
+        "password": server.url_with("another-one"),
+        "port": server.url.replace(f":{server.port}", f":{free_port()}"),
+        "driver": server.url.replace(server.driver, "oracle"),
+    }
+    monkeypatch.setenv("STUDY_DB", wrong[what])
+    study = tmp_path / "study"
+    space = ("optim.lr=tag(log, interval(1e-5, 1e-3))", "hpo.objectives=[eval/f1]", f"hpo.study_dir={study}")
+    code, _, said = galley("sweep", *WORDS, *space)
+    assert code == 2, said
+    assert "hpo.storage: cannot be opened" in said
+    assert PASSWORD not in said
+    assert "another-one" not in said
+    assert not study.exists()
