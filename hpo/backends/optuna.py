@@ -54,16 +54,17 @@ class OptunaBackend(HpoBackend):
         self._distributions = {dim.key: distribution(dim) for dim in search.space}
         check_sampler(search)
         self._grid = list(enumerate_points(search.space)) if search.settings.sampler == "grid" else None
-        self._url = storage_url(search.settings.storage)
+        url = storage_url(search.settings.storage)
         if search.dry:
-            if self._url is not None:
-                check_database(self._url)
+            if url is not None:
+                check_database(url)
             return
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with answered(self._url):
+        self._storage = open_storage(url, search.folder)
+        with answered(self._storage):
             self._study = optuna.create_study(
                 study_name=search.name,
-                storage=open_storage(self._url, search.folder),
+                storage=self._storage,
                 directions=[objective.direction for objective in search.objectives],
                 load_if_exists=True,
             )
@@ -71,7 +72,7 @@ class OptunaBackend(HpoBackend):
 
     def ask(self, number: int, fixed: Params | None = None) -> Params | None:
         """Each draw has a sampler of its own seed: no draw is repeated after a restart."""
-        with answered(self._url):
+        with answered(self._storage):
             return self._draw(number, fixed)
 
     def _draw(self, number: int, fixed: Params | None) -> Params | None:
@@ -91,7 +92,7 @@ class OptunaBackend(HpoBackend):
         return params
 
     def tell(self, trial: Trial) -> None:
-        with answered(self._url):
+        with answered(self._storage):
             self._tell(trial)
 
     def _tell(self, trial: Trial) -> None:
@@ -108,7 +109,8 @@ class OptunaBackend(HpoBackend):
         self._study.tell(trial.number, values, STATES[trial.state])
 
     def best(self) -> tuple[int, ...]:
-        return tuple(sorted(trial.number for trial in self._study.best_trials))
+        with answered(self._storage):
+            return tuple(sorted(trial.number for trial in self._study.best_trials))
 
     def _violations(self, trial: Trial) -> dict[str, float]:
         """Constraint -> excess; every trial that ended with values states all of them."""

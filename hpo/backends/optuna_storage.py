@@ -85,20 +85,35 @@ def _opening() -> Iterator[None]:
 
 
 @contextmanager
-def answered(url: str | None) -> Iterator[None]:
-    """Raises `NoAnswerError` where the database is gone, for a moment or for good."""
-    if url is None:
+def answered(storage: BaseStorage) -> Iterator[None]:
+    """Raises `NoAnswerError` where its database is gone, for a moment or for good; the next use of it begins
+    with a new connection."""
+    if not isinstance(storage, RDBStorage):
         yield
         return
-    from sqlalchemy.exc import InterfaceError, OperationalError
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (OperationalError, InterfaceError, StorageInternalError) as error:
-        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-        if not isinstance(cause, OperationalError | InterfaceError):
+    except (SQLAlchemyError, StorageInternalError) as error:
+        lost = _lost_connection(error)
+        if lost is None:
             raise
-        raise NoAnswerError(f"hpo.storage: {_reason(cause)}") from error
+        storage.remove_session()
+        raise NoAnswerError(f"hpo.storage: {_reason(lost)}") from error
+
+
+def _lost_connection(error: BaseException | None) -> BaseException | None:
+    """What the driver said first. Optuna may hide it behind what came of it: where it reads trials it
+    takes any such error for one of SQLite's limits, and goes on in the broken transaction."""
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    found = None
+    while error is not None:
+        if isinstance(error, OperationalError | InterfaceError):
+            found = error
+        error = error.__cause__ or error.__context__
+    return found
 
 
 def _reason(error: BaseException) -> str:

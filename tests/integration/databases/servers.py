@@ -13,7 +13,7 @@ import tempfile
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from sqlalchemy import URL, create_engine
+from sqlalchemy import URL, create_engine, text
 from sqlalchemy.exc import OperationalError
 
 from galley.lifetime import bound_to_me
@@ -29,6 +29,8 @@ class Server(ABC):
     driver: str
     ends_on: signal.Signals
     """At which it ends at once, connections or not, with everything on the disk."""
+    other_connections: str
+    end_connection: str
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="gdb"))  # their sockets want a short path
@@ -72,6 +74,14 @@ class Server(ABC):
             engine.dispose()
         return True
 
+    def drop_connections(self) -> None:
+        """End all connections but the one that asks for it; the server goes on."""
+        engine = create_engine(self.url)
+        with engine.connect() as connection:
+            for (number,) in connection.execute(text(self.other_connections)).all():
+                connection.execute(text(self.end_connection), {"number": number})
+        engine.dispose()
+
     def stop(self) -> None:
         if self._process is not None:
             self._process.send_signal(self.ends_on)
@@ -96,6 +106,10 @@ class PostgreSQL(Server):
 
     driver = "postgresql"
     ends_on = signal.SIGINT
+    other_connections = (
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    end_connection = "SELECT pg_terminate_backend(:number)"
 
     def user(self) -> str | None:
         return "postgres" if os.geteuid() == 0 else None
@@ -127,6 +141,8 @@ class MariaDB(Server):
 
     driver = "mysql+pymysql"
     ends_on = signal.SIGTERM
+    other_connections = "SELECT id FROM information_schema.processlist WHERE id <> connection_id()"
+    end_connection = "KILL :number"
     OPEN_ROOT = ("--auth-root-authentication-method=normal",)
 
     def program(self, name: str) -> str:

@@ -7,19 +7,32 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
+import optuna
 import pytest
+from sqlalchemy import Engine, event
 
+from galley.schema import Hpo
 from hpo import controller
+from hpo.backends.optuna import OptunaBackend
+from hpo.base import NoAnswerError, Search
+from hpo.space import read_space
 from hpo.study import read_study
+from hpo.values import Objective, Params, Trial
 from tests.integration.conftest import Command
 from tests.integration.databases.servers import PASSWORD, SERVERS, Server
 from tests.integration.hpo import lab
 from tests.integration.local.standin import environment, wait_until
 from tests.support import free_port
+
+Answer = TypeVar("Answer")
 
 WORDS = ("hpo=optuna", "hpo.trials=6", "hpo.parallel=2", "hpo.storage=env:STUDY_DB")
 
@@ -94,6 +107,53 @@ def test_a_server_that_is_away_for_a_while_ends_nothing(
     said = [record.getMessage() for record in caplog.records if "asking again" in record.getMessage()]
     assert len(said) == 1, said
     assert PASSWORD not in said[0]
+
+
+def drop_connection(server: Server, engine: Engine, at: int) -> Callable[[], bool]:
+    """At one of the statements and commits to come. Returns what says whether it came to that."""
+    left = count(at, -1)
+    seen: list[object] = []
+
+    def see(*_: object) -> None:
+        if next(left) == 0:
+            seen.append(None)
+            server.drop_connections()
+
+    event.listen(engine, "before_cursor_execute", see)
+    event.listen(engine, "commit", see)
+    return lambda: bool(seen)
+
+
+def insist(use: Callable[[], Answer]) -> Answer:
+    """As the controller does, which asks again later."""
+    for _ in range(3):
+        with suppress(NoAnswerError):
+            return use()
+    raise AssertionError("the database answers, but not the backend")
+
+
+@pytest.mark.parametrize("fixed", [None, {"seed": 4}], ids=["drawn", "noted"])
+def test_a_connection_that_is_lost_at_any_statement_is_made_again(
+    server: Server, tmp_path: Path, fixed: Params | None
+) -> None:
+    """Trial N loses it at its statement N."""
+    space, objectives = read_space({"seed": {"low": 1, "high": 9}}), (Objective("eval/f1", "maximize"),)
+    settings = Hpo(kind="optuna", storage="env:STUDY_DB", sampler="random")
+    backend = OptunaBackend(Search(f"lost-{fixed}", tmp_path, space, objectives, (), 1, settings), [])
+    told: list[Trial] = []
+    while True:
+        was_lost = drop_connection(server, backend._storage.engine, len(told))
+        params = insist(partial(backend.ask, len(told), fixed))
+        assert params is not None
+        told.append(Trial(len(told), "succeeded", params, {"eval/f1": float(len(told))}))
+        insist(partial(backend.tell, told[-1]))
+        if not was_lost():
+            break
+    assert len(told) > 20, "it has sent hardly anything"
+    stored = optuna.load_study(study_name=f"lost-{fixed}", storage=server.url).trials
+    assert [(trial.params, trial.values) for trial in stored] == [
+        (trial.params, [trial.values["eval/f1"]]) for trial in told
+    ]
 
 
 @pytest.mark.parametrize("what", ["password", "port", "driver"])
