@@ -91,12 +91,13 @@ def test_a_server_that_is_away_for_a_while_ends_nothing(
     folder = lab.make_study(tmp_path / f"away-{server.port}", *WORDS, "launcher.env.STANDIN_STEP_S=0.2")
 
     def restart() -> None:
-        wait_until(lambda: ended(folder.root) >= 2, 60)
+        wait_until(lambda: len(read_study(folder.root).running()) == 2, 60)
         server.stop()
-        before = ended(folder.root)
-        wait_until(lambda: ended(folder.root) > before, 60)
-        time.sleep(1.0)
-        server.start()
+        try:
+            wait_until(lambda: ended(folder.root) >= 2, 60)
+            time.sleep(1.0)
+        finally:
+            server.start()
 
     with caplog.at_level(logging.WARNING, "galley"):
         restarted = thread.submit(restart)
