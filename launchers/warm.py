@@ -14,7 +14,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from galley import proc
 from galley.errors import ConfigError, Problem, SubmissionError
@@ -24,6 +24,9 @@ from launchers import agent_log
 from launchers.base import Diagnosis, job_environment
 from launchers.command import attempt_environment, rank_environment, worker_arguments
 from launchers.local import LocalLauncher
+
+if TYPE_CHECKING:
+    import psutil
 
 MAX_SERVERS = 4
 LOAD_TIMEOUT_S = 1800.0  # imports, and a model that the first run of a server may have to download
@@ -70,6 +73,7 @@ class WarmLauncher(LocalLauncher):
     def __init__(self, python: str = sys.executable) -> None:
         super().__init__(python)
         self._servers: OrderedDict[str, _Server] = OrderedDict()
+        self._leaders: set[int] = set()
 
     def __enter__(self) -> WarmLauncher:
         return self
@@ -130,11 +134,20 @@ class WarmLauncher(LocalLauncher):
         for key in list(self._servers):
             self._drop(key)
 
+    def _roots(self, handle: RunHandle, folder: RunFolder) -> list[psutil.Process]:
+        return self._all(handle, folder)
+
+    def _all(self, handle: RunHandle, folder: RunFolder) -> list[psutil.Process]:
+        """Ranks end with their leader: under one of this process no others need be searched for."""
+        mine = int(handle.job) in self._leaders
+        return self._started(handle) if mine else super()._all(handle, folder)
+
     def _handle(self, plan: LaunchPlan, server: _Server, pid: int) -> RunHandle:
         import psutil
 
         leader = proc.ProcessId(pid, psutil.Process(pid).create_time())
         server.leaders.append(leader)
+        self._leaders.add(pid)
         return RunHandle(
             launcher=self.name,
             attempt=plan.attempt,

@@ -3,21 +3,24 @@
     python -P -m trainer.warm.leader --ranks 2 --run-dir D --sha256 H
 
 Does for forked ranks what torchrun's agent does for its own: holds the store where they meet, waits
-for them, and when one fails reports it and ends the others.
+for them, and when one fails reports it and ends the others. A leader that a server forks has its ranks
+before it has a run: they wait together.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -26,47 +29,97 @@ from trainer import worker
 
 END_RANKS_AFTER_S = 1.5  # after the first failure: time for the other ranks to say theirs
 _HOST = "127.0.0.1"
+_MOST_BYTES = 2**20  # of a message
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Ends with 0 when every rank did, otherwise with 1."""
-    os.environ["GALLEY_STARTED_AT"] = str(time.monotonic())
+def main() -> NoReturn:
+    """The command. Ends with 0 when every rank did, otherwise with 1."""
+    orders, giver = message_pair()
+    arguments = sys.argv[1:]
+    send(giver, {"arguments": arguments, "environ": dict(os.environ), "log": None})
+    lead(orders, ranks_of(arguments)[0])
+
+
+def ranks_of(arguments: Sequence[str]) -> tuple[int, list[str]]:
+    """How many ranks a leader is to have, and what each of them is told."""
     parser = argparse.ArgumentParser(prog="trainer.warm.leader")
     parser.add_argument("--ranks", type=int, required=True)
     known, rest = parser.parse_known_args(arguments)
-    worker.leave(lead(known.ranks, rest))
+    return known.ranks, rest
 
 
-def lead(num_ranks: int, arguments: Sequence[str]) -> int:
-    """Fork the ranks and wait for the last; the exit code."""
+def message_pair() -> tuple[socket.socket, socket.socket]:
+    """What is sent into one arrives whole at the other, and once."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def send(channel: socket.socket, message: Mapping[str, Any]) -> None:
+    channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST_BYTES)
+    channel.sendall(json.dumps(message).encode())
+
+
+def receive(channel: socket.socket) -> dict[str, Any]:
+    """Ends the process where there will be none."""
+    message = channel.recv(_MOST_BYTES)
+    if not message:
+        os._exit(0)
+    return dict(json.loads(message))
+
+
+def lead(orders: socket.socket, num_ranks: int) -> NoReturn:
+    """Fork the ranks, wait to be told of a run, and then for the last rank's end."""
     bind = bound_to_me()
     listener = socket.create_server((_HOST, 0)) if num_ranks > 1 else None
+    heard, giver = message_pair()
     done, says_done = os.pipe()
     ranks: dict[int, int] = {}
     for rank in range(num_ranks):
         pid = os.fork()
         if pid == 0:
             bind()
-            _be_rank(rank, num_ranks, listener, says_done, arguments)
+            orders.close()
+            giver.close()
+            _be_rank(rank, num_ranks, listener, says_done, heard)
         ranks[pid] = rank
+    heard.close()
+    told = receive(orders)
+    enter(told)
+    os.environ["GALLEY_STARTED_AT"] = str(time.monotonic())
+    told["environ"] = dict(os.environ)
+    for _ in ranks:
+        send(giver, told)
     # After the forks: the store has threads of its own.
     store = _open_store(listener) if listener is not None else None
     code = _wait(ranks, done)
     del store
-    return code
+    worker.leave(code)
+
+
+def enter(told: Mapping[str, Any]) -> None:
+    """Into the environment, the code and the log of a run."""
+    mine, its = os.environ.get("PYTHONPATH"), told["environ"]
+    if mine is not None:
+        sys.path[:] = [its["PYTHONPATH"] if path == mine else path for path in sys.path]
+    os.environ.clear()
+    os.environ.update(its)
+    if told["log"] is not None:
+        worker.redirect_streams(Path(told["log"]))
 
 
 def _be_rank(
-    rank: int, num_ranks: int, listener: socket.socket | None, says_done: int, arguments: Sequence[str]
+    rank: int, num_ranks: int, listener: socket.socket | None, says_done: int, heard: socket.socket
 ) -> NoReturn:
     """The process boundary of a forked rank: it never returns into the leader's frames."""
     try:
+        told = receive(heard)
+        enter(told)
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         os.environ |= {"WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks)}
         if listener is not None:
             os.environ |= _meeting_place(listener.getsockname()[1])
             listener.close()
-        sys.argv = ["trainer.worker", *arguments]  # also what a rank that executes itself again is told
+        # Also what a rank that executes itself again is told.
+        sys.argv = ["trainer.worker", *ranks_of(told["arguments"])[1]]
         _kept = worker.main()
         worker.flush()
         # The memory of a GPU has to be free for the next run.

@@ -1,4 +1,4 @@
-"""A warm server: holds the libraries, and forks a leader for each run that it is told of.
+"""A warm server: holds the libraries, and forks a leader and ranks for each run that it is told of.
 
     python -P -m trainer.warm.server --socket FD
 
@@ -9,6 +9,8 @@ One JSON object a line in each direction over the inherited socket:
 Ends when the other end of the socket closes, which the kernel does for a controller that is killed;
 its leaders, and their ranks, are killed with it. It runs no collective, opens no CUDA context and
 computes on one thread, so that it may be forked at any time.
+
+A crew, which is a leader with its ranks, is forked before it is needed, while the run before it trains.
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ import gc
 import importlib
 import json
 import os
+import select
 import socket
 import sys
 import traceback
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 # Before torch is imported: asking the driver's library for devices, not the driver, opens no context.
 os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
@@ -33,12 +37,13 @@ import torch
 from galley.lifetime import adopt_orphans, bound_to_me
 from galley.rundir import RunFolder
 from galley.trackers import LIBRARIES
-from trainer import strategies, worker
+from trainer import strategies
 from trainer.imports import MODULES
 from trainer.warm import held, huge_pages, leader
 
 # What a run imports between its start and its end, besides what `trainer.session` does.
 PRELOAD = ("trainer.session", *MODULES, "trainer.backends.measure")
+FORK_AHEAD_AFTER_S = 0.3  # a run that starts has the cores to itself
 
 
 def main() -> None:
@@ -54,13 +59,29 @@ def main() -> None:
 def serve(channel: socket.socket) -> None:
     """Answer requests until the other end is gone."""
     adopt_orphans()
+    news = select.poll()
+    news.register(channel, select.POLLIN)
+    crew: Crew | None = None
+    num_ranks = 0
     with channel.makefile("rw", encoding="utf-8", newline="\n") as stream:
-        for line in stream:
+        while True:
+            if num_ranks and crew is None and not news.poll(FORK_AHEAD_AFTER_S * 1000):
+                crew = fork_crew(channel, num_ranks)
+            line = stream.readline()  # a request comes alone: nothing is left in its buffer
+            if not line:
+                return
             reap()
             request = json.loads(line)
-            prepare(Path(request["run_dir"]))
-            pid = fork(channel, request)
-            print(json.dumps({"pid": pid}), file=stream, flush=True)
+            num_ranks = leader.ranks_of(request["arguments"])[0]
+            is_new = prepare(Path(request["run_dir"]))
+            if crew is not None and (is_new or crew.num_ranks != num_ranks):
+                crew.dismiss()
+                crew = None
+            if crew is None or not crew.begin(request):
+                crew = fork_crew(channel, num_ranks)
+                crew.begin(request)
+            print(json.dumps({"pid": crew.pid}), file=stream, flush=True)
+            crew = None
 
 
 def reap() -> None:
@@ -70,11 +91,13 @@ def reap() -> None:
             pass
 
 
-def prepare(run_dir: Path) -> None:
-    """Have in memory what the run will need. The process boundary of loading in the server.
+def prepare(run_dir: Path) -> bool:
+    """Have in memory what the run will need; whether something was not there. The process boundary of loading
+    in the server.
 
     Whatever goes wrong here goes wrong in the run too, which reports it.
     """
+    is_new = False
     try:
         spec = RunFolder(run_dir).read_spec()
         strategies.engine_class(spec.recipe.strategy)
@@ -83,38 +106,53 @@ def prepare(run_dir: Path) -> None:
         importlib.import_module("deepspeed")
         if spec.recipe.tracker.kind != "none":
             importlib.import_module(LIBRARIES[spec.recipe.tracker.kind])
-        if held.hold(spec.recipe):
+        is_new = held.hold(spec.recipe)
+        if is_new:
             huge_pages.collapse()
     except Exception as error:  # noqa: BLE001
         print(f"{run_dir}: not held: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     gc.collect()
     gc.freeze()  # what is held is not looked at by the collectors of the runs: its pages stay shared
+    return is_new
 
 
-def fork(channel: socket.socket, request: dict[str, Any]) -> int:
-    """The process id of the new leader."""
+@dataclass(frozen=True)
+class Crew:
+    """A leader and its ranks, which wait for a run: one."""
+
+    pid: int
+    num_ranks: int
+    orders: socket.socket
+
+    def begin(self, request: dict[str, Any]) -> bool:
+        """Whether it has heard; otherwise its leader has died."""
+        with self.orders:
+            try:
+                leader.send(self.orders, request)
+            except (BrokenPipeError, ConnectionResetError):
+                return False
+        return True
+
+    def dismiss(self) -> None:
+        self.orders.close()
+
+
+def fork_crew(channel: socket.socket, num_ranks: int) -> Crew:
     bind = bound_to_me()
+    heard, orders = leader.message_pair()
     pid = os.fork()
     if pid == 0:
         try:
             bind()
-            _be_leader(channel, request)
+            orders.close()
+            channel.close()
+            os.setsid()
+            leader.lead(heard, num_ranks)
         finally:
             traceback.print_exc()
             os._exit(1)
-    return pid
-
-
-def _be_leader(channel: socket.socket, request: dict[str, Any]) -> NoReturn:
-    """In a session of its own, killed with the server, in the environment and code of the run."""
-    os.setsid()
-    channel.close()
-    mine, its = os.environ.get("PYTHONPATH"), request["environ"]
-    sys.path[:] = [its["PYTHONPATH"] if path == mine else path for path in sys.path]
-    os.environ.clear()
-    os.environ.update(its)
-    worker.redirect_streams(Path(request["log"]))
-    leader.main(request["arguments"])
+    heard.close()
+    return Crew(pid, num_ranks, orders)
 
 
 if __name__ == "__main__":
