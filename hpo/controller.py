@@ -130,6 +130,8 @@ class Controller:
 
     def _rest(self, seconds: float) -> None:
         """Until a trial's process has ended, which is seen at once, or for `seconds`."""
+        if self._more_to_ask():
+            self._runs.look_ahead()
         ends = [active.watch.process for active in self._active]
         proc.await_end([pid for pid in ends if pid is not None], seconds)
 

@@ -3,7 +3,7 @@
 <study_dir>/journal.jsonl   all of the study's state          code/     snapshot that all trials run
            /trials/0007/    run folder of trial 7             optuna.log  what optuna-dashboard opens
            /.lock           held by the controllers           CANCEL    a request to end
-           /.controllers/   a lease of each that lives
+           /.controllers/   a lease of each that lives        .ahead/   code of trials to come
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class StudyFolder:
         self.code = root / "code"
         self.trials = root / "trials"
         self.controllers = root / ".controllers"
+        self.ahead = root / ".ahead"
         self.cancel_request = root / "CANCEL"
         self.optuna = root / "optuna.log"
         self.report = root / "report"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
-import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,10 +18,11 @@ from galley.hydra_bridge import Composed, open_loader
 from galley.layout import layout_problems, resolve_layout
 from galley.rundir import RunFolder
 from galley.schema import Hpo, Recipe
-from galley.seal import package_versions, seal_with, snapshot_files
+from galley.seal import package_versions, seal_with
 from galley.spec import ClusterFacts, Layout, RunResult, RunSpec
 from hpo.points import override
 from hpo.population import birth
+from hpo.snapshots import Snapshots
 from hpo.study import Study
 from hpo.values import Params, Trial
 from launchers import make_launcher
@@ -33,6 +34,7 @@ from launchers.run import submit, write_plan
 from launchers.watch import Watch
 
 _STRAYS_GRACE_S = 0.5
+_STARTING_S = 0.3  # in which a trial that starts has the cores to itself
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class TrialRuns:
         self._composed = Composed() if composed is None else composed
         self._packages = package_versions()
         self._launchers: dict[str, Launcher] = {}
+        self._snapshots = Snapshots(study.folder)
+        self._started_at = -math.inf
         self._groups = config_groups(study.begun.config_dirs)
         self.remote = make_launcher(study.begun.recipe.launcher.kind).remote
 
@@ -95,7 +99,14 @@ class TrialRuns:
         plan = launcher.plan(spec, folder.root, facts, attempt)
         plan = replace(plan, env={**plan.env, **slot.environment(spec.layout, facts)})
         write_plan(plan, folder)
-        return Watch(launcher, submit(launcher, plan, folder), folder, spec)
+        watch = Watch(launcher, submit(launcher, plan, folder), folder, spec)
+        self._started_at = time.monotonic()
+        return watch
+
+    def look_ahead(self) -> None:
+        """Make what the next trial will need, whatever it is. For moments in which there is nothing to do."""
+        if time.monotonic() - self._started_at > _STARTING_S:
+            self._snapshots.make_ahead()
 
     def prepare(self, trial: Trial, slot: Slot) -> Prepared:
         """Everything that a plan of the trial's next attempt is made of; its run is sealed.
@@ -132,6 +143,7 @@ class TrialRuns:
 
     def close(self) -> None:
         """Let go of what the launchers hold for further trials."""
+        self._snapshots.close()
         for launcher in self._launchers.values():
             launcher.close()
 
@@ -157,14 +169,9 @@ class TrialRuns:
         layout = resolve_layout(recipe, facts)
         check_memory(recipe, layout, facts, self._study.hpo)
         spec = seal_with(recipe, layout, self._study.begun.code, self._packages)
-        link_snapshot(self._snapshot, folder)
+        self._snapshots.give(folder)
         folder.write_spec(spec)
         return spec
-
-    @cached_property
-    def _snapshot(self) -> dict[str, Path]:
-        """The study's code, listed once: nothing changes it, or the sweep is refused."""
-        return snapshot_files(RunFolder(self._study.folder.root))
 
     def _tracked(self, recipe: Recipe, trial: Trial) -> Recipe:
         """At a tracker the trials of a study stand together, under its name."""
@@ -226,20 +233,6 @@ def check_memory(recipe: Recipe, layout: Layout, facts: ClusterFacts, hpo: Hpo) 
     if estimate is not None and have and estimate.total_gib > have:
         what = f"a rank needs {estimate.total_gib:.2f} GiB before activations, and may have {have:.2f} GiB"
         raise ConfigError(Problem("memory", what, "shard more, or raise hpo.max_memory_gib"))
-
-
-def link_snapshot(files: Mapping[str, Path], folder: RunFolder) -> None:
-    """The study's code as the run's own: by links, where the file system has them, else by copies."""
-    code = str(folder.code)  # some 400 files a trial: half of the time would be pathlib's
-    shutil.rmtree(code, ignore_errors=True)
-    for parent in {name.rpartition("/")[0] for name in files}:
-        Path(code, parent).mkdir(parents=True, exist_ok=True)
-    for name, source in files.items():
-        target = f"{code}/{name}"
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
 
 
 def _end_strays(folder: RunFolder) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -101,6 +102,7 @@ def _open(folder: StudyFolder, journal: Journal) -> Ledger:
         ledger = Ledger(study, journal, backend, lease := Lease(folder.controllers))
         if lease.is_alone:
             folder.cancel_request.unlink(missing_ok=True)
+            shutil.rmtree(folder.ahead, ignore_errors=True)
         if study.cancelled:
             ledger.write(Resumed(time.time()))
     return ledger
