@@ -95,15 +95,25 @@ class ProcessId:
 
 
 class Child:
-    """A job that this process started, and whose exit code it therefore can learn."""
+    """A job that this process started, and whose exit code it therefore can learn.
+
+    Attributes:
+        end: a descriptor that can be read once it has ended; null after that was seen, or where the system
+            has none.
+    """
 
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
         self._popen = popen
         self.id = ProcessId(popen.pid, started_at(popen.pid))
+        self.end = os.pidfd_open(popen.pid) if hasattr(os, "pidfd_open") else None
 
     def exit_code(self) -> int | None:
         """None while it runs; negative where a signal ended it."""
-        return self._popen.poll()
+        code = self._popen.poll()
+        if code is not None and self.end is not None:
+            os.close(self.end)
+            self.end = None
+        return code
 
 
 def started_at(pid: int) -> float:
@@ -211,27 +221,18 @@ def terminate(
     _await(processes, 2.0)
 
 
-def await_end(pids: Iterable[int], timeout_s: float) -> None:
-    """Until one of the processes has ended, which need not be children of this one, or for `timeout_s`.
+def await_end(ends: Iterable[int], timeout_s: float) -> None:
+    """Until one of the descriptors can be read, or for `timeout_s`.
 
-    Where one has ended already it takes a moment none the less: whoever asks again and again may spin.
+    Where one can already it takes a moment none the less: whoever asks again and again may spin.
     """
-    if not hasattr(os, "pidfd_open"):
-        time.sleep(timeout_s)
-        return
-    ends, opened = select.poll(), list[int]()
-    try:
-        for pid in pids:
-            opened.append(os.pidfd_open(pid))
-            ends.register(opened[-1], select.POLLIN)
-        if ends.poll(0):
-            raise ProcessLookupError
-        ends.poll(timeout_s * 1000)
-    except ProcessLookupError:
+    news = select.poll()
+    for end in ends:
+        news.register(end, select.POLLIN)
+    if news.poll(0):
         time.sleep(min(timeout_s, _MOMENT_S))
-    finally:
-        for descriptor in opened:
-            os.close(descriptor)
+    else:
+        news.poll(timeout_s * 1000)
 
 
 def _await(

@@ -132,8 +132,8 @@ class Controller:
         """Until a trial's process has ended, which is seen at once, or for `seconds`."""
         if self._more_to_ask():
             self._runs.look_ahead()
-        ends = [active.watch.process for active in self._active]
-        proc.await_end([pid for pid in ends if pid is not None], seconds)
+        ends = [active.watch.end_descriptor for active in self._active]
+        proc.await_end([end for end in ends if end is not None], seconds)
 
     def _is_cancelled(self) -> bool:
         """By a request, or by another controller that has seen one."""

@@ -106,8 +106,9 @@ class Launcher(ABC):
         """Whether a rank that fails is started again inside the attempt, so that nobody need be ended."""
         return False
 
-    def process(self, handle: RunHandle) -> int | None:
-        """The process of this machine with which the attempt ends; null where it ends otherwise."""
+    def end(self, handle: RunHandle) -> int | None:
+        """A descriptor that can be read once the attempt has ended, for `proc.await_end`; null where there is
+        none. It stays the launcher's."""
         return None
 
     @abstractmethod

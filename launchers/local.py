@@ -117,8 +117,9 @@ class LocalLauncher(Launcher):
         result = folder.read_result()
         return result.state if result is not None and result.attempts == handle.attempt else "failed"
 
-    def process(self, handle: RunHandle) -> int | None:
-        return int(handle.job) if handle.host == socket.gethostname() else None
+    def end(self, handle: RunHandle) -> int | None:
+        child = self._children.get(int(handle.job))
+        return None if child is None else child.end
 
     def outlives_failures(self, spec: RunSpec) -> bool:
         return is_elastic(spec)

@@ -7,6 +7,8 @@ of in seconds. The servers, and the runs that they forked, end with this process
 from __future__ import annotations
 
 import json
+import os
+import select
 import socket
 import sys
 import time
@@ -16,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from galley import proc
+from galley import proc, wire
 from galley.errors import ConfigError, Problem, SubmissionError
 from galley.rundir import RunFolder
 from galley.spec import ClusterFacts, LaunchPlan, RunHandle, RunSpec
@@ -38,30 +40,50 @@ _SET_AFTER_FORK = frozenset(
 
 
 @dataclass
+class _Leader:
+    """The process with which a run ends.
+
+    Attributes:
+        end: where it says that nothing but its end is left to do; null once that was heard, or it has ended.
+    """
+
+    id: proc.ProcessId
+    end: int | None
+    _is_done: bool = False
+
+    def is_done(self) -> bool:
+        """Whether it has said so."""
+        if self.end is not None and select.select([self.end], [], [], 0)[0]:
+            self._is_done = bool(os.read(self.end, 1))
+            self.close()
+        return self._is_done
+
+    def close(self) -> None:
+        if self.end is not None:
+            os.close(self.end)
+            self.end = None
+
+
+@dataclass
 class _Server:
     """One server, and the leaders that it has forked."""
 
     child: proc.Child
     channel: socket.socket
     log: Path
-    leaders: list[proc.ProcessId]
+    leaders: list[_Leader]
 
-    def ask(self, request: dict[str, Any]) -> dict[str, Any] | None:
+    def ask(self, request: dict[str, Any], file: int) -> dict[str, Any] | None:
         """Its answer; None where it is gone. Raises `TimeoutError`."""
         try:
-            self.channel.sendall(json.dumps(request).encode() + b"\n")
-            answer = b""
-            while not answer.endswith(b"\n"):
-                part = self.channel.recv(4096)
-                if not part:
-                    return None
-                answer += part
+            wire.send(self.channel, request, [file])
+            answer = wire.receive(self.channel)
         except (BrokenPipeError, ConnectionResetError):
             return None
-        return dict(json.loads(answer))
+        return None if answer is None else answer.said
 
     def is_busy(self) -> bool:
-        self.leaders = [leader for leader in self.leaders if leader.find() is not None]
+        self.leaders = [leader for leader in self.leaders if leader.id.find() is not None]
         return bool(self.leaders)
 
 
@@ -73,7 +95,7 @@ class WarmLauncher(LocalLauncher):
     def __init__(self, python: str = sys.executable) -> None:
         super().__init__(python)
         self._servers: OrderedDict[str, _Server] = OrderedDict()
-        self._leaders: set[int] = set()
+        self._leaders: dict[int, _Leader] = {}
 
     def __enter__(self) -> WarmLauncher:
         return self
@@ -110,17 +132,22 @@ class WarmLauncher(LocalLauncher):
             "log": str(folder.launcher_log(plan.attempt)),
         }
         key = _server_key(plan, folder)
-        server = self._server(key, plan, folder)
-        answer = server.ask(request)
-        if answer is None:  # it has died since the last run
-            self._drop(key)
+        end, says_end = os.pipe()
+        try:
             server = self._server(key, plan, folder)
-            answer = server.ask(request)
+            answer = server.ask(request, says_end)
+            if answer is None:  # it has died since the last run
+                self._drop(key)
+                server = self._server(key, plan, folder)
+                answer = server.ask(request, says_end)
+        finally:
+            os.close(says_end)
         if answer is None:
+            os.close(end)
             self._drop(key)
             said = server.log.read_text(errors="replace").strip()
             raise SubmissionError(f"the warm server ended before it forked the run: {said or server.log}")
-        return self._handle(plan, server, int(answer["pid"]))
+        return self._handle(plan, server, int(answer["pid"]), end)
 
     def failing(self, handle: RunHandle, folder: RunFolder) -> bool:
         return bool(agent_log.read_failures(folder.launcher_log(handle.attempt)))
@@ -133,6 +160,12 @@ class WarmLauncher(LocalLauncher):
         """End all servers; runs that live are killed."""
         for key in list(self._servers):
             self._drop(key)
+        for leader in self._leaders.values():
+            leader.close()
+
+    def end(self, handle: RunHandle) -> int | None:
+        leader = self._leaders.get(int(handle.job))
+        return None if leader is None else leader.end
 
     def _roots(self, handle: RunHandle, folder: RunFolder) -> list[psutil.Process]:
         return self._all(handle, folder)
@@ -142,19 +175,23 @@ class WarmLauncher(LocalLauncher):
         mine = int(handle.job) in self._leaders
         return self._started(handle) if mine else super()._all(handle, folder)
 
-    def _handle(self, plan: LaunchPlan, server: _Server, pid: int) -> RunHandle:
+    def _started(self, handle: RunHandle) -> list[psutil.Process]:
+        leader = self._leaders.get(int(handle.job))
+        return [] if leader is not None and leader.is_done() else super()._started(handle)
+
+    def _handle(self, plan: LaunchPlan, server: _Server, pid: int, end: int) -> RunHandle:
         import psutil
 
-        leader = proc.ProcessId(pid, psutil.Process(pid).create_time())
+        leader = _Leader(proc.ProcessId(pid, psutil.Process(pid).create_time()), end)
         server.leaders.append(leader)
-        self._leaders.add(pid)
+        self._leaders[pid] = leader
         return RunHandle(
             launcher=self.name,
             attempt=plan.attempt,
             job=str(pid),
             host=socket.gethostname(),
             started_at=time.time(),
-            process_started_at=leader.started_at,
+            process_started_at=leader.id.started_at,
         )
 
     def _server(self, key: str, plan: LaunchPlan, folder: RunFolder) -> _Server:

@@ -45,9 +45,9 @@ class Watch:
         return self._launcher.remote
 
     @property
-    def process(self) -> int | None:
-        """The process with which the attempt ends, where it is one of this machine."""
-        return self._launcher.process(self.handle)
+    def end_descriptor(self) -> int | None:
+        """As `Launcher.end`."""
+        return self._launcher.end(self.handle)
 
     def has_ended(self) -> bool:
         """One look: whether the attempt has ended, or is to be taken down because a rank failed."""

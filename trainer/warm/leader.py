@@ -10,7 +10,6 @@ before it has a run: they wait together.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import select
 import signal
@@ -24,19 +23,19 @@ from typing import Any, NoReturn
 
 import torch
 
+from galley import wire
 from galley.lifetime import bound_to_me
 from trainer import worker
 
 END_RANKS_AFTER_S = 1.5  # after the first failure: time for the other ranks to say theirs
 _HOST = "127.0.0.1"
-_MOST_BYTES = 2**20  # of a message
 
 
 def main() -> NoReturn:
     """The command. Ends with 0 when every rank did, otherwise with 1."""
-    orders, giver = message_pair()
+    orders, giver = socket.socketpair()
     arguments = sys.argv[1:]
-    send(giver, {"arguments": arguments, "environ": dict(os.environ), "log": None})
+    wire.send(giver, {"arguments": arguments, "environ": dict(os.environ), "log": None})
     lead(orders, ranks_of(arguments)[0])
 
 
@@ -48,51 +47,48 @@ def ranks_of(arguments: Sequence[str]) -> tuple[int, list[str]]:
     return known.ranks, rest
 
 
-def message_pair() -> tuple[socket.socket, socket.socket]:
-    """What is sent into one arrives whole at the other, and once."""
-    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-
-
-def send(channel: socket.socket, message: Mapping[str, Any]) -> None:
-    channel.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _MOST_BYTES)
-    channel.sendall(json.dumps(message).encode())
-
-
-def receive(channel: socket.socket) -> dict[str, Any]:
-    """Ends the process where there will be none."""
-    message = channel.recv(_MOST_BYTES)
-    if not message:
-        os._exit(0)
-    return dict(json.loads(message))
-
-
 def lead(orders: socket.socket, num_ranks: int) -> NoReturn:
-    """Fork the ranks, wait to be told of a run, and then for the last rank's end."""
+    """Fork the ranks, wait to be told of a run, and then for the last rank's end. Where no run comes: end.
+
+    With the run may come a file, into which one byte is written once nothing but the end is left to do.
+    """
     bind = bound_to_me()
     listener = socket.create_server((_HOST, 0)) if num_ranks > 1 else None
-    heard, giver = message_pair()
     done, says_done = os.pipe()
     ranks: dict[int, int] = {}
+    givers: list[socket.socket] = []
     for rank in range(num_ranks):
+        heard, giver = socket.socketpair()
         pid = os.fork()
         if pid == 0:
             bind()
-            orders.close()
-            giver.close()
+            for other in (orders, giver, *givers):
+                other.close()
             _be_rank(rank, num_ranks, listener, says_done, heard)
+        heard.close()
+        givers.append(giver)
         ranks[pid] = rank
-    heard.close()
-    told = receive(orders)
+    told, files = _receive(orders)
     enter(told)
     os.environ["GALLEY_STARTED_AT"] = str(time.monotonic())
-    told["environ"] = dict(os.environ)
-    for _ in ranks:
-        send(giver, told)
+    for giver in givers:
+        wire.send(giver, {**told, "environ": dict(os.environ)})
     # After the forks: the store has threads of its own.
     store = _open_store(listener) if listener is not None else None
-    code = _wait(ranks, done)
+    failed, left = _wait(ranks, done)
+    if left:
+        for file in files:
+            os.write(file, b".")
     del store
-    worker.leave(code)
+    worker.leave(int(failed))
+
+
+def _receive(channel: socket.socket) -> wire.Message:
+    """Ends the process where nothing will come."""
+    message = wire.receive(channel)
+    if message is None:
+        os._exit(0)
+    return message
 
 
 def enter(told: Mapping[str, Any]) -> None:
@@ -111,7 +107,7 @@ def _be_rank(
 ) -> NoReturn:
     """The process boundary of a forked rank: it never returns into the leader's frames."""
     try:
-        told = receive(heard)
+        told, _ = _receive(heard)
         enter(told)
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         os.environ |= {"WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks)}
@@ -154,9 +150,11 @@ def _open_store(listener: socket.socket) -> object:
     return TCPStore(_HOST, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
 
 
-def _wait(ranks: dict[int, int], done: int) -> int:
+def _wait(ranks: dict[int, int], done: int) -> tuple[bool, bool]:
     """Until all have ended, or have said on the pipe `done` that nothing but their end is left to do: a
     tenth of a second in which the kernel frees their memory. SIGTERM and SIGINT are passed on to them.
+
+    Returns whether one has failed, and whether they have all said so.
     """
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -178,7 +176,7 @@ def _wait(ranks: dict[int, int], done: int) -> int:
         if descriptor == done:
             num_done += len(os.read(done, num_ranks))
             if num_done == num_ranks:
-                break
+                return False, True
             continue
         news.unregister(descriptor)
         pid, status = os.waitpid(ends[descriptor], 0)
@@ -191,7 +189,7 @@ def _wait(ranks: dict[int, int], done: int) -> int:
             print(
                 f"galley: a rank ended\n  rank : {rank} (local_rank: {rank})\n  exitcode : {code}", flush=True
             )
-    return int(failed)
+    return failed, False
 
 
 def _send(ranks: dict[int, int], number: signal.Signals) -> None:

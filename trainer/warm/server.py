@@ -2,9 +2,10 @@
 
     python -P -m trainer.warm.server --socket FD
 
-One JSON object a line in each direction over the inherited socket:
+Over the inherited socket (`galley.wire`), with a file into which the leader writes a byte where the run's
+ranks have done all that they had to:
 
-    {"run_dir", "arguments", "environ", "log"}  ->  {"pid"}  |  {"error"}
+    {"run_dir", "arguments", "environ", "log"}  ->  {"pid"}
 
 Ends when the other end of the socket closes, which the kernel does for a controller that is killed;
 its leaders, and their ranks, are killed with it. It runs no collective, opens no CUDA context and
@@ -18,7 +19,6 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
-import json
 import os
 import select
 import socket
@@ -27,13 +27,13 @@ import traceback
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 # Before torch is imported: asking the driver's library for devices, not the driver, opens no context.
 os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
 
 import torch
 
+from galley import wire
 from galley.lifetime import adopt_orphans, bound_to_me
 from galley.rundir import RunFolder
 from galley.trackers import LIBRARIES
@@ -63,25 +63,25 @@ def serve(channel: socket.socket) -> None:
     news.register(channel, select.POLLIN)
     crew: Crew | None = None
     num_ranks = 0
-    with channel.makefile("rw", encoding="utf-8", newline="\n") as stream:
-        while True:
-            if num_ranks and crew is None and not news.poll(FORK_AHEAD_AFTER_S * 1000):
-                crew = fork_crew(channel, num_ranks)
-            line = stream.readline()  # a request comes alone: nothing is left in its buffer
-            if not line:
-                return
-            reap()
-            request = json.loads(line)
-            num_ranks = leader.ranks_of(request["arguments"])[0]
-            is_new = prepare(Path(request["run_dir"]))
-            if crew is not None and (is_new or crew.num_ranks != num_ranks):
-                crew.dismiss()
-                crew = None
-            if crew is None or not crew.begin(request):
-                crew = fork_crew(channel, num_ranks)
-                crew.begin(request)
-            print(json.dumps({"pid": crew.pid}), file=stream, flush=True)
+    while True:
+        if num_ranks and crew is None and not news.poll(FORK_AHEAD_AFTER_S * 1000):
+            crew = fork_crew(channel, num_ranks)
+        message = wire.receive(channel)
+        if message is None:
+            return
+        reap()
+        num_ranks = leader.ranks_of(message.said["arguments"])[0]
+        is_new = prepare(Path(message.said["run_dir"]))
+        if crew is not None and (is_new or crew.num_ranks != num_ranks):
+            crew.dismiss()
             crew = None
+        if crew is None or not crew.begin(message):
+            crew = fork_crew(channel, num_ranks)
+            crew.begin(message)
+        wire.send(channel, {"pid": crew.pid})
+        for file in message.files:
+            os.close(file)
+        crew = None
 
 
 def reap() -> None:
@@ -124,11 +124,11 @@ class Crew:
     num_ranks: int
     orders: socket.socket
 
-    def begin(self, request: dict[str, Any]) -> bool:
-        """Whether it has heard; otherwise its leader has died."""
+    def begin(self, run: wire.Message) -> bool:
+        """Whether it was told; otherwise its leader has died."""
         with self.orders:
             try:
-                leader.send(self.orders, request)
+                wire.send(self.orders, run.said, run.files)
             except (BrokenPipeError, ConnectionResetError):
                 return False
         return True
@@ -139,7 +139,7 @@ class Crew:
 
 def fork_crew(channel: socket.socket, num_ranks: int) -> Crew:
     bind = bound_to_me()
-    heard, orders = leader.message_pair()
+    heard, orders = socket.socketpair()
     pid = os.fork()
     if pid == 0:
         try:
