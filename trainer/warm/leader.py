@@ -16,7 +16,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -68,19 +69,31 @@ def lead(orders: socket.socket, num_ranks: int) -> NoReturn:
         heard.close()
         givers.append(giver)
         ranks[pid] = rank
-    told, files = _receive(orders)
+    ends = {os.pidfd_open(pid): pid for pid in ranks}
+    told, files = _await_run(orders, ends)
     enter(told)
     os.environ["GALLEY_STARTED_AT"] = str(time.monotonic())
     for giver in givers:
-        wire.send(giver, {**told, "environ": dict(os.environ)})
+        with suppress(BrokenPipeError):  # it has died, which is seen next
+            wire.send(giver, {**told, "environ": dict(os.environ)})
     # After the forks: the store has threads of its own.
     store = _open_store(listener) if listener is not None else None
-    failed, left = _wait(ranks, done)
+    failed, left = _wait(ranks, ends, done)
     if left:
         for file in files:
             os.write(file, b".")
     del store
     worker.leave(int(failed))
+
+
+def _await_run(orders: socket.socket, ends: Iterable[int]) -> wire.Message:
+    """Ends the process where a rank dies meanwhile: nothing is lost yet, and another crew can be forked."""
+    news = select.poll()
+    for descriptor in (orders.fileno(), *ends):
+        news.register(descriptor, select.POLLIN)
+    if all(descriptor != orders.fileno() for descriptor, _ in news.poll()):
+        os._exit(1)
+    return _receive(orders)
 
 
 def _receive(channel: socket.socket) -> wire.Message:
@@ -150,7 +163,7 @@ def _open_store(listener: socket.socket) -> object:
     return TCPStore(_HOST, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())
 
 
-def _wait(ranks: dict[int, int], done: int) -> tuple[bool, bool]:
+def _wait(ranks: dict[int, int], ends: Mapping[int, int], done: int) -> tuple[bool, bool]:
     """Until all have ended, or have said on the pipe `done` that nothing but their end is left to do: a
     tenth of a second in which the kernel frees their memory. SIGTERM and SIGINT are passed on to them.
 
@@ -168,7 +181,6 @@ def _wait(ranks: dict[int, int], done: int) -> tuple[bool, bool]:
     signal.signal(signal.SIGALRM, end)
     failed, num_done, num_ranks = False, 0, len(ranks)
     news = select.poll()
-    ends = {os.pidfd_open(pid): pid for pid in ranks}
     for descriptor in (done, *ends):
         news.register(descriptor, select.POLLIN)
     while ranks:

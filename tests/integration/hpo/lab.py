@@ -91,6 +91,8 @@ def faults(folder: StudyFolder, count: int) -> list[str]:
     for trial in study.trials:
         found += trace_faults(trial.number, trial.params, trace(folder, trial.number))
     found += [f"lives: {process}" for process in living(folder)]
+    if not study.hpo.share:  # where another controller lives, what a killed one left stays
+        found += [f"left: {path}" for path in folder.ahead.glob("*")]
     if study.hpo.kind == "optuna":
         found += optuna_faults(study)
     if study.hpo.kind == "pbt":

@@ -135,14 +135,62 @@ def test_a_run_that_is_hurt_hurts_no_other(warm: WarmLauncher, cold: RunFolder, 
     assert outcome(run(warm, tmp_path / "next")) == outcome(cold)
 
 
+def below_server(warm: WarmLauncher) -> list[psutil.Process]:
+    """Of the one server that there is."""
+    (server,) = warm._servers.values()
+    return psutil.Process(server.child.id.pid).children(recursive=True)
+
+
+def crew(warm: WarmLauncher) -> list[psutil.Process]:
+    """Once all runs have ended: a leader and two ranks, forked for the next one."""
+
+    def found() -> list[psutil.Process]:
+        living = [process for process in below_server(warm) if not are_gone([process])]
+        return living if len(living) == 3 and living[1].ppid() == living[2].ppid() == living[0].pid else []
+
+    wait_until(lambda: found() != [], 10)
+    return found()
+
+
 def test_processes_of_ended_runs_are_waited_for(warm: WarmLauncher, tmp_path: Path) -> None:
     """A leader does not wait for its ranks to the very end: the server does."""
     for number in range(3):
         run(warm, tmp_path / f"run-{number}")
-    (server,) = warm._servers.values()
-    left = psutil.Process(server.child.id.pid).children(recursive=True)
-    assert len(left) <= 3, "leader and ranks of the last run"
-    wait_until(lambda: all(process.status() == psutil.STATUS_ZOMBIE for process in left), 10)
+    assert len(below_server(warm)) <= 6, "leader and ranks of the last run, and of the next one"
+    waiting = crew(warm)
+    run(warm, tmp_path / "run-3")
+    wait_until(lambda: are_gone(waiting), 10)
+
+
+def test_a_run_is_that_of_a_crew_that_waited(warm: WarmLauncher, cold: RunFolder, tmp_path: Path) -> None:
+    run(warm, tmp_path / "before")
+    waiting = crew(warm)
+    folder, handle = submit(warm, tmp_path / "run")
+    assert int(handle.job) == waiting[0].pid
+    wait_until(lambda: warm.poll(handle, folder) != "running", timeout=60)
+    assert outcome(folder) == outcome(cold)
+
+
+@pytest.mark.parametrize("victim", [0, 2], ids=["leader", "rank"])
+def test_a_crew_that_dies_before_its_run_is_replaced(
+    warm: WarmLauncher, cold: RunFolder, tmp_path: Path, victim: int
+) -> None:
+    run(warm, tmp_path / "before")
+    waiting = crew(warm)
+    waiting[victim].send_signal(signal.SIGKILL)
+    wait_until(lambda: are_gone(waiting), 10)
+    assert outcome(run(warm, tmp_path / "run")) == outcome(cold)
+
+
+def test_a_crew_of_too_many_ranks_is_dismissed(warm: WarmLauncher, tmp_path: Path) -> None:
+    run(warm, tmp_path / "two")
+    waiting = crew(warm)
+    alone = ("strategy=single", "cluster.procs_per_node=1", "cluster.threads_per_proc=1")
+    folder = run(warm, tmp_path / "one", *alone)
+    wait_until(lambda: are_gone(waiting), 10)
+    result = folder.read_result()
+    assert result is not None
+    assert result.world_size == 1
 
 
 def test_a_server_that_dies_takes_its_runs_along_and_is_replaced(warm: WarmLauncher, tmp_path: Path) -> None:
@@ -163,8 +211,10 @@ def test_nothing_outlives_a_killed_controller(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     try:
         wait_until(lambda: trains(folder), timeout=200)
-        processes = psutil.Process(controller.pid).children(recursive=True)
-        assert len(processes) == 4, "a server, a leader, two ranks"
+        tree = psutil.Process(controller.pid).children
+        wait_until(lambda: len(tree(recursive=True)) == 7, 10)
+        processes = tree(recursive=True)
+        assert len(processes) == 7, "a server; a leader and two ranks, and as many for the next run"
     finally:
         os.kill(controller.pid, signal.SIGKILL)
         controller.wait()

@@ -151,15 +151,17 @@ def test_a_job_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
 
 
 def test_the_end_of_a_process_is_seen_at_once(tmp_path: Path) -> None:
-    """Also of one that is no child, and that nobody reaps; and of one that has long ended."""
-    parent, child = start_family(tmp_path, stubborn=False)
-    timer = threading.Timer(0.2, os.kill, (child, signal.SIGKILL))
+    """And still after it, until it was asked for its exit code."""
+    parent, _ = start_family(tmp_path, stubborn=False)
+    end = parent.end
+    assert end is not None
+    timer = threading.Timer(0.2, os.kill, (parent.id.pid, signal.SIGKILL))
     timer.start()
     began = time.monotonic()
-    proc.await_end([parent.id.pid, child], 60.0)
-    proc.await_end([child], 60.0)  # a zombie of the parent
-    parent_pid = parent.id.pid
-    proc.terminate(lambda: roots(parent), 1.0)
-    wait_until(lambda: parent.exit_code() is not None)
-    proc.await_end([parent_pid], 60.0)
+    proc.await_end([end], 60.0)
+    proc.await_end([end], 60.0)
     assert time.monotonic() - began < 50
+    assert parent.exit_code() == -signal.SIGKILL
+    assert parent.end is None
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(end)
