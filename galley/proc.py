@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,7 +106,9 @@ class Child:
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
         self._popen = popen
         self.id = ProcessId(popen.pid, started_at(popen.pid))
-        self.end = os.pidfd_open(popen.pid) if hasattr(os, "pidfd_open") else None
+        self.end: int | None = None
+        with suppress(AttributeError, OSError):  # not on Linux, or before 5.3
+            self.end = os.pidfd_open(popen.pid)
 
     def exit_code(self) -> int | None:
         """None while it runs; negative where a signal ended it."""

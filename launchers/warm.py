@@ -131,23 +131,31 @@ class WarmLauncher(LocalLauncher):
             "environ": job_environment(plan),
             "log": str(folder.launcher_log(plan.attempt)),
         }
-        key = _server_key(plan, folder)
         end, says_end = os.pipe()
         try:
-            server = self._server(key, plan, folder)
-            answer = server.ask(request, says_end)
-            if answer is None:  # it has died since the last run
-                self._drop(key)
-                server = self._server(key, plan, folder)
-                answer = server.ask(request, says_end)
+            return self._handle(plan, *self._fork(plan, folder, request, says_end), end)
+        except BaseException:
+            os.close(end)
+            raise
         finally:
             os.close(says_end)
+
+    def _fork(
+        self, plan: LaunchPlan, folder: RunFolder, request: dict[str, Any], says_end: int
+    ) -> tuple[_Server, int]:
+        """The server, and the leader's process id."""
+        key = _server_key(plan, folder)
+        server = self._server(key, plan, folder)
+        answer = server.ask(request, says_end)
+        if answer is None:  # it has died since the last run
+            self._drop(key)
+            server = self._server(key, plan, folder)
+            answer = server.ask(request, says_end)
         if answer is None:
-            os.close(end)
             self._drop(key)
             said = server.log.read_text(errors="replace").strip()
             raise SubmissionError(f"the warm server ended before it forked the run: {said or server.log}")
-        return self._handle(plan, server, int(answer["pid"]), end)
+        return server, int(answer["pid"])
 
     def failing(self, handle: RunHandle, folder: RunFolder) -> bool:
         return bool(agent_log.read_failures(folder.launcher_log(handle.attempt)))

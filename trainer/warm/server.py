@@ -65,7 +65,8 @@ def serve(channel: socket.socket) -> None:
     num_ranks = 0
     while True:
         if num_ranks and crew is None and not news.poll(FORK_AHEAD_AFTER_S * 1000):
-            crew = fork_crew(channel, num_ranks)
+            with suppress(OSError):  # the run before must not end for it; the next one will say so
+                crew = fork_crew(channel, num_ranks)
         message = wire.receive(channel)
         if message is None:
             return
