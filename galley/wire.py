@@ -14,8 +14,10 @@ _CHUNK = 2**16
 
 
 class Message(NamedTuple):
-    """Attributes:
-    files: descriptors that were sent along, the receiver's own now.
+    """What was sent.
+
+    Attributes:
+        files: descriptors that came along, the receiver's own now.
     """
 
     said: dict[str, Any]

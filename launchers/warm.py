@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import socket
 import sys
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -53,9 +53,10 @@ class _Leader:
 
     def is_done(self) -> bool:
         """Whether it has said so."""
-        if self.end is not None and select.select([self.end], [], [], 0)[0]:
-            self._is_done = bool(os.read(self.end, 1))
-            self.close()
+        if self.end is not None:
+            with suppress(BlockingIOError):  # not yet
+                self._is_done = bool(os.read(self.end, 1))
+                self.close()
         return self._is_done
 
     def close(self) -> None:
@@ -132,6 +133,7 @@ class WarmLauncher(LocalLauncher):
             "log": str(folder.launcher_log(plan.attempt)),
         }
         end, says_end = os.pipe()
+        os.set_blocking(end, False)
         try:
             return self._handle(plan, *self._fork(plan, folder, request, says_end), end)
         except BaseException:
