@@ -7,8 +7,8 @@ A host that is silent for so long is lost, which the center tells all others, an
 the ranks of its host. A connection that is *closed* is none of its business: the host's ranks have
 ended, and torch notices that by itself.
 
-FD is a socket of the rank that started it: one line of JSON comes in (`Post`), reports go out, a line
-of JSON each (`Report`). Its end is the end of that rank, and of this process.
+FD is a socket of the rank that started it (`galley.wire`): a `Post` comes in, a `Report` goes out. Its end
+is the end of that rank, and of this process.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
+from galley import wire
 from galley.proc import ProcessId
 
 BEATS = 5
@@ -129,7 +130,7 @@ class Heart:
 
     def report(self, report: Report) -> None:
         with suppress(OSError):  # the rank has ended meanwhile
-            self._rank.sendall(json.dumps(asdict(report)).encode() + b"\n")
+            wire.send(self._rank, asdict(report))
 
     def tell_others(self, report: Report) -> None:
         for peer in self.peers:
@@ -226,9 +227,10 @@ def _signal(ranks: list[ProcessId], number: signal.Signals) -> None:
 
 def main() -> None:
     rank = socket.socket(fileno=int(sys.argv[1]))
-    with rank.makefile("r") as lines:
-        words = json.loads(lines.readline())
-    post = Post(**{**words, "place": tuple(words["place"])})
+    message = wire.receive(rank)
+    if message is None:
+        return
+    post = Post(**{**message.said, "place": tuple(message.said["place"])})
     heart = Heart(post, rank)
     report = heart.beat()
     if report is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import secrets
@@ -16,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from galley import proc
+from galley import proc, wire
 from galley.cluster_check import HostReport
 from trainer.heartbeat import Post, Report
 
@@ -124,18 +123,17 @@ def _start(post: Post, rank_log: Path, lost: Callable[[str], None]) -> None:
     # Not in this process' group, and it outlives this rank, whose end it may have to enforce.
     proc.start(argv, env=os.environ, log=rank_log, dies_with_parent=False, pass_fds=descriptors)
     there.close()
-    here.sendall(json.dumps(asdict(post)).encode() + b"\n")
+    wire.send(here, asdict(post))
     threading.Thread(target=_hear, args=(here, post.silence_s, lost), name="hosts", daemon=True).start()
 
 
 def _hear(process: socket.socket, silence_s: float, lost: Callable[[str], None]) -> None:
     """The body of the thread."""
-    with process.makefile("r") as lines:
-        for line in lines:
-            report = Report(**json.loads(line))
-            if report.lost:
-                lost(f"no answer from {', '.join(report.lost)} for {silence_s:g} s (launcher.host_timeout_s)")
-            log.warning(
-                "%s cannot be watched from here: if it is lost, only launcher.timeout_s ends the run",
-                ", ".join(report.unwatched),
-            )
+    while (message := wire.receive(process)) is not None:
+        report = Report(**message.said)
+        if report.lost:
+            lost(f"no answer from {', '.join(report.lost)} for {silence_s:g} s (launcher.host_timeout_s)")
+        log.warning(
+            "%s cannot be watched from here: if it is lost, only launcher.timeout_s ends the run",
+            ", ".join(report.unwatched),
+        )

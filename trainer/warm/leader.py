@@ -35,9 +35,9 @@ _HOST = "127.0.0.1"
 def main() -> NoReturn:
     """The command. Ends with 0 when every rank did, otherwise with 1."""
     orders, giver = socket.socketpair()
-    arguments = sys.argv[1:]
+    num_ranks, arguments = ranks_of(sys.argv[1:])
     wire.send(giver, {"arguments": arguments, "environ": dict(os.environ), "log": None})
-    lead(orders, ranks_of(arguments)[0])
+    lead(orders, num_ranks)
 
 
 def ranks_of(arguments: Sequence[str]) -> tuple[int, list[str]]:
@@ -128,7 +128,7 @@ def _be_rank(
             os.environ |= _meeting_place(listener.getsockname()[1])
             listener.close()
         # Also what a rank that executes itself again is told.
-        sys.argv = ["trainer.worker", *ranks_of(told["arguments"])[1]]
+        sys.argv = ["trainer.worker", *told["arguments"]]
         _kept = worker.main()
         worker.flush()
         # The memory of a GPU has to be free for the next run.

@@ -71,7 +71,7 @@ def serve(channel: socket.socket) -> None:
         if message is None:
             return
         reap()
-        num_ranks = leader.ranks_of(message.said["arguments"])[0]
+        num_ranks, message.said["arguments"] = leader.ranks_of(message.said["arguments"])
         is_new = prepare(Path(message.said["run_dir"]))
         if crew is not None and (is_new or crew.num_ranks != num_ranks):
             crew.dismiss()

@@ -152,7 +152,7 @@ def test_a_job_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
 
 def test_the_end_of_a_process_is_seen_at_once(tmp_path: Path) -> None:
     """And still after it, until it was asked for its exit code."""
-    parent, _ = start_family(tmp_path, stubborn=False)
+    parent, child = start_family(tmp_path, stubborn=False)
     end = parent.end
     assert end is not None
     timer = threading.Timer(0.2, os.kill, (parent.id.pid, signal.SIGKILL))
@@ -165,3 +165,4 @@ def test_the_end_of_a_process_is_seen_at_once(tmp_path: Path) -> None:
     assert parent.end is None
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(end)
+    os.kill(child, signal.SIGKILL)
