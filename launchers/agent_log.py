@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import re
-import signal
+from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGKILL
 
 from galley import proc
 from launchers.base import Diagnosis
 
-# What the agent writes when it takes the surviving ranks down. It gives them 30 s, which no option
-# shortens in this case.
-_CLOSING = re.compile(rb"Sending process \d+ closing signal")
-_LINE = re.compile(r"^(?:[IWE]\d{4} \S+ \d+ torch/distributed|galley: a rank ended)", re.MULTILINE)
-_FAILURE = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s*exitcode\s*: (-?\d+)")
-_TAIL_BYTES = 64 * 1024
+# What the agent writes when it takes the surviving ranks down, before the signal. It gives them 30 s,
+# which no option shortens in this case.
+_CLOSING = re.compile(r"Sending process (\d+) closing signal")
+_LINE = re.compile(r"^(?:[IWE]\d{4} \S+ \d+ torch/distributed|galley: )", re.MULTILINE)
+_FAILURE = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s*exitcode\s*: (-?\d+) \(pid: (\d+)\)")
+_TAIL_BYTES = 1024 * 1024  # three lines for each of some thousand ranks
 _TAIL_LINES = 20
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The end of a rank, as an agent saw it.
+
+    Attributes:
+        exit_code: negative for the signal that ended the rank.
+        was_told: it ended after the agent had sent it a signal, for the failure of another.
+    """
+
+    rank: int
+    exit_code: int
+    was_told: bool
 
 
 def is_closing(log: Path) -> bool:
@@ -23,36 +38,39 @@ def is_closing(log: Path) -> bool:
     return _CLOSING.search(_tail(log)) is not None
 
 
-def read_failures(log: Path) -> list[tuple[int, int]]:
-    """(rank, exit code) of every failure in the agents' reports."""
-    return [(int(rank), int(code)) for rank, code in _FAILURE.findall(_tail(log).decode(errors="replace"))]
+def read_failures(log: Path) -> list[Failure]:
+    """Every failure in the agents' reports, in their order."""
+    said = _tail(log)
+    told = set(_CLOSING.findall(said))
+    return [Failure(int(rank), int(code), pid in told) for rank, code, pid in _FAILURE.findall(said)]
 
 
-def diagnose(failures: list[tuple[int, int]], log: Path) -> Diagnosis:
-    """From (rank, exit code) pairs, the first observed failure last, as the agent reports them.
+def diagnose(failures: list[Failure], log: Path) -> Diagnosis:
+    """From failures, the first observed one last, as the agent reports them.
 
-    A rank that a signal ended is the cause of what befell the others, unless the signal is the
-    SIGTERM or SIGKILL by which the survivors were ended: those come after the first failure.
+    A rank that a signal ended is the cause of what befell the others, unless it was told to end. The
+    order does not tell: the agent looks at its ranks in turn, and at their times in whole seconds.
     """
-    said = _quote(_tail(log).decode(errors="replace"))
+    said = _quote(_tail(log))
     if not failures:
         return Diagnosis("the processes ended without a result" + said)
-    killed = [pair for pair in failures if pair[1] < 0 and -pair[1] not in (signal.SIGTERM, signal.SIGKILL)]
-    rank, code = killed[-1] if killed else failures[-1]
+    killed = [failure for failure in failures if failure.exit_code < 0 and not failure.was_told]
+    first = (killed or failures)[-1]
+    rank, code = first.rank, first.exit_code
     if code >= 0:
         how = f"ended with {proc.describe_exit(code)}" if code else "ended without a result"
         return Diagnosis(f"rank {rank} {how}{said}", rank)
-    hint = " (when memory runs out the kernel does this: see `dmesg`)" if -code == signal.SIGKILL else ""
+    hint = " (when memory runs out the kernel does this: see `dmesg`)" if -code == SIGKILL else ""
     return Diagnosis(f"rank {rank} was {proc.describe_exit(code)}{hint}", rank, "node")
 
 
-def _tail(log: Path) -> bytes:
+def _tail(log: Path) -> str:
     """The end of a log, where the agent's own report is; empty before there is one."""
     if not log.exists():
-        return b""
+        return ""
     with log.open("rb") as stream:
         stream.seek(max(0, log.stat().st_size - _TAIL_BYTES))
-        return stream.read()
+        return stream.read().decode(errors="replace")
 
 
 def _quote(said: str) -> str:

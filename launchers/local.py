@@ -136,7 +136,7 @@ class LocalLauncher(Launcher):
         failures = agent_log.read_failures(log)
         if folder.read_attempt_spec(handle.attempt).layout.world_size == 1:
             code = self.exit_code(handle)
-            failures = [] if code is None else [(0, code)]
+            failures = [] if code is None else [agent_log.Failure(0, code, was_told=False)]
         return agent_log.diagnose(failures, log)
 
     def cancel(

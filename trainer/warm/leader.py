@@ -198,14 +198,16 @@ def _wait(ranks: dict[int, int], ends: Mapping[int, int], done: int) -> tuple[bo
                 signal.setitimer(signal.ITIMER_REAL, END_RANKS_AFTER_S)
             failed = True
             # Read by `launchers.agent_log`, in the order in which it was seen.
-            print(
-                f"galley: a rank ended\n  rank : {rank} (local_rank: {rank})\n  exitcode : {code}", flush=True
-            )
+            how = f"rank : {rank} (local_rank: {rank})\n  exitcode : {code} (pid: {pid})"
+            print(f"galley: a rank ended\n  {how}", flush=True)
     return failed, False
 
 
 def _send(ranks: dict[int, int], number: signal.Signals) -> None:
+    """Says so first, as torchrun's agent does, by which `launchers.agent_log` knows whom the signal ended."""
     for pid in list(ranks):
+        said = f"galley: Sending process {pid} closing signal {number.name}\n"
+        os.write(sys.stdout.fileno(), said.encode())  # a handler must not enter `print` once more
         os.kill(pid, number)
 
 
