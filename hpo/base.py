@@ -17,7 +17,8 @@ from hpo.values import Constraint, Objective, Params, Place, SpaceDim, Trial
 
 
 class NoAnswerError(SubmissionError):
-    """What the backend keeps its storage in does not answer now. The same call may be made again."""
+    """What the backend keeps its storage in does not answer now, or has lost what it had. Nothing is lost
+    with it: a backend that is made anew, which waits until it answers, goes on."""
 
 
 @dataclass(frozen=True)

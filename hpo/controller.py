@@ -91,6 +91,7 @@ class Controller:
         self._waiting: list[tuple[float, int]] = []  # (not before, trial) to be started again
         self._exhausted = False
         self._silent_until = 0.0  # `time.monotonic()`: the backend is not asked before
+        self._said: set[str] = set()  # why it did not answer
 
     def run(self) -> None:
         """Until every trial has ended.
@@ -206,11 +207,13 @@ class Controller:
         try:
             found = use()
         except NoAnswerError as error:
-            if not self._silent_until:
-                log.warning("%s; asking again every %g s", error, ASK_AGAIN_S)
+            if str(error) not in self._said:
+                log.warning("%s\n    asking again every %g s", error, ASK_AGAIN_S)
+            self._said.add(str(error))
             self._silent_until = time.monotonic() + ASK_AGAIN_S
             return None
         self._silent_until = 0.0
+        self._said.clear()
         return found
 
     def _start(self, trial: Trial) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from hpo.base import HpoBackend
+from galley.errors import ConfigError
+from hpo.base import HpoBackend, NoAnswerError
 from hpo.journal import Adopted, Asked, Ended, Event, Journal, broken
 from hpo.leases import Lease, is_held, is_of_this_machine
 from hpo.study import Study
@@ -24,13 +25,23 @@ ELSEWHERE_S = 60.0  # after which no process of a dead controller of another mac
 
 
 class Ledger:
-    """What one controller knows of its study, and writes of it."""
+    """What one controller knows of its study, and writes of it.
 
-    def __init__(self, study: Study, journal: Journal, backend: HpoBackend, lease: Lease) -> None:
+    Attributes:
+        is_alone: no other controller lived when this one began.
+    """
+
+    def __init__(
+        self, study: Study, journal: Journal, make_backend: Callable[[Sequence[Trial]], HpoBackend]
+    ) -> None:
+        """Raises `ConfigError` as `hpo.backends.make_backend` does."""
         self.study = study
-        self.backend = backend
+        self.backend = make_backend(study.trials)
+        self._make_backend = make_backend
+        self._is_silent = False
         self._journal = journal
-        self._lease = lease
+        self._lease = Lease(study.folder.controllers)
+        self.is_alone = self._lease.is_alone
         self._unheard: deque[Asked | Ended] = deque()
         self._looked_at = 0.0
         self._dead_since: dict[str, float] = {}
@@ -60,17 +71,17 @@ class Ledger:
 
         Raises `NoAnswerError`; then nothing was asked.
         """
-        with self.turn():
-            self._hear()
+        with self.turn(), self._answering() as backend:
+            self._hear(backend)
             study, number = self.study, len(self.study.trials)
             if self.is_whole():
                 return None
             root = number - number % study.hpo.repeats
             fixed = study.trials[root].params if root != number else None
-            params = self.backend.ask(number, fixed)
+            params = backend.ask(number, fixed)
             if params is not None:
                 repeat_of = None if fixed is None else root
-                place = self.backend.place(number)
+                place = backend.place(number)
                 asked = Asked(number, params, time.time(), repeat_of, self._lease.name)
                 self.write(replace(asked, member=place.member, parent=place.parent))
             return None if params is None else number
@@ -84,8 +95,8 @@ class Ledger:
     def hear(self) -> None:
         """The backend learns what it does not know of yet. Raises `NoAnswerError`: later, then."""
         if self._unheard:
-            with self.turn():
-                self._hear()
+            with self.turn(), self._answering() as backend:
+                self._hear(backend)
 
     def is_heard(self) -> bool:
         """Whether the backend knows all."""
@@ -137,15 +148,34 @@ class Ledger:
             if isinstance(event, Asked | Ended):
                 self._unheard.append(event)
 
-    def _hear(self) -> None:
+    @contextmanager
+    def _answering(self) -> Iterator[HpoBackend]:
+        """The backend; made anew where the last use of it raised `NoAnswerError`. Only in a turn."""
+        try:
+            if self._is_silent:
+                self.backend.close()
+                self.backend = self._make_again()
+            self._is_silent = False
+            yield self.backend
+        except NoAnswerError:
+            self._is_silent = True
+            raise
+
+    def _make_again(self) -> HpoBackend:
+        try:
+            return self._make_backend(self.study.trials)
+        except ConfigError as error:  # what would have ended the sweep at its start can still be mended
+            raise NoAnswerError(str(error)) from error
+
+    def _hear(self, backend: HpoBackend) -> None:
         """In the order of the journal. Only in a turn: to take note may be to ask."""
         while self._unheard:
             event = self._unheard[0]
             trial = self.study.trials[event.number]
             if isinstance(event, Asked):
-                self.backend.note(trial)
+                backend.note(trial)
             else:
-                self.backend.tell(trial)
+                backend.tell(trial)
             self._unheard.popleft()
 
     def close(self) -> None:

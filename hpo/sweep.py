@@ -27,7 +27,6 @@ from hpo.controller import Controller
 from hpo.display import make_show
 from hpo.folder import StudyFolder
 from hpo.journal import Begun, Cancelled, Journal, Resumed, read_journal
-from hpo.leases import Lease
 from hpo.ledger import Ledger
 from hpo.population import died_out
 from hpo.pruning import make_pruner
@@ -98,9 +97,8 @@ def _open(folder: StudyFolder, journal: Journal) -> Ledger:
     """The study as of now, to go on with it."""
     with journal.turn():
         study = fold(folder, journal.read())
-        backend = make_backend(_search(study), study.trials)
-        ledger = Ledger(study, journal, backend, lease := Lease(folder.controllers))
-        if lease.is_alone:
+        ledger = Ledger(study, journal, partial(make_backend, _search(study)))
+        if ledger.is_alone:
             folder.cancel_request.unlink(missing_ok=True)
             shutil.rmtree(folder.ahead, ignore_errors=True)
         if study.cancelled:

@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from galley.errors import ConfigError, Problem
 from galley.rundir import RunFolder
 from hpo.backends.optuna_samplers import check_sampler, make_sampler
-from hpo.backends.optuna_storage import answered, check_database, open_storage
+from hpo.backends.optuna_storage import answered, check_database, close_storage, open_storage
 from hpo.base import HpoBackend, Search
 from hpo.objectives import violations
 from hpo.points import enumerate_points, same_point
@@ -60,8 +60,9 @@ class OptunaBackend(HpoBackend):
                 check_database(url)
             return
         optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._where = "hpo.storage" if url is not None else str(search.folder / "optuna.log")
         self._storage = open_storage(url, search.folder)
-        with answered(self._storage):
+        with answered(self._where):
             self._study = optuna.create_study(
                 study_name=search.name,
                 storage=self._storage,
@@ -72,7 +73,7 @@ class OptunaBackend(HpoBackend):
 
     def ask(self, number: int, fixed: Params | None = None) -> Params | None:
         """Each draw has a sampler of its own seed: no draw is repeated after a restart."""
-        with answered(self._storage):
+        with answered(self._where):
             return self._draw(number, fixed)
 
     def _draw(self, number: int, fixed: Params | None) -> Params | None:
@@ -92,8 +93,12 @@ class OptunaBackend(HpoBackend):
         return params
 
     def tell(self, trial: Trial) -> None:
-        with answered(self._storage):
+        with answered(self._where):
             self._tell(trial)
+
+    def close(self) -> None:
+        if not self.search.dry:
+            close_storage(self._storage)
 
     def _tell(self, trial: Trial) -> None:
         stored = self._stored()[trial.number]
@@ -109,7 +114,7 @@ class OptunaBackend(HpoBackend):
         self._study.tell(trial.number, values, STATES[trial.state])
 
     def best(self) -> tuple[int, ...]:
-        with answered(self._storage):
+        with answered(self._where):
             return tuple(sorted(trial.number for trial in self._study.best_trials))
 
     def _violations(self, trial: Trial) -> dict[str, float]:
@@ -160,11 +165,13 @@ class OptunaBackend(HpoBackend):
         if len(stored) > len(trials) + 1:
             raise self._foreign(f"it has {len(stored)} trials, the journal {len(trials)}")
         for trial in trials:
-            if trial.number >= len(stored):
+            there = stored[trial.number] if trial.number < len(stored) else None
+            if there is None:
                 self._study.add_trial(self._frozen(trial))
-            elif not same_point(self._params(stored[trial.number]), trial.params):
+            elif not same_point(self._params(there), trial.params):
                 raise self._foreign(f"its trial {trial.number} has other parameters")
-            self._tell(trial)
+            if there is None or not there.state.is_finished():  # a query each: not for all that are known
+                self._tell(trial)
 
     def _foreign(self, what: str) -> ConfigError:
         where = self.search.settings.storage or str(self.search.folder / "optuna.log")

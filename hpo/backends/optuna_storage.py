@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,24 +17,39 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from galley.errors import ConfigError, Problem
 from hpo.base import NoAnswerError
 
+_NOT_FOUND = "Record does not exist."  # what Optuna's storages say of a study, or a trial, that was deleted
+
 
 class KernelLock(JournalFileOpenLock):
     """Optuna's own lock is a file, which a killed process leaves for 30 s; the kernel frees this one.
 
-    Whoever gets it cuts off a last line that a killed writer left without its end.
+    Whoever gets it cuts off a last line that a killed writer left without its end. Raises
+    `FileNotFoundError` where the log is not the file any more that it was at first.
     """
 
     def __init__(self, log: Path) -> None:
         super().__init__(str(log))
         self._log = log
+        self._inode: int | None = None
         self._descriptor = -1
 
     def acquire(self) -> bool:
         path = f"{self._log}.flock"
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        _repair(self._log)
+        try:
+            self._see_the_same_file()
+            _repair(self._log)
+        except OSError:
+            self.release()
+            raise
         return True
+
+    def _see_the_same_file(self) -> None:
+        inode = self._log.stat().st_ino
+        if self._inode not in (None, inode):
+            raise FileNotFoundError(errno.ENOENT, "it was replaced by another file", str(self._log))
+        self._inode = inode
 
     def release(self) -> None:
         os.close(self._descriptor)
@@ -47,11 +64,12 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         return _open_database(url)
     path = folder / "optuna.log"
     lock = KernelLock(path)
-    lock.acquire()
-    lock.release()
     try:
+        path.touch()
+        lock.acquire()
+        lock.release()
         return JournalStorage(JournalFileBackend(str(path), lock))
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, OSError) as error:
         hint = "move it away: it is written again from the study's journal"
         raise ConfigError(Problem(str(path), f"cannot be read ({error})", hint)) from error
 
@@ -69,8 +87,17 @@ def check_database(url: str) -> None:
 
 
 def _open_database(url: str) -> RDBStorage:
+    # It warns, with the statement, before it tries another way; whether that failed is what matters.
+    logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
     with _opening():
         return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})  # it may have restarted meanwhile
+
+
+def close_storage(storage: BaseStorage) -> None:
+    """Let go of its connections."""
+    if isinstance(storage, RDBStorage):
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 @contextmanager
@@ -85,39 +112,44 @@ def _opening() -> Iterator[None]:
 
 
 @contextmanager
-def answered(storage: BaseStorage) -> Iterator[None]:
-    """Raises `NoAnswerError` where its database is gone, for a moment or for good; the next use of it begins
-    with a new connection."""
-    if not isinstance(storage, RDBStorage):
-        yield
-        return
-    from sqlalchemy.exc import SQLAlchemyError
+def answered(where: str) -> Iterator[None]:
+    """Raises `NoAnswerError` where a storage is gone, for a moment or for good, or its study is.
 
+    Whatever a database says is taken for that: the storage holds nothing that cannot be written again.
+    """
     try:
         yield
-    except (SQLAlchemyError, StorageInternalError) as error:
-        lost = _lost_connection(error)
-        if lost is None:
+    except Exception as error:
+        if isinstance(error, KeyError) and error.args == (_NOT_FOUND,):
+            raise NoAnswerError(f"{where}: the study is not there any more") from error
+        if not _is_of_storage(error):
             raise
-        storage.remove_session()
-        raise NoAnswerError(f"hpo.storage: {_reason(lost)}") from error
+        raise NoAnswerError(f"{where}: {_reason(_first_word(error))}") from error
 
 
-def _lost_connection(error: BaseException | None) -> BaseException | None:
+def _is_of_storage(error: BaseException) -> bool:
+    from sqlalchemy.exc import SQLAlchemyError  # a third of a second, which only databases have to take
+
+    return isinstance(error, SQLAlchemyError | StorageInternalError | OSError)
+
+
+def _first_word(error: BaseException) -> BaseException:
     """What the driver said first. Optuna may hide it behind what came of it: where it reads trials it
     takes any such error for one of SQLite's limits, and goes on in the broken transaction."""
-    from sqlalchemy.exc import InterfaceError, OperationalError
+    from sqlalchemy.exc import DBAPIError
 
-    found = None
-    while error is not None:
-        if isinstance(error, OperationalError | InterfaceError):
-            found = error
-        error = error.__cause__ or error.__context__
+    found, cause = error, error.__cause__ or error.__context__
+    while cause is not None:
+        if isinstance(cause, DBAPIError):
+            found = cause
+        cause = cause.__cause__ or cause.__context__
     return found
 
 
 def _reason(error: BaseException) -> str:
-    return str(error).partition("\n")[0]
+    """One line, without the statement that failed."""
+    said = error.strerror if isinstance(error, OSError) else getattr(error, "orig", None)
+    return str(said or error).partition("\n")[0]
 
 
 def _repair(path: Path) -> None:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TypeVar
@@ -106,8 +105,9 @@ def test_a_server_that_is_away_for_a_while_ends_nothing(
     assert not lab.faults(folder, 6)
     assert [trial.attempts for trial in study.trials] == [1] * 6
     said = [record.getMessage() for record in caplog.records if "asking again" in record.getMessage()]
-    assert len(said) == 1, said
-    assert PASSWORD not in said[0]
+    assert said
+    assert len(said) == len(set(said)), "each reason once"
+    assert PASSWORD not in "".join(said)
 
 
 def drop_connection(server: Server, engine: Engine, at: int) -> Callable[[], bool]:
@@ -125,12 +125,21 @@ def drop_connection(server: Server, engine: Engine, at: int) -> Callable[[], boo
     return lambda: bool(seen)
 
 
-def insist(use: Callable[[], Answer]) -> Answer:
-    """As the controller does, which asks again later."""
-    for _ in range(3):
-        with suppress(NoAnswerError):
-            return use()
-    raise AssertionError("the database answers, but not the backend")
+class Insistent:
+    """A backend that is used as a ledger does: made anew, from the trials so far, where it did not answer."""
+
+    def __init__(self, search: Search) -> None:
+        self.trials: list[Trial] = []
+        self._search = search
+        self.backend = OptunaBackend(search, self.trials)
+
+    def use(self, what: Callable[[OptunaBackend], Answer]) -> Answer:
+        for _ in range(3):
+            with suppress(NoAnswerError):
+                return what(self.backend)
+            self.backend.close()
+            self.backend = OptunaBackend(self._search, self.trials)
+        raise AssertionError("the database answers, but not the backend")
 
 
 @pytest.mark.parametrize("fixed", [None, {"seed": 4}], ids=["drawn", "noted"])
@@ -140,14 +149,15 @@ def test_a_connection_that_is_lost_at_any_statement_is_made_again(
     """Trial N loses it at its statement N."""
     space, objectives = read_space({"seed": {"low": 1, "high": 9}}), (Objective("eval/f1", "maximize"),)
     settings = Hpo(kind="optuna", storage="env:STUDY_DB", sampler="random")
-    backend = OptunaBackend(Search(f"lost-{fixed}", tmp_path, space, objectives, (), 1, settings), [])
-    told: list[Trial] = []
+    insistent = Insistent(Search(f"lost-{fixed}", tmp_path, space, objectives, (), 1, settings))
+    told = insistent.trials
     while True:
-        was_lost = drop_connection(server, backend._storage.engine, len(told))
-        params = insist(partial(backend.ask, len(told), fixed))
+        number = len(told)
+        was_lost = drop_connection(server, insistent.backend._storage.engine, number)
+        params = insistent.use(lambda backend, number=number: backend.ask(number, fixed))  # type: ignore[misc]
         assert params is not None
-        told.append(Trial(len(told), "succeeded", params, {"eval/f1": float(len(told))}))
-        insist(partial(backend.tell, told[-1]))
+        told.append(Trial(number, "succeeded", params, {"eval/f1": float(number)}))
+        insistent.use(lambda backend: backend.tell(told[-1]))
         if not was_lost():
             break
     assert len(told) > 20, "it has sent hardly anything"
