@@ -80,6 +80,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `galley list | head`: the reader has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        from galley.disk import of_the_disk
+
+        if (told := of_the_disk(error)) is None:
+            raise
+        return report(told, options)
 
 
 def report(error: GalleyError, options: Options) -> int:

@@ -4,7 +4,8 @@
     ├── ConfigError         2   the request is wrong; nothing was written or started
     ├── SubmissionError     3   the launcher or the scheduler refused
     ├── RunFailedError      4   the job started and did not succeed
-    │   └── CheckpointError     a checkpoint is incomplete, corrupt or of another model
+    │   ├── CheckpointError     a checkpoint is incomplete, corrupt or of another model
+    │   └── DiskFullError       no room for the next file; what was written before is intact
     └── RunCancelledError   5   somebody cancelled it
 
 An interrupt of the command itself exits with 130. A message says what, where, the valid values
@@ -69,6 +70,10 @@ class RunFailedError(GalleyError):
 
 class CheckpointError(RunFailedError):
     """A checkpoint is incomplete, corrupt, or belongs to another model."""
+
+
+class DiskFullError(RunFailedError):
+    """There is no room for the next file; what was written before is intact."""
 
 
 class RunCancelledError(GalleyError):

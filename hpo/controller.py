@@ -18,7 +18,14 @@ from functools import partial
 from pathlib import Path
 
 from galley import proc
-from galley.errors import INTERRUPTED_EXIT_CODE, ConfigError, GalleyError, RunCancelledError, SubmissionError
+from galley.errors import (
+    INTERRUPTED_EXIT_CODE,
+    ConfigError,
+    DiskFullError,
+    GalleyError,
+    RunCancelledError,
+    SubmissionError,
+)
 from galley.rundir import RunFolder
 from galley.spec import FailureClass, RunResult
 from hpo.arrays import ARRAY_MOST, recall_last_array, start_array
@@ -38,7 +45,7 @@ log = logging.getLogger("galley")
 
 POLL_S = 0.05
 # A failure that another attempt may not have -> whether it counts against `hpo.retries`.
-RETRIED: dict[FailureClass, bool] = {"node": True, "hang": True, "preempted": False}
+RETRIED: dict[FailureClass, bool] = {"node": True, "hang": True, "preempted": False, "disk_full": True}
 # Memory that runs out belongs to the point, not to the attempt.
 INFEASIBLE: frozenset[FailureClass] = frozenset({"oom"})
 ASK_AGAIN_S = 10.0  # a scheduler, or the storage of a backend, that did not answer
@@ -97,6 +104,7 @@ class Controller:
         """Until every trial has ended.
 
         Raises:
+            DiskFullError: a trial has no room for its next file, and no other would have.
             RunCancelledError: somebody cancelled the study.
             InterruptedSweepError: this process was asked to end.
         """
@@ -258,6 +266,8 @@ class Controller:
             self._end(number, "failed", f"{failure}, {done + 1} times: {result.message}")
             return
         self._ledger.record(Retried(number, result.attempts, failure, result.message, time.time(), counted))
+        if failure == "disk_full":
+            raise DiskFullError(f"trial {number}: {result.message}")
         wait_s = _BACKOFF_S * 2 ** (done - 1) if done else 0.0
         self._waiting.append((time.monotonic() + wait_s, number))
 

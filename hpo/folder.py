@@ -12,7 +12,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -61,8 +61,8 @@ class StudyFolder:
                     "several controllers can run a sweep that was begun with hpo.share=true"
                 ) from error
             stream.truncate(0)
-            stream.write(f"{os.getpid()}\n")
-            stream.flush()
+            with suppress(OSError):  # a courtesy, for which a full disk has no room
+                os.write(stream.fileno(), f"{os.getpid()}\n".encode())
             yield
 
     def is_locked(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from galley.compose import compose_recipe
+from galley.disk import writing
 from galley.errors import ConfigError, Problem
 from galley.hydra_bridge import open_loader
 from galley.keys import leaf_types
@@ -96,7 +97,8 @@ def _write(
     wanted = with_layout(spec.recipe, spec.layout)
     if trial.parent is not None:  # whose checkpoint is the study's: the command says from where to go on
         wanted = replace(wanted, checkpoint=replace(wanted.checkpoint, resume_from=None))
-    write_atomic(target, recipe_text(study, trial, lines, wanted, config_dirs))
+    with writing(str(target)):
+        write_atomic(target, recipe_text(study, trial, lines, wanted, config_dirs))
     written = compose_recipe([f"recipe={name}"], config_dirs)
     same = replace(written, recipe=wanted.recipe, profile=wanted.profile)
     if same != wanted:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from galley import proc
 from galley.compose import compose_recipe
-from galley.errors import ConfigError, Problem, SubmissionError
+from galley.errors import ConfigError, DiskFullError, Problem, SubmissionError
 from galley.estimate import estimate_memory, memory_of_rank
 from galley.hydra_bridge import Composed, open_loader
 from galley.layout import layout_problems, resolve_layout
@@ -209,6 +209,8 @@ def end_all(ends: Mapping[int, Callable[[], object]]) -> None:
             end()
         except SubmissionError as error:
             left[number] = error
+        except DiskFullError:  # it has ended, and the next controller finds out how
+            continue
     if left:
         said = "".join(f"\n    trial {number}: {error}" for number, error in left.items())
         raise SubmissionError(f"not ended; `cancel` the sweep when its cluster answers:{said}")

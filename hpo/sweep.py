@@ -14,6 +14,7 @@ from typing import IO
 
 from galley import proc
 from galley.compose import compose_recipe
+from galley.disk import resumable, writing
 from galley.errors import ConfigError, Problem, RunFailedError, SubmissionError
 from galley.paths import ROOT
 from galley.rundir import RunFolder
@@ -61,11 +62,15 @@ def begin(recipe: Recipe, words: Sequence[str], config_dirs: Sequence[Path], roo
     study = Study(folder, begun)
     check_points(study.space, TrialRuns(study).compose, _seed(study))
     make_backend(_search(study, dry=True), []).close()
-    with folder.lock():
+    with writing(f"hpo.study_dir={folder.root}"), folder.lock():
         refuse_existing(folder)
-        write_snapshot(recipe, RunFolder(folder.root))
-        with closing(Journal(folder.journal)) as journal, journal.turn():
-            journal.append(begun)
+        try:
+            write_snapshot(recipe, RunFolder(folder.root))
+            with closing(Journal(folder.journal)) as journal, journal.turn():
+                journal.append(begun)
+        except BaseException:  # half a study would be in the way of the next one
+            shutil.rmtree(folder.root, ignore_errors=True)
+            raise
     return folder
 
 
@@ -76,6 +81,7 @@ def run(folder: StudyFolder, stream: IO[str]) -> Study:
         SubmissionError: another controller is running it, and the study is not shared.
         ConfigError: the code has changed since the study began, or a line of the journal is broken.
         RunFailedError: it is done, and no trial succeeded.
+        DiskFullError: it goes on from there once there is room.
         RunCancelledError, InterruptedSweepError: it was ended from outside.
     """
     found = fold(folder, read_journal(folder.journal))
@@ -83,7 +89,7 @@ def run(folder: StudyFolder, stream: IO[str]) -> Study:
         _refuse_other_code(found)
         with closing(Journal(folder.journal)) as journal, closing(_open(folder, journal)) as ledger:
             study = ledger.study
-            with make_show(stream) as show:
+            with make_show(stream) as show, resumable(folder.root):
                 Controller(ledger, make_pruner(study), interrupts, show).run()
     if study.trials and not any(trial.state in ("succeeded", "pruned") for trial in study.trials):
         reason = next((trial.message for trial in study.trials if trial.message), "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from galley.errors import SubmissionError
 from galley.rundir import RunFolder
@@ -29,6 +29,6 @@ def hold(folder: RunFolder) -> Iterator[None]:
                 f"follow it with `logs {folder.root} --follow`"
             ) from error
         stream.truncate(0)
-        stream.write(f"{os.getpid()}\n")
-        stream.flush()
+        with suppress(OSError):  # a courtesy, for which a full disk has no room
+            os.write(stream.fileno(), f"{os.getpid()}\n".encode())
         yield

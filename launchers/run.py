@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from galley import proc
+from galley.disk import resumable
 from galley.display import make_display
 from galley.errors import SubmissionError
 from galley.picture import draw
@@ -59,7 +60,7 @@ def supervise(
 ) -> RunResult:
     """Submit, follow to the end and show the result on `stream`."""
     launcher = make_launcher(spec.recipe.launcher.kind)
-    with lock.hold(folder), catch_interrupts() as interrupts:
+    with resumable(folder.root), lock.hold(folder), catch_interrupts() as interrupts:
         refuse_living(launcher, folder)
         plan = make_plan(launcher, spec, folder, facts, attempt)
         write_plan(plan, folder)
@@ -96,9 +97,13 @@ def write_plan(plan: LaunchPlan, folder: RunFolder) -> None:
 
 
 def submit(launcher: Launcher, plan: LaunchPlan, folder: RunFolder) -> RunHandle:
-    """Start the plan and record the handle."""
+    """Start the plan and record the handle; what cannot be recorded is ended."""
     handle = replace(launcher.submit(plan, folder), layout=plan.layout)
-    record(folder, handle)
+    try:
+        record(folder, handle)
+    except OSError:
+        launcher.cancel(handle, folder, 0.0)
+        raise
     return handle
 
 

@@ -9,7 +9,10 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
+from galley.disk import NO_ROOM, describe
+from galley.errors import DiskFullError
 from galley.rundir import RunFolder
 from galley.spec import FINAL_STATES, RunHandle, RunResult, RunSpec, State
 from launchers.base import Launcher
@@ -60,9 +63,17 @@ class Watch:
         self.handle = self._launcher.current(self.handle, self._folder)
 
     def conclude(self, told: signal.Signals | None = None) -> RunResult:
-        """How the attempt ended, whose processes are gone; written to its folder."""
+        """How the attempt ended, whose processes are gone; written to its folder.
+
+        Raises `DiskFullError` where there is no room for that.
+        """
         result = conclude(self._launcher, self.handle, self._folder, self._spec, told)
-        self._folder.write_result(result)
+        try:
+            self._folder.write_result(result)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise DiskFullError(f"{describe(error)} ({result.message})") from error
         return result
 
     def step(self) -> RunResult | None:
@@ -75,7 +86,8 @@ class Watch:
 
     def end(self, grace_s: float) -> RunResult:
         """End it now. Its result is `cancelled`, unless it had ended by itself."""
-        mark_cancelled(self._folder, self.handle.attempt)
+        with suppress(OSError):  # it is ended all the same
+            mark_cancelled(self._folder, self.handle.attempt)
         self._launcher.cancel(self.handle, self._folder, grace_s)
         return self.conclude()
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-
-from galley.errors import CheckpointError, ConfigError, RunFailedError
+from galley.disk import NO_ROOM
+from galley.errors import CheckpointError, ConfigError, DiskFullError, RunFailedError
 from galley.spec import FailureClass
 
 
@@ -14,10 +13,6 @@ class NonFiniteLossError(RunFailedError):
 
 class EngagementError(RunFailedError):
     """The run would not be carried by the strategy that was asked for."""
-
-
-class DiskFullError(RunFailedError):
-    """The next file would not fit; what was saved before is intact."""
 
 
 class StepMemoryError(RunFailedError):
@@ -51,7 +46,7 @@ def classify(error: BaseException, phase: str) -> FailureClass:
         return "nan"
     if isinstance(error, DiskFullError):
         return "disk_full"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
         return "disk_full"
     if isinstance(error, StepMemoryError) or is_out_of_memory(error):
         return "oom"

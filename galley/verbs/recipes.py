@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from galley.compose import compose_recipe
+from galley.disk import writing
 from galley.errors import ConfigError, Problem, valid_values
 from galley.paths import RECIPES
 from galley.rundir import write_atomic
@@ -147,7 +148,8 @@ def _copy(path: Path, rest: Sequence[str]) -> int:
     target = Path(rest[1])
     if target.exists():
         raise ConfigError(Problem(str(target), "exists", "choose another file"))
-    write_atomic(target, path.read_text(encoding="utf-8"))
+    with writing(str(target)):
+        write_atomic(target, path.read_text(encoding="utf-8"))
     if target.parent.name == "recipes":
         print(f"run it: python train.py --config-dir {target.parent.parent} recipe={target.stem}")
     else:

@@ -119,18 +119,19 @@ def answered(where: str) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:
-        if isinstance(error, KeyError) and error.args == (_NOT_FOUND,):
-            raise NoAnswerError(f"{where}: the study is not there any more") from error
-        if not _is_of_storage(error):
+    except KeyError as error:
+        if error.args != (_NOT_FOUND,):
             raise
+        raise NoAnswerError(f"{where}: the study is not there any more") from error
+    except _storage_errors() as error:
         raise NoAnswerError(f"{where}: {_reason(_first_word(error))}") from error
 
 
-def _is_of_storage(error: BaseException) -> bool:
-    from sqlalchemy.exc import SQLAlchemyError  # a third of a second, which only databases have to take
+def _storage_errors() -> tuple[type[Exception], ...]:
+    """Asked for only where something was raised: the import takes a third of a second."""
+    from sqlalchemy.exc import SQLAlchemyError
 
-    return isinstance(error, SQLAlchemyError | StorageInternalError | OSError)
+    return (SQLAlchemyError, StorageInternalError, OSError)
 
 
 def _first_word(error: BaseException) -> BaseException:

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from galley.errors import CheckpointError
+from galley.errors import CheckpointError, DiskFullError
 from galley.rundir import checkpoint_name, write_atomic
 from trainer.checkpoints.manifest import (
     MANIFEST_NAME,
@@ -32,7 +32,7 @@ from trainer.checkpoints.manifest import (
     to_state_json,
     write_manifest,
 )
-from trainer.failures import DiskFullError, classify
+from trainer.failures import classify
 from trainer.ranks import Ranks
 from trainer.strategies.base import MOMENTS, Engine, persistent_buffers
 

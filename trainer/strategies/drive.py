@@ -14,8 +14,7 @@ import shutil
 from pathlib import Path
 
 from galley.drive import drive_problems, has_libaio
-from galley.errors import ConfigError
-from trainer.failures import DiskFullError
+from galley.errors import ConfigError, DiskFullError
 from trainer.strategies.base import Setup
 
 PREFIX, LOCK = "galley-nvme-", "lock"

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from galley.errors import CheckpointError, ConfigError, Problem
+from galley.errors import CheckpointError, ConfigError, DiskFullError, Problem
 from galley.rundir import RunFolder
 from galley.schema import Eval, Recipe, Task
 from trainer import meter as meter_module
 from trainer.evaluation import OneForward
-from trainer.failures import DiskFullError, EngagementError, NonFiniteLossError, classify
+from trainer.failures import EngagementError, NonFiniteLossError, classify
 from trainer.journal import Journal
 from trainer.meter import EvalMeter, Meter
 from trainer.rank_facts import RankFacts
