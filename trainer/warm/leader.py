@@ -207,7 +207,8 @@ def _send(ranks: dict[int, int], number: signal.Signals) -> None:
     """Says so first, as torchrun's agent does, by which `launchers.agent_log` knows whom the signal ended."""
     for pid in list(ranks):
         said = f"galley: Sending process {pid} closing signal {number.name}\n"
-        os.write(sys.stdout.fileno(), said.encode())  # a handler must not enter `print` once more
+        with suppress(OSError):  # on a full disk
+            os.write(sys.stdout.fileno(), said.encode())  # a handler must not enter `print` once more
         os.kill(pid, number)
 
 

@@ -15,16 +15,16 @@ import pytest
 from galley.errors import ConfigError
 from galley.rundir import RunFolder
 from galley.seal import write_snapshot
-from galley.spec import RunHandle
+from galley.spec import LaunchPlan, RunHandle
 from galley.verbs import Options
 from galley.verbs.prepare import prepare
-from launchers.base import Launcher
+from launchers.base import Launcher, job_environment
 from launchers.local import LocalLauncher
 from launchers.run import write_plan
 from launchers.warm import WarmLauncher
 from tests.integration.local.standin import environment, wait_until
 from tests.integration.reference import SMALL_BERT
-from tests.support import REPO
+from tests.support import REPO, run_process
 
 pytestmark = pytest.mark.timeout(600)
 SMALL = [
@@ -44,13 +44,18 @@ with WarmLauncher() as launcher:
 """
 
 
-def submit(launcher: Launcher, root: Path, *words: str) -> tuple[RunFolder, RunHandle]:
+def seal(launcher: Launcher, root: Path, *words: str) -> tuple[RunFolder, LaunchPlan]:
     prepared = prepare([*SMALL, *words, f"run_dir={root}"], Options())
     folder = RunFolder(prepared.run_dir)
     write_snapshot(prepared.recipe, folder)
     folder.write_spec(prepared.spec)
     plan = launcher.plan(prepared.spec, folder.root, prepared.facts, attempt=1)
     write_plan(plan, folder)
+    return folder, plan
+
+
+def submit(launcher: Launcher, root: Path, *words: str) -> tuple[RunFolder, RunHandle]:
+    folder, plan = seal(launcher, root, *words)
     handle = launcher.submit(plan, folder)
     folder.write_handles([handle])
     return folder, handle
@@ -110,6 +115,14 @@ def test_a_warm_run_is_a_cold_run_bit_for_bit(warm: WarmLauncher, cold: RunFolde
     assert executed is not None
     assert result.engaged == executed.engaged
     assert result.wall_s < executed.wall_s, "counted from the fork, not from the start of the server"
+
+
+def test_the_command_of_its_plan_does_what_the_forked_run_does(cold: RunFolder, tmp_path: Path) -> None:
+    """As `launch.json` of a trial has it, for whoever wants to run that by hand."""
+    folder, plan = seal(WarmLauncher(), tmp_path / "run")
+    done = run_process(plan.argv, env=job_environment(plan), timeout=280)
+    assert done.rc == 0, done.err
+    assert outcome(folder) == outcome(cold)
 
 
 def test_a_run_that_is_hurt_hurts_no_other(warm: WarmLauncher, cold: RunFolder, tmp_path: Path) -> None:
