@@ -8,10 +8,8 @@ import pytest
 
 from galley.schema import Checkpoint
 from tests.integration.train import tiny
-from tests.integration.train.test_failures import first_error, small_disk
+from tests.integration.train.test_failures import first_error
 from trainer.checkpoints.manifest import latest_complete, list_checkpoints
-
-__all__ = ["small_disk"]
 
 
 def saving(strategy: str = "zero2", every_steps: int = 4, asynchronous: bool = True) -> tiny.RunSpec:
