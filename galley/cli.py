@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from galley import __version__
+from galley.disk import of_the_disk
 from galley.errors import INTERRUPTED_EXIT_CODE, ConfigError, GalleyError
 from galley.verbs import Options, parse_arguments
 
@@ -81,8 +82,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        from galley.disk import of_the_disk
-
         if (told := of_the_disk(error)) is None:
             raise
         return report(told, options)

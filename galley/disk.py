@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,16 @@ def writing(where: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigError(Problem(where, f"cannot be written: {error.strerror}")) from error
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[None]:
+    """All that is written inside, or nothing: half a run, or a study, would be in the way of the next one."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import IO
 
 from galley import proc
 from galley.compose import compose_recipe
-from galley.disk import resumable, writing
+from galley.disk import resumable, whole, writing
 from galley.errors import ConfigError, Problem, RunFailedError, SubmissionError
 from galley.paths import ROOT
 from galley.rundir import RunFolder
@@ -64,13 +64,10 @@ def begin(recipe: Recipe, words: Sequence[str], config_dirs: Sequence[Path], roo
     make_backend(_search(study, dry=True), []).close()
     with writing(f"hpo.study_dir={folder.root}"), folder.lock():
         refuse_existing(folder)
-        try:
+        with whole(folder.root):
             write_snapshot(recipe, RunFolder(folder.root))
             with closing(Journal(folder.journal)) as journal, journal.turn():
                 journal.append(begun)
-        except BaseException:  # half a study would be in the way of the next one
-            shutil.rmtree(folder.root, ignore_errors=True)
-            raise
     return folder
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
 
-from galley.disk import writing
+from galley.disk import whole, writing
 from galley.errors import ConfigError, Problem
 from galley.moving import move, with_cluster
 from galley.rundir import RunFolder
@@ -30,13 +29,9 @@ def run(words: Sequence[str], options: Options) -> int:
     for warning in prepared.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     folder = RunFolder(prepared.run_dir)
-    try:
-        with writing(f"run_dir={folder.root}"):
-            write_snapshot(prepared.recipe, folder)
-            folder.write_spec(prepared.spec)
-    except BaseException:  # half a run would be in the way of the next one
-        shutil.rmtree(folder.root, ignore_errors=True)
-        raise
+    with writing(f"run_dir={folder.root}"), whole(folder.root):
+        write_snapshot(prepared.recipe, folder)
+        folder.write_spec(prepared.spec)
     return launch(
         prepared.spec,
         folder,

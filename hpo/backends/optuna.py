@@ -174,7 +174,7 @@ class OptunaBackend(HpoBackend):
                 self._tell(trial)
 
     def _foreign(self, what: str) -> ConfigError:
-        where = self.search.settings.storage or str(self.search.folder / "optuna.log")
+        where = self.search.settings.storage or self._where
         hint = "it belongs to another study; move it away, and it is written again from the journal"
         return ConfigError(Problem(f"{where}: {self.search.name}", what, hint))
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
+import launchers.run
+from launchers.local import LocalLauncher
+from launchers.run import submit
 from tests.integration.conftest import Command
 from tests.integration.local.standin import (
+    FACTS,
     hanging,
     make_run,
     processes_of,
@@ -64,6 +69,21 @@ def test_a_recipe_that_cannot_be_written_is_named(galley: Command) -> None:
     code, _, said = galley("recipes", "cp", "quickstart", "/proc/nothing/mine.yaml")
     assert code == 2
     assert "/proc/nothing/mine.yaml: cannot be written: No such file or directory" in said
+
+
+def test_what_was_started_but_cannot_be_recorded_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, launcher = make_run(tmp_path / "run", "hang", ranks=1), LocalLauncher()
+
+    def find_no_room(*_: object) -> None:
+        wait_until(lambda: hanging(folder, ranks=1))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(launchers.run, "record", find_no_room)
+    with pytest.raises(OSError, match="No space left"):
+        submit(launcher, launcher.plan(folder.read_spec(), folder.root, FACTS, attempt=1), folder)
+    assert processes_of(folder) == []
 
 
 def test_a_disk_that_is_full_when_the_run_ends_is_named_and_the_run_can_be_resumed(small_disk: Path) -> None:
