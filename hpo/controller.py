@@ -98,7 +98,7 @@ class Controller:
         self._waiting: list[tuple[float, int]] = []  # (not before, trial) to be started again
         self._exhausted = False
         self._silent_until = 0.0  # `time.monotonic()`: the backend is not asked before
-        self._said: set[str] = set()  # why it did not answer
+        self._said: set[str] = set()  # what there is to mend; empty: that it does not answer
 
     def run(self) -> None:
         """Until every trial has ended.
@@ -215,9 +215,10 @@ class Controller:
         try:
             found = use()
         except NoAnswerError as error:
-            if str(error) not in self._said:
+            to_mend = str(error) if isinstance(error.__cause__, ConfigError) else ""
+            if to_mend not in self._said:
                 log.warning("%s\n    asking again every %g s", error, ASK_AGAIN_S)
-            self._said.add(str(error))
+            self._said.add(to_mend)
             self._silent_until = time.monotonic() + ASK_AGAIN_S
             return None
         self._silent_until = 0.0

@@ -75,7 +75,8 @@ def run(folder: StudyFolder, stream: IO[str]) -> Study:
     """Run the study to its last trial, from wherever its journal is.
 
     Raises:
-        SubmissionError: another controller is running it, and the study is not shared.
+        SubmissionError: another controller is running it, and the study is not shared; or its database does
+            not answer.
         ConfigError: the code has changed since the study began, or a line of the journal is broken.
         RunFailedError: it is done, and no trial succeeded.
         DiskFullError: it goes on from there once there is room.

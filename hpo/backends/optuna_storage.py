@@ -58,7 +58,8 @@ class KernelLock(JournalFileOpenLock):
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
     """The database of the URL, else `optuna.log` of the folder, its unfinished last line cut off.
 
-    Raises `ConfigError` where it cannot be opened or read.
+    Raises `ConfigError` where it cannot be opened or read, `NoAnswerError` where a database does not
+    answer.
     """
     if url is not None:
         return _open_database(url)
@@ -89,7 +90,7 @@ def check_database(url: str) -> None:
 def _open_database(url: str) -> RDBStorage:
     # It warns, with the statement, before it tries another way; whether that failed is what matters.
     logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
-    with _opening():
+    with _opening(), answered("hpo.storage"):
         return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})  # it may have restarted meanwhile
 
 
