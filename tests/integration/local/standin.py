@@ -93,6 +93,11 @@ def hanging(folder: RunFolder, ranks: int = 2) -> bool:
     return all((folder.root / f"pid-{rank}").exists() for rank in range(ranks))
 
 
+def followed(folder: RunFolder, ranks: int = 2) -> bool:
+    """Whether they hang, and the command that started them has written that down."""
+    return hanging(folder, ranks) and bool(folder.read_handles())
+
+
 def processes_of(folder: RunFolder) -> list[psutil.Process]:
     """All living processes that have the run folder on their command line: agent, ranks, commands."""
     root = str(folder.root)

@@ -15,7 +15,7 @@ from galley.spec import RunResult
 from launchers import runs
 from tests.integration.local.standin import (
     end_all,
-    hanging,
+    followed,
     last_json,
     make_run,
     make_spec,
@@ -145,7 +145,7 @@ def test_a_signal_to_the_command_ends_everything_within_5_s(
 ) -> None:
     folder = make_run(root, behavior, ranks)
     command = start_launch(folder)
-    wait_until(lambda: hanging(folder, ranks))
+    wait_until(lambda: followed(folder, ranks))
     started = time.monotonic()
     command.send_signal(number)
     _, err = command.communicate(timeout=30)
@@ -172,7 +172,7 @@ def test_a_second_ctrl_c_waits_for_nothing(root: Path) -> None:
     folder = make_run(root, "be_stubborn", ranks=1)
     folder.write_spec(make_spec("be_stubborn", ranks=1, grace_s=60.0))
     command = start_launch(folder)
-    wait_until(lambda: hanging(folder, ranks=1))
+    wait_until(lambda: followed(folder, ranks=1))
     started = time.monotonic()
     command.send_signal(signal.SIGINT)
     time.sleep(0.5)
@@ -186,7 +186,7 @@ def test_a_second_ctrl_c_waits_for_nothing(root: Path) -> None:
 def test_a_killed_command_takes_the_ranks_with_it(root: Path) -> None:
     folder = make_run(root, "hang")
     command = start_launch(folder)
-    wait_until(lambda: hanging(folder))
+    wait_until(lambda: followed(folder))
     assert runs.run_state(folder) == "running"
     command.kill()
     command.communicate(timeout=10)
@@ -197,7 +197,7 @@ def test_a_killed_command_takes_the_ranks_with_it(root: Path) -> None:
 def test_ranks_that_outlive_their_agent_are_found_and_cancelled(root: Path) -> None:
     folder = make_run(root, "be_stubborn")
     command = start_launch(folder)
-    wait_until(lambda: hanging(folder))
+    wait_until(lambda: followed(folder))
     os.kill(command.pid, signal.SIGKILL)
     os.kill(int(folder.read_handles()[0].job), signal.SIGKILL)
     command.communicate(timeout=10)
@@ -213,7 +213,7 @@ def test_ranks_that_outlive_their_agent_are_found_and_cancelled(root: Path) -> N
 def test_two_commands_cannot_run_one_folder(root: Path) -> None:
     folder = make_run(root, "hang", ranks=1)
     first = start_launch(folder)
-    wait_until(lambda: hanging(folder, ranks=1))
+    wait_until(lambda: followed(folder, ranks=1))
     second = run_launch(folder)
     assert (second.rc, f"process {first.pid} is running it already" in second.err) == (3, True)
     assert len(folder.read_handles()) == 1

@@ -13,7 +13,7 @@ from launchers.run import submit
 from tests.integration.conftest import Command
 from tests.integration.local.standin import (
     FACTS,
-    hanging,
+    followed,
     make_run,
     processes_of,
     run_launch,
@@ -77,7 +77,7 @@ def test_what_was_started_but_cannot_be_recorded_is_ended(
     folder, launcher = make_run(tmp_path / "run", "hang", ranks=1), LocalLauncher()
 
     def find_no_room(*_: object) -> None:
-        wait_until(lambda: hanging(folder, ranks=1))
+        wait_until((folder.root / "pid-0").exists)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(launchers.run, "record", find_no_room)
@@ -89,7 +89,7 @@ def test_what_was_started_but_cannot_be_recorded_is_ended(
 def test_a_disk_that_is_full_when_the_run_ends_is_named_and_the_run_can_be_resumed(small_disk: Path) -> None:
     folder = make_run(small_disk / "run", "hang_once", ranks=1)
     command = start_launch(folder)
-    wait_until(lambda: hanging(folder, ranks=1))
+    wait_until(lambda: followed(folder, ranks=1))
     ballast = fill(small_disk)
     for process in processes_of(folder):
         if process.pid != command.pid:

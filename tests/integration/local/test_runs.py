@@ -17,7 +17,7 @@ from galley.verbs import runs as verbs
 from launchers import runs
 from tests.integration.local.standin import (
     end_all,
-    hanging,
+    followed,
     last_json,
     make_run,
     processes_of,
@@ -54,7 +54,7 @@ def test_a_detached_run_goes_on_and_gets_the_same_end(root: Path) -> None:
 def test_a_detached_run_is_cancelled(root: Path) -> None:
     folder = make_run(root / "run", "be_stubborn")
     detach(folder)
-    wait_until(lambda: hanging(folder))
+    wait_until(lambda: followed(folder))
     assert runs.cancel_run(folder) == "cancelled"
     result = folder.read_result()
     assert result is not None
@@ -67,7 +67,7 @@ def test_the_supervisor_of_a_detached_run_outlives_a_hangup(root: Path) -> None:
     """It has a session of its own: neither the terminal's end nor its Ctrl-C is meant for it."""
     folder = make_run(root / "run", "hang", ranks=1)
     detach(folder)
-    wait_until(lambda: hanging(folder, ranks=1))
+    wait_until(lambda: followed(folder, ranks=1))
     sessions = {process.pid: process.ppid() for process in processes_of(folder)}
     supervisor = psutil.Process(int(folder.read_handles()[0].job)).parent()
     assert supervisor is not None
@@ -80,7 +80,7 @@ def test_the_supervisor_of_a_detached_run_outlives_a_hangup(root: Path) -> None:
 def test_a_detached_run_that_cannot_start_says_why(root: Path) -> None:
     folder = make_run(root / "run", "hang", ranks=1)
     first = start_launch(folder)
-    wait_until(lambda: hanging(folder, ranks=1))
+    wait_until(lambda: followed(folder, ranks=1))
     done = run_launch(folder, "detach", attempt=2)
     assert done.rc == 3
     assert "is running it already" in done.err
@@ -91,7 +91,7 @@ def test_a_detached_run_that_cannot_start_says_why(root: Path) -> None:
 def test_cancelling_a_followed_run_ends_its_command_with_5(root: Path) -> None:
     folder = make_run(root / "run", "hang", ranks=1)
     command = start_launch(folder)
-    wait_until(lambda: hanging(folder, ranks=1))
+    wait_until(lambda: followed(folder, ranks=1))
     assert runs.cancel_run(folder) == "cancelled"
     command.communicate(timeout=30)
     assert command.returncode == 5
@@ -101,7 +101,7 @@ def test_status_tells_the_phase_then_the_result(root: Path, capsys: pytest.Captu
     folder = make_run(root / "run", "hang", ranks=1)
     options = Options(json=True, root=root)
     command = start_launch(folder)
-    wait_until(lambda: hanging(folder, ranks=1))
+    wait_until(lambda: followed(folder, ranks=1))
     assert verbs.status(["run"], options) == 0
     living = json.loads(capsys.readouterr().out)
     assert (living["state"], living["progress"]["phase"], living["progress"]["step"]) == (
