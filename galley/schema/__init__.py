@@ -11,7 +11,8 @@ from typing import Any
 
 from galley.schema.data import Data, Source
 from galley.schema.hpo import Choose, Hpo, Pbt, Pruning
-from galley.schema.launcher import Cluster, K8s, Launcher, Mpi, Ray, Slurm, Torchrun
+from galley.schema.k8s import K8s
+from galley.schema.launcher import Cluster, Launcher, Mpi, Ray, Slurm, Torchrun
 from galley.schema.model import Lora, Model, Shape
 from galley.schema.recipe import Recipe
 from galley.schema.strategy import Precision, Strategy
