@@ -16,6 +16,7 @@ from galley.errors import Problem, valid_values
 from galley.model_rules import is_own_module, model_problems, own_code_problems
 from galley.model_shape import layer_shape, model_type
 from galley.preload import spelling_problems
+from galley.schedule_rules import schedule_problems
 from galley.schema import Data, Recipe
 from galley.squad import check_questions, longest_stride, question_limit
 from galley.strategy_rules import strategy_problems
@@ -93,7 +94,7 @@ def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from model_problems(recipe)
     yield from _streaming(recipe)
     yield from _batch(recipe)
-    yield from _schedule(recipe)
+    yield from schedule_problems(recipe.schedule)
     yield from _groups(recipe)
     yield from _strategy(recipe)
     yield from _model_parallel(recipe)
@@ -157,12 +158,6 @@ def _batch(recipe: Recipe) -> Iterator[Problem]:
                 f"global_size {batch.global_size} is not a multiple of {parts}",
                 "global_size = micro_size × accumulation × ranks: leave one of them out to have it derived",
             )
-
-
-def _schedule(recipe: Recipe) -> Iterator[Problem]:
-    if recipe.schedule.warmup_steps is not None and recipe.schedule.warmup_ratio is not None:
-        what = "warmup_steps and warmup_ratio are both set"
-        yield Problem("schedule.warmup_steps", what, "keep one of them: null for the other")
 
 
 def _groups(recipe: Recipe) -> Iterator[Problem]:

@@ -1,8 +1,8 @@
 """The learning rate as a pure function of the optimizer step.
 
-Formulas as in `transformers.optimization` (get_linear_schedule_with_warmup and its siblings):
-warm-up rises linearly from 0, then `linear` falls to 0 at the last step, `cosine` follows half a
-cosine to 0, `constant` stays.
+Formulas as in `transformers.optimization` (get_linear_schedule_with_warmup and its siblings), with two
+additions for all of them: a warm-up may begin above zero, and what falls may end above zero. `one_cycle` is
+`torch.optim.lr_scheduler.OneCycleLR` (Smith and Topin 2017, arXiv:1708.07120) without its momentum.
 """
 
 from __future__ import annotations
@@ -13,6 +13,13 @@ from collections.abc import Callable
 from galley.schema import Schedule
 
 LearningRate = Callable[[int], float]
+Shape = Callable[[float], float]
+"""Progress after the warm-up (0 to 1) -> share of the peak above the lowest rate."""
+
+ONE_CYCLE_WARMUP = 0.3
+ONE_CYCLE_FROM = 1 / 25
+ONE_CYCLE_MIN = ONE_CYCLE_FROM / 1e4
+INVERSE_SQRT_TIMESCALE = 10_000
 
 
 def _linear(progress: float) -> float:
@@ -23,11 +30,20 @@ def _cosine(progress: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
+def _one_minus_sqrt(progress: float) -> float:
+    return 1.0 - math.sqrt(progress)
+
+
 def _constant(progress: float) -> float:
     return 1.0
 
 
-DECAYS: dict[str, Callable[[float], float]] = {"linear": _linear, "cosine": _cosine, "constant": _constant}
+SHAPES: dict[str, Shape] = {
+    "linear": _linear,
+    "cosine": _cosine,
+    "1-sqrt": _one_minus_sqrt,
+    "constant": _constant,
+}
 
 
 def warmup_steps(schedule: Schedule, total_steps: int) -> int:
@@ -40,15 +56,71 @@ def warmup_steps(schedule: Schedule, total_steps: int) -> int:
 def learning_rate(schedule: Schedule, peak: float, total_steps: int) -> LearningRate:
     """`lr(step)`, step counted from 0: what optimizer step `step` uses.
 
-    lr(s) = peak · s / warmup                            for s < warmup
-    lr(s) = peak · decay((s − warmup) / (total − warmup))  after it
+    lr(s) = peak · (from + (1 − from) · s / warmup)                               for s < warmup
+    lr(s) = peak · (min + (1 − min) · shape((s − warmup) / (total − warmup)))     after it
     """
+    if schedule.kind == "one_cycle":
+        return _one_cycle(schedule, peak, total_steps)
     warmup = warmup_steps(schedule, total_steps)
-    decay = DECAYS[schedule.kind]
+    first = schedule.warmup_from or 0.0
+    fall = _fall(schedule, warmup, total_steps)
 
     def lr(step: int) -> float:
         if step < warmup:
-            return peak * step / warmup
-        return peak * decay(min(1.0, (step - warmup) / max(1, total_steps - warmup)))
+            return peak * (first + (1.0 - first) * step / warmup)
+        return peak * fall(step)
+
+    return lr
+
+
+def _fall(schedule: Schedule, warmup: int, total_steps: int) -> LearningRate:
+    """Step after the warm-up -> share of the peak."""
+    if schedule.kind == "inverse_sqrt":
+        timescale = schedule.timescale or warmup or INVERSE_SQRT_TIMESCALE
+        return lambda step: 1.0 / math.sqrt((step + timescale - warmup) / timescale)
+    lowest, begin, shape = schedule.min_ratio or 0.0, warmup, _shape(schedule)
+    if schedule.kind == "wsd":
+        begin = max(warmup, total_steps - _decay_steps(schedule, total_steps))
+    length = max(1, total_steps - begin)
+
+    def fall(step: int) -> float:
+        progress = min(1.0, max(0, step - begin) / length)
+        return lowest + (1.0 - lowest) * shape(progress)
+
+    return fall
+
+
+def _decay_steps(schedule: Schedule, total_steps: int) -> int:
+    """Steps of the fall of `wsd`; a ratio is rounded up, as that of the warm-up."""
+    if schedule.decay_steps is not None:
+        return schedule.decay_steps
+    return math.ceil((schedule.decay_ratio or 0.0) * total_steps)
+
+
+def _shape(schedule: Schedule) -> Shape:
+    if schedule.kind == "polynomial":
+        power = schedule.power or 1.0
+        return lambda progress: (1.0 - progress) ** power
+    if schedule.kind == "cosine_restarts":
+        cycles = schedule.cycles or 1
+        return lambda progress: 0.0 if progress >= 1.0 else _cosine(cycles * progress % 1.0)
+    return SHAPES[(schedule.decay or "linear") if schedule.kind == "wsd" else schedule.kind]
+
+
+def _one_cycle(schedule: Schedule, peak: float, total_steps: int) -> LearningRate:
+    """Half a cosine up to the peak, half a cosine down; as in torch, the last step has the lowest rate."""
+    first = ONE_CYCLE_FROM if schedule.warmup_from is None else schedule.warmup_from
+    lowest = ONE_CYCLE_MIN if schedule.min_ratio is None else schedule.min_ratio
+    warmup = float(schedule.warmup_steps or 0)
+    if schedule.warmup_steps is None:
+        ratio = ONE_CYCLE_WARMUP if schedule.warmup_ratio is None else schedule.warmup_ratio
+        warmup = ratio * total_steps
+    top, last = warmup - 1.0, total_steps - 1.0
+
+    def lr(step: int) -> float:
+        if step <= top:
+            return peak * (1.0 + (first - 1.0) * _cosine(step / top if top > 0 else 1.0))
+        progress = min(1.0, (step - max(top, 0.0)) / max(1.0, last - max(top, 0.0)))
+        return peak * (lowest + (1.0 - lowest) * _cosine(progress))
 
     return lr

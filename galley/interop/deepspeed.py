@@ -184,3 +184,5 @@ def _read_scheduler(top: Block) -> None:
     params.take("warmup_max_lr", "optim.lr", number)
     params.take("warmup_num_steps", "schedule.warmup_steps", integer)
     params.take("total_num_steps", "train.max_steps", integer)
+    params.take("warmup_min_ratio", "schedule.warmup_from", number)
+    params.take("cos_min_ratio", "schedule.min_ratio", number)

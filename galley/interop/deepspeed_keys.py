@@ -201,8 +201,8 @@ ADAM: Table = {
 SCHEDULER: Table = {"type": Take(), "params": Take()}
 WARMUP: Table = {
     "warmup_min_lr": Refuse("warm-up starts at zero", ok=(0, "0")),
-    "warmup_min_ratio": Refuse("warm-up starts at zero", ok=(0, "0")),
-    "cos_min_ratio": Refuse("the cosine ends at zero", ok=(0, "0")),
+    "warmup_min_ratio": Take(),
+    "cos_min_ratio": Take(),
     "warmup_type": Refuse("warm-up is linear", ok=("linear",)),
     "warmup_max_lr": Take(),
     "warmup_num_steps": Take(),

@@ -13,7 +13,7 @@ from typing import Any
 from galley.errors import Problem
 from galley.interop.deepspeed import BATCH_KEYS
 from galley.interop.deepspeed_keys import SCHEDULES, STAGES
-from galley.schema import Recipe, Strategy
+from galley.schema import Recipe, Schedule, Strategy
 
 STAGE_OF = {shard: stage for stage, shard in STAGES.items()}
 SCHEDULE_OF = {kind: name for name, kind in SCHEDULES.items()}
@@ -60,13 +60,15 @@ def _optimizer(recipe: Recipe) -> dict[str, Any]:
 
 def _scheduler(recipe: Recipe) -> dict[str, Any]:
     """Warm-up is stated as linear: DeepSpeed's own default is logarithmic."""
-    kind = SCHEDULE_OF[recipe.schedule.kind]
-    params: dict[str, Any] = {"warmup_num_steps": recipe.schedule.warmup_steps or "auto"}
+    schedule = recipe.schedule
+    kind = SCHEDULE_OF.get(schedule.kind, "WarmupLR")  # others are told as problems
+    params: dict[str, Any] = {"warmup_num_steps": schedule.warmup_steps or "auto"}
     params["warmup_type"] = "linear"
+    first = schedule.warmup_from or 0.0
     if kind == "WarmupCosineLR":
-        params |= {"warmup_min_ratio": 0.0, "cos_min_ratio": 0.0}
+        params |= {"warmup_min_ratio": first, "cos_min_ratio": schedule.min_ratio or 0.0}
     else:
-        params |= {"warmup_min_lr": 0.0, "warmup_max_lr": recipe.optim.lr}
+        params |= {"warmup_min_lr": first * recipe.optim.lr, "warmup_max_lr": recipe.optim.lr}
     if kind != "WarmupLR":
         params["total_num_steps"] = recipe.train.max_steps or "auto"
     return {"type": kind, "params": params}
@@ -93,8 +95,17 @@ def _merged(config: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, 
     return result
 
 
+def _schedule_problems(schedule: Schedule) -> Iterator[Problem]:
+    if schedule.kind not in SCHEDULE_OF:
+        what = f"DeepSpeed has no schedule like {schedule.kind}"
+        yield Problem("schedule.kind", what, f"valid: {', '.join(SCHEDULE_OF)}")
+    elif schedule.kind != "cosine" and schedule.min_ratio:
+        yield Problem("schedule.min_ratio", "only DeepSpeed's cosine ends above zero", "schedule.kind=cosine")
+
+
 def _problems(recipe: Recipe) -> Iterator[Problem]:
     strategy = recipe.strategy
+    yield from _schedule_problems(recipe.schedule)
     yield from one_process(strategy)
     yield from model_parallel(strategy)
     if strategy.hybrid:

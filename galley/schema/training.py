@@ -53,14 +53,37 @@ class Schedule:
     """The learning rate over the run. Give `warmup_steps` or `warmup_ratio`, not both.
 
     Attributes:
-        kind: the decay after warm-up, to zero at the last step (`constant` has none).
-        warmup_steps: optimizer steps of linear warm-up.
-        warmup_ratio: the same as a share of all steps.
+        kind: what follows the warm-up. `linear`, `cosine` and `polynomial` fall to `min_ratio` at the last
+            step; `cosine_restarts` does so `cycles` times; `inverse_sqrt` falls with the square root of the
+            step; `wsd` stays at the peak and falls over the last `decay_steps`; `one_cycle` rises and falls
+            by half cosines; `constant` stays.
+        warmup_steps: optimizer steps of warm-up, which is linear except under `one_cycle`.
+        warmup_ratio: the same as a share of all steps; null under `one_cycle` is 0.3.
+        warmup_from: the rate of the first step as a share of the peak; null is 0, under `one_cycle` 0.04.
+        min_ratio: the lowest rate after the warm-up as a share of the peak; null is 0, under `one_cycle`
+            4e-6. `constant` and `inverse_sqrt` have none.
+        power: exponent of `polynomial`; null is 1.
+        cycles: falls of `cosine_restarts`; null is 1.
+        decay_steps: optimizer steps of the fall of `wsd`; or give `decay_ratio`.
+        decay_ratio: the same as a share of all steps.
+        decay: the shape of the fall of `wsd`; null is linear.
+        timescale: optimizer steps after which `inverse_sqrt` would have begun to fall without a warm-up;
+            null is the warm-up, and 10,000 without one.
     """
 
-    kind: Literal["linear", "cosine", "constant"] = "linear"
+    kind: Literal[
+        "linear", "cosine", "cosine_restarts", "polynomial", "inverse_sqrt", "wsd", "one_cycle", "constant"
+    ] = "linear"
     warmup_steps: NonNegative | None = None
     warmup_ratio: Fraction | None = None
+    warmup_from: Fraction | None = None
+    min_ratio: Fraction | None = None
+    power: Annotated[float, Field(gt=0)] | None = None
+    cycles: Positive | None = None
+    decay_steps: Positive | None = None
+    decay_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
+    decay: Literal["linear", "cosine", "1-sqrt"] | None = None
+    timescale: Positive | None = None
 
 
 @dataclass(frozen=True)

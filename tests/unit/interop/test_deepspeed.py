@@ -67,7 +67,6 @@ def test_schedulers(
     [
         ({"warmup_type": "log"}, "warmup_type"),
         ({"warmup_min_lr": 1e-6}, "warmup_min_lr"),
-        ({"cos_min_ratio": 0.1}, "cos_min_ratio"),
     ],
 )
 def test_a_schedule_of_another_shape_is_refused(tmp_path: Path, params: dict[str, Any], name: str) -> None:
@@ -75,6 +74,13 @@ def test_a_schedule_of_another_shape_is_refused(tmp_path: Path, params: dict[str
     assert f"(scheduler.params.{name})" in problem(override)
     override = deepspeed_file(tmp_path, zero(scheduler={"type": "OneCycle"}))
     assert "valid: WarmupLR, WarmupDecayLR, WarmupCosineLR" in problem(override)
+
+
+def test_a_cosine_may_begin_and_end_above_zero(tmp_path: Path) -> None:
+    params = {"warmup_num_steps": 10, "warmup_min_ratio": 0.05, "cos_min_ratio": 0.1}
+    override = deepspeed_file(tmp_path, zero(scheduler={"type": "WarmupCosineLR", "params": params}))
+    found = compose(override, "schedule.warmup_ratio=null").schedule
+    assert (found.warmup_from, found.min_ratio) == (0.05, 0.1)
 
 
 def test_two_learning_rates_in_one_file_must_agree(tmp_path: Path) -> None:

@@ -1,43 +1,14 @@
-"""Schedules against Transformers, parameter groups, loss scale."""
+"""Parameter groups and the loss scale."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 import torch
 
 from galley.errors import ConfigError
-from galley.schema import Optim, ParamGroup, Precision, Schedule
+from galley.schema import Optim, ParamGroup, Precision
 from trainer.optim import make_optimizer, param_groups, set_learning_rate
 from trainer.precision import LossScale, autocast_forward
-from trainer.schedule import learning_rate, warmup_steps
-
-
-@pytest.mark.parametrize("kind", ["linear", "cosine", "constant"])
-@pytest.mark.parametrize("warmup", [0, 1, 7])
-def test_schedules_equal_those_of_transformers(kind: Any, warmup: Any) -> None:
-    from transformers.optimization import get_scheduler
-
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
-    name = "constant_with_warmup" if kind == "constant" else kind
-    reference = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=20)
-    ours = learning_rate(Schedule(kind=kind, warmup_steps=warmup), 0.5, 20)
-    for step in range(20):
-        assert ours(step) == pytest.approx(reference.get_last_lr()[0], rel=1e-12, abs=1e-15)
-        optimizer.step()
-        reference.step()
-
-
-def test_warmup_as_a_ratio_is_rounded_up() -> None:
-    assert warmup_steps(Schedule(warmup_ratio=0.1), 25) == 3
-    assert warmup_steps(Schedule(warmup_ratio=0.0), 25) == 0
-    assert warmup_steps(Schedule(), 25) == 0
-
-
-def test_warmup_longer_than_the_run_never_passes_the_peak() -> None:
-    rates = [learning_rate(Schedule(warmup_steps=50), 1.0, 20)(step) for step in range(20)]
-    assert rates == [step / 50 for step in range(20)]
 
 
 def test_bias_and_norm_are_not_decayed() -> None:
