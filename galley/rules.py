@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 from galley.axes import PLANNED_MODELS, STAGED_MODELS, UNPLANNED_MODELS, shape_problems
 from galley.datacheck import ROWS_BEFORE_LAUNCH, check_class_sets, check_data, check_numbers
 from galley.datafiles import DataError
 from galley.errors import Problem, valid_values
+from galley.metrics import TASK_METRICS, reports_problems, task_metrics, unknown_direction, watched
 from galley.model_rules import is_own_module, model_problems, own_code_problems
 from galley.model_shape import layer_shape, model_type
 from galley.preload import spelling_problems
@@ -24,28 +24,12 @@ from galley.tables import ROLES, column_problems, load_tables, mixture_problems
 from galley.tags import check_tags
 from galley.trackers import tracker_problems
 
-# task.kind -> what its evaluation reports; the first is what early stopping watches.
-TASK_METRICS = {
-    "sequence_classification": ("eval/f1", "eval/f1_macro", "eval/accuracy", "eval/loss"),
-    "sequence_regression": ("eval/spearman", "eval/pearson", "eval/mse", "eval/loss"),
-    "multi_label_classification": ("eval/f1", "eval/f1_macro", "eval/accuracy", "eval/loss"),
-    "distillation": ("eval/f1", "eval/f1_macro", "eval/accuracy", "eval/loss"),
-    "question_answering": (
-        "eval/f1", "eval/exact_match", "eval/has_answer_f1", "eval/no_answer_f1", "eval/loss"
-    ),
-    "token_classification": ("eval/f1", "eval/precision", "eval/recall", "eval/accuracy", "eval/loss"),
-    "causal_lm": ("eval/perplexity", "eval/accuracy", "eval/loss"),
-    "masked_lm": ("eval/perplexity", "eval/accuracy", "eval/loss"),
-    "seq2seq": ("eval/bleu", "eval/chrf", "eval/loss"),
-    "contrastive": ("eval/mrr", "eval/accuracy", "eval/loss"),
-}  # fmt: skip
 # The tasks whose loss is one forward of the model, and those whose model can be cut into stages.
 TENSOR_TASKS = (
     "causal_lm", "masked_lm", "multi_label_classification", "question_answering",
     "sequence_classification", "sequence_regression", "token_classification",
 )  # fmt: skip
 PIPELINE_TASKS = ("causal_lm",)
-SMALLER_IS_BETTER = ("loss", "perplexity", "mse")
 RESERVED_ENV = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PYTHONPATH", "PYTHONSAFEPATH"
 )  # fmt: skip
@@ -127,6 +111,7 @@ def _task(recipe: Recipe) -> Iterator[Problem]:
             yield Problem("task.kind", f"'{kind}' is not a task", hint)
         return
     yield from own_code_problems("task.kind", kind, recipe.plugins)
+    yield from reports_problems(recipe)
 
 
 def _streaming(recipe: Recipe) -> Iterator[Problem]:
@@ -241,21 +226,23 @@ def _eval(recipe: Recipe) -> Iterator[Problem]:
         )
 
 
-def watched(recipe: Recipe) -> tuple[str, Literal["max", "min"]]:
-    """The metric that early stopping watches, and whether it is to grow or to fall."""
-    known = TASK_METRICS.get(recipe.task.kind, ("eval/loss",))
-    if recipe.task.kind == "seq2seq" and not recipe.task.seq2seq.generate:
-        known = ("eval/loss",)
-    metric = recipe.eval.metric or known[0]
-    return metric, recipe.eval.mode or ("min" if metric.endswith(SMALLER_IS_BETTER) else "max")
-
-
 def _metric(recipe: Recipe) -> Iterator[Problem]:
     """A task of the user's own may report anything; the run finds out at its first evaluation."""
-    known, metric = TASK_METRICS.get(recipe.task.kind), recipe.eval.metric
-    if recipe.eval.enabled and known and metric is not None and metric not in known:
+    known, metric = task_metrics(recipe), recipe.eval.metric
+    if not recipe.eval.enabled:
+        return
+    if ":" in recipe.task.kind:
+        yield from _direction(recipe)
+    elif recipe.task.kind in TASK_METRICS and metric is not None and metric not in known:
         what = f"task '{recipe.task.kind}' does not report '{metric}'"
         yield Problem("eval.metric", what, valid_values(metric, known))
+
+
+def _direction(recipe: Recipe) -> Iterator[Problem]:
+    """Which way is better is never guessed."""
+    name, direction = watched(recipe, task_metrics(recipe))
+    if recipe.eval.patience is not None and direction is None:
+        yield unknown_direction("eval.mode", name, "eval.mode=max or min")
 
 
 def _teacher(recipe: Recipe) -> Iterator[Problem]:

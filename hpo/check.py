@@ -8,9 +8,10 @@ from math import prod
 from typing import Any
 
 from galley.errors import ConfigError, Problem, valid_values
+from galley.metrics import RUN_METRICS
 from galley.schema import Pbt, Recipe
 from hpo.backends import BACKENDS
-from hpo.objectives import RUN_METRICS, read_objectives
+from hpo.objectives import read_objectives
 from hpo.points import draw, enumerate_points, values_of
 from hpo.population import population_problems
 from hpo.space import read_space

@@ -8,27 +8,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from galley.errors import ConfigError, Problem, valid_values
-from galley.rules import TASK_METRICS
+from galley.metrics import (
+    DIRECTIONS,
+    RUN_METRICS,
+    Direction,
+    Metric,
+    describe_range,
+    is_own_task,
+    known_metrics,
+    task_metrics,
+    unknown_direction,
+)
 from galley.schema import Hpo, Recipe
 from galley.spec import RunResult
-from hpo.values import Constraint, Direction, Objective, TrialState
+from hpo.values import Constraint, Objective, TrialState
 
-# What every run reports, whatever its task, and which way is better.
-RUN_METRICS: dict[str, Direction] = {
-    "samples_per_s": "maximize",
-    "tokens_per_s": "maximize",
-    "latency_s": "minimize",
-    "wall_s": "minimize",
-    "train_s": "minimize",
-    "peak_memory_gib": "minimize",
-    "cost": "minimize",
-    "energy_kwh": "minimize",
-    "train/loss": "minimize",
-}
-DIRECTIONS: dict[str, Direction] = {
-    "max": "maximize", "maximize": "maximize", "min": "minimize", "minimize": "minimize"
-}  # fmt: skip
-_SHARES = ("eval/accuracy", "eval/f1", "eval/f1_macro")  # between 0 and 1
 _FORM = "METRIC, METRIC:max, METRIC:min, or {metric, direction, bound}"
 
 
@@ -47,18 +41,16 @@ def read_objectives(recipe: Recipe) -> tuple[tuple[Objective, ...], tuple[Constr
             constraints.append(_constraint(f"hpo.constraints[{number}]", words, recipe))
         except ConfigError as error:
             problems += error.problems
-    problems += _together(objectives, constraints, recipe.hpo)
+    problems += _together(objectives, constraints, recipe)
     if problems:
         raise ConfigError(problems)
     return tuple(objectives), tuple(constraints)
 
 
-def default_direction(metric: str) -> Direction | None:
-    """Which way is better, where that is known of the metric."""
-    if metric in RUN_METRICS:
-        return RUN_METRICS[metric]
-    known = {name for names in TASK_METRICS.values() for name in names}
-    return ("minimize" if metric.endswith("loss") else "maximize") if metric in known else None
+def directions(recipe: Recipe, objectives: Sequence[Objective]) -> dict[str, Direction]:
+    """Which way is better, of every metric of which it is known; an objective's own word comes first."""
+    known = {name: metric.direction for name, metric in known_metrics(recipe).items()}
+    return {**known, **{objective.metric: objective.direction for objective in objectives}}
 
 
 def _objective(where: str, written: Any, recipe: Recipe) -> Objective:
@@ -68,14 +60,22 @@ def _objective(where: str, written: Any, recipe: Recipe) -> Objective:
     if direction is not None and direction not in DIRECTIONS:
         hint = valid_values(str(direction), ("maximize", "minimize"))
         raise ConfigError(Problem(where, f"'{direction}' is not a direction", hint))
-    way = DIRECTIONS[str(direction)] if direction is not None else default_direction(metric)
-    if way is None:
-        raise ConfigError(Problem(where, f"says not which way '{metric}' is better", f"{metric}:max or :min"))
-    if bound is not None:
-        bound = _bound(where, metric, "bound", bound)
-    if metric in _SHARES and bound is not None and (bound > 1 if way == "maximize" else bound < 0):
-        raise ConfigError(Problem(where, f"'{metric}' is never better than {bound:g}", "between 0 and 1"))
-    return Objective(metric, way, bound)
+    known = known_metrics(recipe).get(metric)
+    if direction is None and known is None:
+        raise ConfigError(unknown_direction(where, metric, f"{metric}:max or {metric}:min"))
+    way = DIRECTIONS[str(direction)] if direction is not None else known.direction if known else "maximize"
+    if bound is None:
+        return Objective(metric, way)
+    limit = _bound(where, metric, "bound", bound)
+    _check_range(where, metric, limit, way, known)
+    return Objective(metric, way, limit)
+
+
+def _check_range(where: str, metric: str, limit: float, way: Direction, known: Metric | None) -> None:
+    """A bound that no value can keep."""
+    if known is not None and (limit > known.high if way == "maximize" else limit < known.low):
+        what = f"'{metric}' is never {'above' if way == 'maximize' else 'below'} {limit:g}"
+        raise ConfigError(Problem(where, what, f"valid: {describe_range(known)}"))
 
 
 def _words(where: str, written: Any) -> dict[str, Any]:
@@ -100,6 +100,9 @@ def _constraint(where: str, words: Mapping[str, Any], recipe: Recipe) -> Constra
     metric = words["metric"]
     _check_metric(where, metric, recipe)
     found = {name: _bound(where, metric, name, limit) for name, limit in limits.items()}
+    for name, limit in found.items():
+        way: Direction = "maximize" if name == "min" else "minimize"
+        _check_range(where, metric, limit, way, known_metrics(recipe).get(metric))
     if found.get("min", -math.inf) > found.get("max", math.inf):
         what = f"min {found['min']:g} is above max {found['max']:g}: nothing keeps both"
         raise ConfigError(Problem(where, what, "min <= max"))
@@ -114,16 +117,15 @@ def _bound(where: str, metric: str, name: str, value: Any) -> float:
 
 def _check_metric(where: str, metric: str, recipe: Recipe) -> None:
     """A task of the user's own may report any `eval/…`; its trials find out."""
-    task = TASK_METRICS.get(recipe.task.kind)
     if (metric.startswith("eval/") or metric == "latency_s") and not recipe.eval.enabled:
         raise ConfigError(Problem(where, f"'{metric}' is not measured", "set eval.enabled=true"))
     if metric == "cost" and recipe.hpo.cost_per_hour is None:
         raise ConfigError(Problem(where, "the price is not known", "set hpo.cost_per_hour=X"))
     if metric == "energy_kwh" and not recipe.train.energy:
         raise ConfigError(Problem(where, f"'{metric}' is not measured", "set train.energy=true"))
-    if metric in RUN_METRICS or (task is None and metric.startswith("eval/")):
+    if metric in RUN_METRICS or (is_own_task(recipe) and metric.startswith("eval/")):
         return
-    known = [*(task or ()), *RUN_METRICS]
+    known = [*task_metrics(recipe), *RUN_METRICS]
     if metric not in known:
         what = f"task '{recipe.task.kind}' does not report '{metric}'"
         named = [name for name in known if name.split("/")[-1] == metric]
@@ -132,9 +134,9 @@ def _check_metric(where: str, metric: str, recipe: Recipe) -> None:
 
 
 def _together(
-    objectives: Sequence[Objective], constraints: Sequence[Constraint], hpo: Hpo
+    objectives: Sequence[Objective], constraints: Sequence[Constraint], recipe: Recipe
 ) -> Iterator[Problem]:
-    if not hpo.objectives:
+    if not recipe.hpo.objectives:
         hint = "hpo.objectives=[eval/f1,samples_per_s]; the reference lists the metrics"
         yield Problem("hpo.objectives", "the sweep seeks nothing", hint)
     names = [objective.metric for objective in objectives]
@@ -145,7 +147,8 @@ def _together(
             if constraint.metric == objective.metric and _contradict(objective, constraint):
                 what = f"no value of '{objective.metric}' keeps both its bound and its constraint"
                 yield Problem("hpo.constraints", what, "drop one of them")
-    yield from _choose_problems(names, hpo)
+    yield from _choose_problems(names, recipe.hpo)
+    yield from _choose_bounds(objectives, recipe)
 
 
 def _contradict(objective: Objective, constraint: Constraint) -> bool:
@@ -165,6 +168,20 @@ def _choose_problems(names: Sequence[str], hpo: Hpo) -> Iterator[Problem]:
         yield Problem("hpo.choose.weights", "gives no objective a weight", "{METRIC: WEIGHT, …}")
     if choose.by in ("epsilon", "budget") and not choose.bounds:
         yield Problem("hpo.choose.bounds", "has no bound", "{METRIC: WORST, …}")
+
+
+def _choose_bounds(objectives: Sequence[Objective], recipe: Recipe) -> Iterator[Problem]:
+    """A bound is the worst value allowed, which needs a direction."""
+    known = directions(recipe, objectives)
+    for name in recipe.hpo.choose.bounds:
+        where = f"hpo.choose.bounds.{name}"
+        try:
+            _check_metric(where, name, recipe)
+        except ConfigError as error:
+            yield from error.problems
+        else:
+            if name not in known:
+                yield unknown_direction(where, name, "hpo.constraints=[{metric, min, max}]")
 
 
 @dataclass(frozen=True)

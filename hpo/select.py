@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean, stdev
 
+from galley.metrics import Direction
 from galley.schema import Choose
 from hpo import pareto
 from hpo.study import Study
@@ -26,8 +27,9 @@ def pareto_front(study: Study) -> ParetoFront:
         trials=tuple(study.trials),
         front=tuple(trial.number for trial in on_front),
         knee=None if nearest is None else on_front[nearest].number,
-        chosen=choose(on_front, study.objectives, study.hpo.choose),
+        chosen=choose(on_front, study.objectives, study.hpo.choose, study.directions),
         estimates=estimates,
+        directions=study.directions,
     )
 
 
@@ -71,9 +73,14 @@ def _candidates(trials: Sequence[Trial], estimates: Sequence[Estimate]) -> list[
     ]
 
 
-def choose(front: Sequence[Trial], objectives: Sequence[Objective], rule: Choose) -> int | None:
+def choose(
+    front: Sequence[Trial],
+    objectives: Sequence[Objective],
+    rule: Choose,
+    directions: Mapping[str, Direction],
+) -> int | None:
     """The number of the winner among the trials of a front; None where none keeps the rule's bounds."""
-    within = [trial for trial in front if _keeps(trial, objectives, rule.bounds)]
+    within = [trial for trial in front if _keeps(trial, rule.bounds, directions)]
     points = [pareto.losses(trial.values, objectives) for trial in within]
     if not within:
         return None
@@ -91,11 +98,10 @@ def choose(front: Sequence[Trial], objectives: Sequence[Objective], rule: Choose
     return within[best].number
 
 
-def _keeps(trial: Trial, objectives: Sequence[Objective], bounds: Mapping[str, float]) -> bool:
+def _keeps(trial: Trial, bounds: Mapping[str, float], directions: Mapping[str, Direction]) -> bool:
     """Whether no metric is worse than its bound; a metric that was not reported keeps none."""
-    ways = {objective.metric: objective.direction for objective in objectives}
     for name, bound in bounds.items():
         value = trial.metrics.get(name, math.nan)
-        if not (value >= bound if ways.get(name) == "maximize" else value <= bound):
+        if not (value >= bound if directions[name] == "maximize" else value <= bound):
             return False
     return True

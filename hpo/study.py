@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 
 from galley.errors import ConfigError, Problem
+from galley.metrics import Direction
 from galley.schema import Hpo
 from hpo.folder import StudyFolder
 from hpo.journal import Adopted, Asked, Begun, Cancelled, Ended, Event, Retried, broken, read_journal
-from hpo.objectives import read_objectives
+from hpo.objectives import directions, read_objectives
 from hpo.space import read_space
 from hpo.values import ENDED, Constraint, Objective, SpaceDim, Trial
 
@@ -59,6 +60,11 @@ class Study:
     @property
     def constraints(self) -> tuple[Constraint, ...]:
         return self._sought[1]
+
+    @cached_property
+    def directions(self) -> dict[str, Direction]:
+        """Metric -> which way is better, where it is known."""
+        return directions(self.begun.recipe, self.objectives)
 
     @property
     def target(self) -> int | None:

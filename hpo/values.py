@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from galley.metrics import Direction
+
 TrialState = Literal["running", "succeeded", "pruned", "infeasible", "failed", "cancelled"]
-Direction = Literal["maximize", "minimize"]
 Params = dict[str, Any]
 
 # States in which a trial stays. `cancelled` is not one of them: `resume` takes such a trial up again.
@@ -141,6 +142,7 @@ class ParetoFront:
         knee: the trial of the front nearest to the ideal point, each objective scaled to the front's range.
         chosen: the trial that the recipe's `hpo.choose` selects; null where it selects none.
         estimates: of each point with repeats.
+        directions: metric -> which way is better, where it is known.
     """
 
     study: str
@@ -150,3 +152,4 @@ class ParetoFront:
     knee: int | None
     chosen: int | None
     estimates: tuple[Estimate, ...] = ()
+    directions: dict[str, Direction] = field(default_factory=dict)

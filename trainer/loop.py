@@ -83,7 +83,7 @@ class Loop:
         self.meter = Meter()
         self.eval_speed: EvalSpeed | None = None
         self.probe = EngagementProbe(parts.engine)
-        self.stopping = EarlyStopping.of(recipe)
+        self.stopping = EarlyStopping.of(recipe, parts.task.known_metrics())
         self.ended_by: Request | None = None
         self.writer = Writer(parts.folder.checkpoints, recipe.checkpoint)
         self._requests = Requests(parts.folder, parts.ranks)

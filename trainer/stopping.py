@@ -2,40 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from galley.errors import ConfigError, Problem, valid_values
-from galley.rules import watched
+from galley.metrics import Direction, Metric, is_better, unknown_direction, watched
 from galley.schema import Recipe
 
 
 @dataclass
 class EarlyStopping:
-    """Watches `metric`, which `mode` wants to grow or to fall.
+    """Watches `metric`, whose better values lie in `direction`; null stops nothing.
 
     `best` is the best value so far, `misses` the evaluations since it.
     """
 
     metric: str
-    mode: Literal["max", "min"]
+    direction: Direction | None
     patience: int | None
     best: float | None = None
     misses: int = 0
 
     @classmethod
-    def of(cls, recipe: Recipe) -> EarlyStopping:
-        return cls(*watched(recipe), recipe.eval.patience)
+    def of(cls, recipe: Recipe, metrics: Mapping[str, Metric]) -> EarlyStopping:
+        """`metrics`: of the task. Raises `ConfigError` if the one that may end the run has no direction."""
+        name, direction = watched(recipe, metrics)
+        if direction is None and recipe.eval.patience is not None:
+            raise ConfigError(unknown_direction("eval.mode", name, "eval.mode=max or min"))
+        return cls(name, direction, recipe.eval.patience)
 
-    def update(self, metrics: dict[str, float]) -> bool:
+    def update(self, metrics: Mapping[str, float]) -> bool:
         """Whether the run should end. A value that is not a number is never an improvement."""
-        if self.metric not in metrics:
-            hint = valid_values(self.metric, metrics)
-            raise ConfigError(Problem(f"eval.metric={self.metric}", "is not measured", hint))
-        value = metrics[self.metric]
-        sign = 1.0 if self.mode == "max" else -1.0
-        if self.best is None or sign * value > sign * self.best:
+        value = measured(f"eval.metric={self.metric}", self.metric, metrics)
+        if self.direction is None:
+            return False
+        if is_better(value, self.best, self.direction):
             self.best, self.misses = value, 0
         else:
             self.misses += 1
         return self.patience is not None and self.misses >= self.patience
+
+
+def measured(where: str, metric: str, metrics: Mapping[str, float]) -> float:
+    """The metric's value. Raises `ConfigError` if the evaluation does not report it."""
+    if metric not in metrics:
+        raise ConfigError(Problem(where, "is not measured", valid_values(metric, metrics)))
+    return metrics[metric]

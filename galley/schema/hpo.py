@@ -39,7 +39,8 @@ class Choose:
             cost (`wall_s`, `peak_memory_gib`, …).
         metric: null is the first objective.
         weights: objective -> weight, each objective scaled to the range of the front.
-        bounds: metric -> the worst value allowed; for a metric that is no objective the greatest.
+        bounds: metric -> the worst value allowed: the least of one that is better when greater, else the
+            greatest.
     """
 
     by: Literal["knee", "weighted", "epsilon", "budget"] = "knee"

@@ -1,6 +1,6 @@
 "use strict";
-// data: {study, objectives: [{metric, direction, bound}], params, metrics, trials, front, knee, chosen,
-//        importances: {metric: [[param, share]]}}; a trial is {number, state, params, metrics, ...}
+// data: {study, objectives: [{metric, direction, bound}], params, metrics, directions: {metric: direction},
+//        trials, front, knee, chosen, importances: {metric: [[param, share]]}}; a trial is {number, state, params, metrics, ...}
 const D = JSON.parse(document.getElementById("data").textContent);
 const NS = "http://www.w3.org/2000/svg";
 const byId = (id) => document.getElementById(id);
@@ -139,8 +139,8 @@ function dot(root, trial, x, y) {
   pointAt(svg(root, "circle", { cx: x, cy: y, r: kind === "rest" || kind === "bad" ? 4.5 : 6.5, class: `point ${kind}` }), trial);
 }
 const arrow = (name) => {
-  const o = D.objectives.find((each) => each.metric === name);
-  return o ? `${name} ${o.direction === "maximize" ? "↑" : "↓"}` : name;
+  const direction = D.directions[name];
+  return direction ? `${name} ${direction === "maximize" ? "↑" : "↓"}` : name;
 };
 
 // --- the charts -------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ def page_data(front: ParetoFront, params: Sequence[str], folder: Path) -> dict[s
         "objectives": [asdict(objective) for objective in front.objectives],
         "params": list(params),
         "metrics": metrics,
+        "directions": {**front.directions, **{o.metric: o.direction for o in front.objectives}},
         "trials": [_trial(trial, folder) for trial in front.trials],
         "front": list(front.front),
         "knee": front.knee,

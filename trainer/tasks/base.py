@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from galley.metrics import Metric, is_own_task, own_metrics, task_metrics
 from galley.schema import Recipe
 from trainer.ranks import Ranks
 
@@ -60,14 +61,21 @@ class Task(ABC):
             for a sample in `collate` follows from the seed, the step and the sample alone, so that it
             depends neither on the number of ranks nor on an interruption.
         prediction_fill: see `predict`.
+        reports: of a task outside this package: metric without `eval/` -> `max` or `min`, which is better.
+            A literal, because it is also read from the file. Those of this package are in `galley.metrics`.
     """
 
     prediction_fill = -100
+    reports: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.ranks: Ranks | None = None
         self.step: int | None = None
+
+    def known_metrics(self) -> dict[str, Metric]:
+        """What `metrics` and the evaluation report, as far as the direction is known; the main one first."""
+        return own_metrics(self.reports) if is_own_task(self.recipe) else task_metrics(self.recipe)
 
     @abstractmethod
     def datasets(self, main_first: MainFirst) -> Datasets:

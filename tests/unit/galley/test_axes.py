@@ -11,7 +11,8 @@ from galley.axes import chunks_fit
 from galley.errors import ConfigError
 from galley.estimate import estimate_memory
 from galley.layout import resolve_layout
-from galley.rules import PIPELINE_TASKS, TASK_METRICS, TENSOR_TASKS, recipe_problems
+from galley.metrics import TASK_METRICS
+from galley.rules import PIPELINE_TASKS, TENSOR_TASKS, recipe_problems
 from galley.schema import Batch, Cluster, Lora, Model, Recipe, Shape, Strategy, Task, Train
 from galley.spec import ClusterFacts, Layout
 

@@ -27,7 +27,7 @@ def sought(*words: str) -> Recipe:
         ((f"hpo.objectives=[{F1}:up]",), "'up' is not a direction"),
         (("hpo.objectives=[eval/f2]",), "does not report 'eval/f2'"),
         ((f"hpo.objectives=[{F1},{F1}]",), "is named twice"),
-        ((f"hpo.objectives=[{{metric: {F1}, bound: 1.5}}]",), "is never better than 1.5"),
+        ((f"hpo.objectives=[{{metric: {F1}, bound: 1.5}}]",), "is never above 1.5.*\n.*0 to 1"),
         ((f"hpo.objectives=[{{metric: {F1}, bound: .nan}}]",), "is not a finite number"),
         (
             (f"hpo.objectives=[{F1}]", "eval.enabled=false"),

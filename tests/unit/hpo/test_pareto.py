@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from galley.metrics import Direction
 from galley.schema import Choose, Hpo, Recipe
 from galley.spec import CodeSnapshot, from_json, to_json
 from hpo import pareto
@@ -147,9 +148,19 @@ def test_winner_by_each_rule() -> None:
         "budget": (Choose("budget", metric="eval/f1", bounds={"wall_s": 9.0}), 0),
         "nothing": (Choose("epsilon", bounds={"eval/f1": 0.95}), None),
     }
-    assert {name: choose(front, (F1, SPEED), rule) for name, (rule, _) in pick.items()} == {
+    ways: dict[str, Direction] = {"eval/f1": "maximize", "eval/accuracy": "maximize", "wall_s": "minimize"}
+    assert {name: choose(front, (F1, SPEED), rule, ways) for name, (rule, _) in pick.items()} == {
         name: expected for name, (_, expected) in pick.items()
     }
+
+
+def test_a_bound_of_a_metric_that_is_no_objective_is_the_least_of_what_should_be_great() -> None:
+    front = [
+        trial(number, f1, speed, metrics={"eval/f1": f1, "eval/accuracy": accuracy, "samples_per_s": speed})
+        for number, f1, speed, accuracy in ((0, 0.9, 1, 0.4), (1, 0.8, 8, 0.7))
+    ]
+    study = study_of([*front], choose=Choose("epsilon", bounds={"eval/accuracy": 0.5}))
+    assert pareto_front(study).chosen == 1
 
 
 def test_repeats_stand_for_their_mean() -> None:

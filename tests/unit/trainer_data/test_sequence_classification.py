@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galley.rules import TASK_METRICS
+from galley.metrics import TASK_METRICS
 from galley.schema import Data, Eval, Model, Recipe
 from trainer.tasks import TASKS, make_task
 from trainer.tasks.base import Task

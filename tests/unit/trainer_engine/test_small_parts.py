@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from galley.errors import CheckpointError, ConfigError, DiskFullError, Problem
+from galley.metrics import own_metrics, task_metrics
 from galley.rundir import RunFolder
 from galley.schema import Eval, Recipe, Task
 from trainer import meter as meter_module
@@ -54,21 +56,38 @@ def test_every_error_has_its_class(error: Any, phase: Any, expected: Any) -> Non
 
 
 def test_patience_counts_evaluations_without_improvement() -> None:
-    stopping = EarlyStopping("eval/f1", "max", patience=2)
+    stopping = EarlyStopping("eval/f1", "maximize", patience=2)
     values = [0.5, 0.6, 0.6, float("nan")]
     assert [stopping.update({"eval/f1": value}) for value in values] == [False, False, False, True]
     assert (stopping.best, stopping.misses) == (0.6, 2)
 
 
+def test_a_value_that_is_no_number_is_not_the_best_even_where_it_is_the_first() -> None:
+    stopping = EarlyStopping("eval/f1", "maximize", patience=3)
+    values = [float("nan"), 0.5, 0.6]
+    assert [stopping.update({"eval/f1": value}) for value in values] == [False] * 3
+    assert (stopping.best, stopping.misses) == (0.6, 0)
+
+
+def test_a_metric_without_a_direction_ends_no_run() -> None:
+    recipe = Recipe(task=Task("mine:Own"), eval=Eval(metric="eval/cer"))
+    stopping = EarlyStopping.of(recipe, own_metrics({}))
+    assert [stopping.update({"eval/cer": value}) for value in (0.5, 0.4)] == [False, False]
+    assert EarlyStopping.of(recipe, own_metrics({"cer": "min"})).direction == "minimize"
+    with pytest.raises(ConfigError, match="does not say which way 'eval/cer' is better"):
+        EarlyStopping.of(replace(recipe, eval=replace(recipe.eval, patience=1)), own_metrics({}))
+
+
 def test_smaller_may_be_better_and_no_patience_never_stops() -> None:
-    stopping = EarlyStopping.of(Recipe(task=Task("causal_lm"), eval=Eval(metric="eval/loss")))
+    recipe = Recipe(task=Task("causal_lm"), eval=Eval(metric="eval/loss"))
+    stopping = EarlyStopping.of(recipe, task_metrics(recipe))
     assert [stopping.update({"eval/loss": v}) for v in (1.0, 0.5, 0.7, 0.8, 0.9)] == [False] * 5
     assert stopping.best == 0.5
 
 
 def test_an_unknown_metric_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"eval/f2(.|\n)*did you mean 'eval/f1'"):
-        EarlyStopping("eval/f2", "max", None).update({"eval/f1": 0.5, "eval/accuracy": 0.5})
+        EarlyStopping("eval/f2", "maximize", None).update({"eval/f1": 0.5, "eval/accuracy": 0.5})
 
 
 def test_pauses_and_first_steps_do_not_count(monkeypatch: Any) -> None:
