@@ -13,6 +13,7 @@ from pathlib import Path
 from galley import proc
 from galley.drive import has_libaio
 from galley.errors import SubmissionError
+from galley.halves import this_cpu
 from galley.preload import find_libraries, inherited_preload, library_folders
 from galley.spec import ClusterFacts
 
@@ -39,6 +40,7 @@ def probe() -> ClusterFacts:
         libaio=has_libaio(),
         libraries=find_libraries(library_folders(os.environ)),
         preloaded=inherited_preload(os.environ),
+        instructions=this_cpu().instructions,
     )
 
 

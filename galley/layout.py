@@ -5,9 +5,12 @@ Pure, but for a look whether files are there that the recipe names by their path
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from galley.axes import check_axes, check_chunks, with_chunks
 from galley.drive import drive_problems
 from galley.errors import ConfigError, Problem
+from galley.halves import WORTH_IT, cost_text, has_instructions
 from galley.pinning import core_problem, environment_problem
 from galley.preload import preload_problems, resolve_preload
 from galley.schema import Batch, Dtype, Recipe
@@ -58,7 +61,10 @@ def compute_format(recipe: Recipe, facts: ClusterFacts) -> Dtype:
     """`precision.compute` with `auto` settled by the devices that the recipe uses."""
     if recipe.precision.compute != "auto":
         return recipe.precision.compute
-    return "bf16" if _device(recipe, facts) == "cuda" and facts.bf16 else "fp32"
+    if _device(recipe, facts) == "cuda":
+        return "bf16" if facts.bf16 else "fp32"
+    known = has_instructions("bf16", facts.instructions)
+    return "bf16" if known and facts.half_cost.get("bf16", 0.0) < WORTH_IT else "fp32"
 
 
 def _device(recipe: Recipe, facts: ClusterFacts) -> Device:
@@ -211,11 +217,34 @@ def layout_warnings(recipe: Recipe, layout: Layout, facts: ClusterFacts) -> list
             f"procs_per_node {layout.procs_per_node} × threads_per_proc {layout.threads_per_proc}"
             f" > {facts.physical_cores} physical cores: the ranks will take turns"
         )
-    if layout.device == "cpu" and recipe.precision.compute == "fp16":
-        found.append("fp16 on a CPU is slow; precision=bf16 has the range of fp32 and needs no loss scaling")
+    if layout.device == "cpu":
+        found += format_warnings(recipe, facts)
     if layout.device == "cuda" and recipe.precision.compute == "auto" and layout.precision == "fp32":
         what = "the GPUs do not compute in bf16, or that is not known here"
         found.append(f"precision=auto is fp32: {what}; precision=bf16 or fp16 is much faster where they can")
     if recipe.checkpoint.every_steps is None and not recipe.eval.only:
         found.append("checkpoint.every_steps is null: a run that dies cannot be resumed from its middle")
     return found
+
+
+def format_warnings(recipe: Recipe, facts: ClusterFacts) -> Iterator[str]:
+    """Half precision on CPUs that emulate it, or may."""
+    asked, compute = recipe.precision.compute, compute_format(recipe, facts)
+    cost = facts.half_cost.get(compute)
+    if asked in ("auto", "fp32"):
+        return
+    if facts.declared:
+        yield (
+            f"precision={asked}: whether the CPUs of the nodes have instructions for it is not known here; "
+            "without, it is many times slower than fp32. `doctor` on a node measures it"
+        )
+    elif cost is not None and cost > 1:
+        yield (
+            f"{cost_text(compute, cost)} on {facts.hostname} (measured, the products of a layer): "
+            "precision=auto takes what is faster"
+        )
+    elif cost is None and not has_instructions(compute, facts.instructions):
+        yield (
+            f"the CPUs of {facts.hostname} have no instructions for {compute}, which is then many times "
+            "slower than fp32: precision=auto takes what is faster"
+        )

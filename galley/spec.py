@@ -55,6 +55,8 @@ class ClusterFacts:
         libaio: whether DeepSpeed can read and write an NVMe drive.
         libraries: paths of those that `cluster.preload` knows by name.
         preloaded: paths of what this process itself was preloaded with.
+        instructions: those of its CPUs for half precision (`amx_bf16`), by the kernel's names.
+        half_cost: time of `bf16` and `fp16` on its CPUs in units of fp32's; empty if not measured.
     """
 
     hostname: str
@@ -73,6 +75,8 @@ class ClusterFacts:
     libaio: bool = False
     libraries: tuple[str, ...] = ()
     preloaded: tuple[str, ...] = ()
+    instructions: tuple[str, ...] = ()
+    half_cost: dict[Dtype, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from galley.errors import ConfigError, Problem
 from galley.facts import probe
+from galley.halves import with_cost
 from galley.rundir import RunFolder
 from galley.schema import Recipe
 from galley.spec import ClusterFacts, FailureClass, LaunchPlan, RunHandle, RunSpec, State
@@ -57,7 +58,7 @@ class Launcher(ABC):
         recipe asks for, or where the launcher cannot wait for `after`.
         """
         self.refuse_waiting(after)
-        return probe()
+        return with_cost(probe(), recipe)
 
     def refuse_waiting(self, after: RunFolder | None) -> None:
         """Raises `ConfigError` where a run should wait for another, and there is no queue to wait in."""

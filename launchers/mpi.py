@@ -13,6 +13,7 @@ from pathlib import Path
 
 from galley.errors import ConfigError, Problem
 from galley.facts import probe
+from galley.halves import with_cost
 from galley.layout import declared_facts
 from galley.rundir import RunFolder
 from galley.schema import Mpi, Recipe
@@ -52,7 +53,7 @@ class MpiLauncher(LocalLauncher):
     ) -> ClusterFacts:
         self.refuse_waiting(after)
         check_hosts(recipe)
-        nodes = declared_facts(recipe) if recipe.launcher.mpi.hosts else probe()
+        nodes = declared_facts(recipe) if recipe.launcher.mpi.hosts else with_cost(probe(), recipe)
         return replace(nodes, mpi=find_mpi(recipe.launcher.mpi))
 
     def plan(self, spec: RunSpec, run_dir: Path, facts: ClusterFacts, attempt: int) -> LaunchPlan:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from galley.paths import user_cache
 from galley.schema import Data
 
 
 def cache_root(data: Data) -> Path:
-    """`data.cache_dir`, else `$XDG_CACHE_HOME/galley`, else `~/.cache/galley`."""
-    if data.cache_dir is not None:
-        return Path(data.cache_dir).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "galley"
+    """`data.cache_dir`, else the user's cache."""
+    return user_cache() if data.cache_dir is None else Path(data.cache_dir).expanduser()

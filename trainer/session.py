@@ -22,7 +22,7 @@ from galley.rundir import RunFolder
 from galley.schema import Batch, Recipe
 from galley.spec import Layout, MemoryLimit, RunResult, RunSpec, State
 from galley.trackers import summary_of, track_run
-from trainer import lora, peers, strategies
+from trainer import halves, lora, peers, strategies
 from trainer.backends.prepare import prepare_backend
 from trainer.batches import BatchPlan, StreamPlan
 from trainer.checkpoints.resume import find_checkpoint
@@ -83,6 +83,8 @@ def run(
     recipe, layout = spec.recipe, spec.layout
     torch.set_num_threads(layout.threads_per_proc)
     check_preloaded(layout)
+    if facts.is_local_main:
+        halves.warn_if_emulated(layout, socket.gethostname())
     grouped = recipe.strategy.data_parallel or layout.world_size > 1
     choice = prepare_backend(layout, recipe, facts.local_rank)
     ranks = open_ranks(facts, layout.device, recipe.launcher.timeout_s, grouped, choice)

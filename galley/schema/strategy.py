@@ -114,7 +114,8 @@ class Precision:
 
     Attributes:
         compute: format of matrix products and activations. `auto` is bf16 on GPUs that have it (compute
-            capability 8.0) and fp32 elsewhere; a sealed run says which.
+            capability 8.0) and on CPUs that were measured to be faster with it (AMX, AVX-512 BF16), and
+            fp32 elsewhere; a sealed run says which.
         reduce: format in which gradients are summed over the ranks.
         initial_scale_power: fp16 starts with a loss scale of 2 to this power.
         loss_scale_window: good steps in a row after which the scale is doubled.

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from galley.facts import probe
+from galley.halves import cost_text, measure_here, this_cpu
 from galley.paths import ROOT
 from galley.seal import package_versions
 from galley.verbs import Options
@@ -49,7 +50,18 @@ def _machine() -> list[Finding]:
         Finding("host", f"{facts.hostname}, {system}"),
         Finding("GPUs", gpus),
         Finding("CPU", f"{facts.physical_cores} physical cores, {facts.memory_gib:.0f} GiB"),
+        *_formats(),
         Finding("disk", f"{free:.0f} GiB free in the current folder", free > 5),
+    ]
+
+
+def _formats() -> list[Finding]:
+    """Measured anew: what an earlier measurement said of another moment is replaced."""
+    cost = measure_here()
+    shown = "; ".join(cost_text(compute, cost[compute]) for compute in cost)
+    return [
+        Finding("half precision", ", ".join(this_cpu().instructions) or "the CPU has no instructions for it"),
+        Finding("  measured", shown or "not measured: needs torch"),
     ]
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from galley.compose import compose_recipe
 from galley.errors import ConfigError, Problem, valid_values
 from galley.facts import probe
+from galley.halves import with_cost
 from galley.interop.export import FORMATS, export_strategy
 from galley.layout import compute_format
 from galley.verbs import Options
@@ -32,7 +33,7 @@ def strategy(words: Sequence[str], options: Options) -> int:
     rest, choice = settle(rest, recipe, options)
     if choice is not None:
         recipe = compose_recipe(rest, options.config_dirs)
-    precision = replace(recipe.precision, compute=compute_format(recipe, probe()))
+    precision = replace(recipe.precision, compute=compute_format(recipe, with_cost(probe(), recipe)))
     text = export_strategy(replace(recipe, precision=precision), chosen)
     if options.json:
         print(json.dumps({"format": chosen, "text": text}))
