@@ -7,24 +7,22 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from galley.datafiles import DataError, Row, SplitName, find_files, read_rows
+from galley.datafiles import DataError, Row, SplitName, count, find_files, listing, read_rows, shortened
 from galley.errors import Problem, nearest
+from galley.localdata import ROWS_BEFORE_LAUNCH, local_problems
+from galley.sampling import Classes, limit_key, limited
 from galley.schema import Data
-from galley.tables import splits_read
+from galley.tables import Need, data_folder, splits_read
 
 # Header of GLUE's MRPC files, which name neither text nor label as anybody else does.
 GLUE_MRPC = (("#1 String", "#2 String"), "Quality")
 TEXT_NAMES = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"))
 SINGLE_TEXT_NAMES = ("sentence", "text")
-
-# Before a launch no more is read than takes about a second; the worker reads and checks all.
-ROWS_BEFORE_LAUNCH = 100_000
-MAX_PROBLEMS_PER_FILE = 5
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,13 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def classes(self) -> Classes:
+        """One class a row, several, or none where labels are numbers."""
+        if self.labels and isinstance(self.labels[0], float):
+            return None
+        return [tuple(label) if isinstance(label, list) else (label,) for label in self.labels]
+
     def take(self, indices: Sequence[int], where: str | None = None) -> Split:
         """The rows at `indices`, in that order."""
         texts = tuple([column[index] for index in indices] for column in self.texts)
@@ -74,57 +79,63 @@ class Labels:
     check: Callable[[Mapping[SplitName, Split]], list[Problem]]
 
 
-def check_numbers(data: Data) -> list[Problem]:
+def check_numbers(data: Data, need: Need = "both") -> list[Problem]:
     """As `check_data`, for labels that are numbers."""
-    return check_data(data, NUMBERS)
+    return check_data(data, need, NUMBERS)
 
 
-def check_class_sets(data: Data) -> list[Problem]:
+def check_class_sets(data: Data, need: Need = "both") -> list[Problem]:
     """As `check_data`, for labels that are sets of classes."""
-    return check_data(data, CLASS_SETS)
+    return check_data(data, need, CLASS_SETS)
 
 
-def check_data(data: Data, labels: Labels | None = None) -> list[Problem]:
-    """What is wrong with the files of `data.path`; empty where the data is not local."""
-    if data.path is None:
-        return []
-    try:
-        load_splits(data, ROWS_BEFORE_LAUNCH, labels or CLASSES, whole=not data.mix)
-    except DataError as error:
-        return list(error.problems)
-    return []
+def check_data(data: Data, need: Need = "both", labels: Labels | None = None) -> list[Problem]:
+    """What is wrong with the local files of the data, and with what is taken of them."""
+    kind = labels or CLASSES
+    return local_problems(
+        data,
+        lambda source: load_splits(source, ROWS_BEFORE_LAUNCH, kind, need),
+        joined_splits,
+        lambda splits: label_problems(data, splits, kind),
+    )
 
 
 def load_splits(
-    data: Data, limit: int | None = None, labels: Labels | None = None, whole: bool = True
+    data: Data, limit: int | None = None, labels: Labels | None = None, need: Need = "both"
 ) -> dict[SplitName, Split]:
     """The splits of `data.path` that are read, the first `limit` rows of each file.
 
-    Raises `DataError` with the problems of all. Without `whole` the rules between labels are left out:
-    of a mixture no source needs to keep them by itself.
+    Raises `DataError` with the problems of all. The rules between labels are `label_problems`.
     """
-    folder = Path(str(data.path)).expanduser()
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "does not exist"
-        raise DataError(Problem(f"data.path={data.path}", what, "a folder with train.* and dev.* files"))
-    labels = labels or CLASSES
+    folder = data_folder(data)
     found: dict[SplitName, Split] = {}
     problems: list[Problem] = []
-    for name in splits_read(data):
+    for name in splits_read(data, need):
         try:
-            parts = [_load_split(path, data, limit, labels) for path in find_files(folder, name)]
+            parts = [_load_split(path, data, limit, labels or CLASSES) for path in find_files(folder, name)]
             found[name] = joined_splits(parts)
         except DataError as error:
             problems += error.problems
-    if not problems and whole:
-        problems += label_problems(found, labels)
     if problems:
         raise DataError(problems)
     return found
 
 
-def label_problems(splits: Mapping[SplitName, Split], labels: Labels) -> list[Problem]:
-    """The rules between the labels of both splits; where evaluation is held out later, of training."""
+def label_problems(data: Data, splits: Mapping[SplitName, Split], labels: Labels) -> list[Problem]:
+    """The rules between the labels of both splits, as they are and as `data.max_samples` leaves them."""
+    found = _rule_problems(splits, labels)
+    if found:
+        return found
+    chosen = {
+        name: replace(split, where=f"{split.where} with {limit_key(data, name)}={len(split)}")
+        if len(split) < len(splits[name])
+        else split
+        for name, split in limited(data, splits).items()
+    }
+    return _rule_problems(chosen, labels)
+
+
+def _rule_problems(splits: Mapping[SplitName, Split], labels: Labels) -> list[Problem]:
     return labels.check({"eval": splits["train"], **splits}) if "train" in splits else []
 
 
@@ -209,9 +220,7 @@ def to_split(
             if not isinstance(row.get(name), str):
                 problems.append(Problem(f"{where}:{line}", f"column '{name}': {row.get(name)!r} is not text"))
     if problems:
-        rest = len(problems) - MAX_PROBLEMS_PER_FILE
-        more = [Problem(where, f"{rest} more such problems")] if rest > 0 else []
-        raise DataError(problems[:MAX_PROBLEMS_PER_FILE] + more)
+        raise DataError(shortened(problems, where))
     texts = tuple([str(row[name]) for _, row in rows] for name in columns.texts)
     return Split(texts, labels, where, complete)
 
@@ -272,7 +281,7 @@ def check_labels(splits: Mapping[SplitName, Split]) -> list[Problem]:
         return []
     classes = sorted(set(train.labels))
     if len(classes) < 2:
-        what = f"all {_count(len(train.labels), 'sample')} have label {classes[0]}"
+        what = f"all {count(len(train.labels), 'sample')} have label {classes[0]}"
         return [Problem(train.where, what, "training needs two classes at least")]
     problems = []
     if classes[-1] != len(classes) - 1:
@@ -281,8 +290,8 @@ def check_labels(splits: Mapping[SplitName, Split]) -> list[Problem]:
         problems.append(Problem(train.where, what, f"number the {len(classes)} classes from 0 without gaps"))
     unseen = sorted(set(held_out.labels) - set(classes))
     if unseen:
-        what = f"has labels that {train.where} does not have: {_listing(unseen)}"
-        problems.append(Problem(held_out.where, what, f"labels of training: {_listing(classes)}"))
+        what = f"has labels that {train.where} does not have: {listing(unseen)}"
+        problems.append(Problem(held_out.where, what, f"labels of training: {listing(classes)}"))
     return problems
 
 
@@ -296,8 +305,8 @@ def _check_sets(splits: Mapping[SplitName, Split]) -> list[Problem]:
         return [Problem(train.where, "no sample has a class", "training needs one class at least")]
     unseen = sorted({label for row in held_out.labels for label in row} - classes)
     if unseen:
-        what = f"has labels that {train.where} does not have: {_listing(unseen)}"
-        return [Problem(held_out.where, what, f"labels of training: {_listing(sorted(classes))}")]
+        what = f"has labels that {train.where} does not have: {listing(unseen)}"
+        return [Problem(held_out.where, what, f"labels of training: {listing(sorted(classes))}")]
     return []
 
 
@@ -305,20 +314,11 @@ def describe(split: Split) -> str:
     """The samples of a split, by class, for the log."""
     if isinstance(split.labels[0], float):
         bounds = f"{min(split.labels):g} to {max(split.labels):g}"
-        return f"{split.where}: {_count(len(split.labels), 'sample')} (labels {bounds})"
+        return f"{split.where}: {count(len(split.labels), 'sample')} (labels {bounds})"
     sets = [label if isinstance(label, list) else [label] for label in split.labels]
     counts = sorted(Counter(label for row in sets for label in row).items())
     classes = ", ".join(f"{number} of class {label}" for label, number in counts)
-    return f"{split.where}: {_count(len(split.labels), 'sample')} ({classes})"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _listing(numbers: Sequence[int]) -> str:
-    shown = ", ".join(map(str, numbers[:8]))
-    return f"{shown}, …" if len(numbers) > 8 else shown
+    return f"{split.where}: {count(len(split.labels), 'sample')} ({classes})"
 
 
 CLASSES = Labels(("label", "labels"), _label, check_labels)

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby, islice
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -16,6 +17,8 @@ SplitName = Literal["train", "eval"]
 FILE_STEMS: dict[SplitName, tuple[str, ...]] = {"train": ("train",), "eval": ("dev", "validation")}
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".txt")
 
+MAX_PROBLEMS_PER_FILE = 5
+
 Documents = Literal["file", "line", "paragraph"]
 """What one row of a txt file is; its column is called `text`."""
 Row = tuple[int, dict[str, Any]]
@@ -24,6 +27,26 @@ Row = tuple[int, dict[str, Any]]
 
 class DataError(ConfigError):
     """The data cannot be used; every problem found is listed."""
+
+
+def shortened(problems: Sequence[Problem], where: str) -> list[Problem]:
+    """The first problems of one file, each hint once, and how many there are more."""
+    said: set[str] = set()
+    found = []
+    for problem in problems[:MAX_PROBLEMS_PER_FILE]:
+        found.append(replace(problem, hint="") if problem.hint in said else problem)
+        said.add(problem.hint)
+    rest = len(problems) - MAX_PROBLEMS_PER_FILE
+    return [*found, *([Problem(where, f"{rest} more such problems")] if rest > 0 else [])]
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def listing(values: Sequence[Any]) -> str:
+    shown = ", ".join(map(str, values[:8]))
+    return f"{shown}, …" if len(values) > 8 else shown
 
 
 def find_files(folder: Path, split: SplitName) -> list[Path]:

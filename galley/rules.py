@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from galley.axes import PLANNED_MODELS, STAGED_MODELS, UNPLANNED_MODELS, shape_problems
-from galley.datacheck import ROWS_BEFORE_LAUNCH, check_class_sets, check_data, check_numbers
-from galley.datafiles import DataError
+from galley.datacheck import check_class_sets, check_data, check_numbers
 from galley.errors import Problem, valid_values
 from galley.metrics import TASK_METRICS, reports_problems, task_metrics, unknown_direction, watched
 from galley.model_rules import is_own_module, model_problems, own_code_problems
@@ -20,7 +18,7 @@ from galley.schedule_rules import schedule_problems
 from galley.schema import Data, Recipe
 from galley.squad import check_questions, longest_stride, question_limit
 from galley.strategy_rules import strategy_problems
-from galley.tables import ROLES, column_problems, load_tables, mixture_problems
+from galley.tables import LEARNS_NAMES, ROLES, Need, check_tables, column_problems, mixture_problems, needed
 from galley.tags import check_tags
 from galley.trackers import tracker_problems
 
@@ -36,12 +34,13 @@ RESERVED_ENV = (
 
 
 # task.kind -> what is wrong with its files, where there is more to it than columns.
-OWN_CHECKS: dict[str, Callable[[Data], list[Problem]]] = {
+OWN_CHECKS: dict[str, Callable[[Data, Need], list[Problem]]] = {
     "sequence_classification": check_data,
     "sequence_regression": check_numbers,
     "multi_label_classification": check_class_sets,
     "distillation": check_data,
     "token_classification": check_tags,
+    "question_answering": check_questions,
 }
 
 
@@ -54,23 +53,10 @@ def _data(recipe: Recipe) -> list[Problem]:
     """A task of the user's own may read anything: its rows are checked by the worker alone."""
     kind, data = recipe.task.kind, recipe.data
     problems = [*column_problems(data.columns, kind), *mixture_problems(data)]
-    for path in filter(None, [source.path for source in data.mix] or [data.path]):
-        one = replace(data, path=path)
-        if kind in OWN_CHECKS:
-            problems += OWN_CHECKS[kind](one)
-        elif kind == "question_answering":
-            problems += check_questions(one, recipe.eval.only)
-        elif kind in ROLES:
-            problems += _table_problems(one, kind, recipe.eval.only)
-    return problems
-
-
-def _table_problems(data: Data, kind: str, only_eval: bool) -> list[Problem]:
-    try:
-        load_tables(data, ROLES[kind], ROWS_BEFORE_LAUNCH, only_eval)
-    except DataError as error:
-        return list(error.problems)
-    return []
+    need = needed(recipe, kind in LEARNS_NAMES)
+    if kind in OWN_CHECKS:
+        return problems + OWN_CHECKS[kind](data, need)
+    return problems + (check_tables(data, ROLES[kind], need) if kind in ROLES else [])
 
 
 def _rules(recipe: Recipe) -> Iterator[Problem]:

@@ -12,15 +12,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from galley.datacheck import ROWS_BEFORE_LAUNCH
-from galley.datafiles import DataError, Row, SplitName, find_files, read_rows
+from galley.datafiles import DataError, Row, SplitName, find_files, read_rows, shortened
 from galley.errors import Problem, nearest, valid_values
+from galley.localdata import ROWS_BEFORE_LAUNCH, local_problems
+from galley.sampling import Classes
 from galley.schema import Data
-from galley.tables import data_folder, splits_read
+from galley.tables import Need, data_folder, splits_read
 
-MAX_PROBLEMS_PER_FILE = 5
 LEVELS = ("paragraphs", "qas")
 # Tokens of a question; as BERT's own training on SQuAD.
 MAX_QUESTION_TOKENS = 64
@@ -56,14 +57,21 @@ class QuestionSet:
     Attributes:
         where: the file, for messages.
         moved: answers that were not at their offset, and were found elsewhere in their context.
+        complete: whether all rows were read, not only the first.
     """
 
     questions: list[Question]
     where: str
     moved: int = 0
+    complete: bool = True
 
     def __len__(self) -> int:
         return len(self.questions)
+
+    @property
+    def classes(self) -> Classes:
+        """Questions with an answer, and those without."""
+        return [(bool(question.answers),) for question in self.questions]
 
     def take(self, indices: Sequence[int], where: str | None = None) -> QuestionSet:
         """The questions at `indices`, in that order."""
@@ -106,17 +114,15 @@ class QuestionColumns:
         return cls(**data.columns)
 
 
-def check_questions(data: Data, only_eval: bool = False) -> list[Problem]:
-    """What is wrong with the files of `data.path`, as far as they are read before a launch."""
-    try:
-        load_question_sets(data, ROWS_BEFORE_LAUNCH, only_eval)
-    except DataError as error:
-        return list(error.problems)
-    return []
+def check_questions(data: Data, need: Need = "both") -> list[Problem]:
+    """What is wrong with the local files of the data, as far as they are read before a launch."""
+    return local_problems(
+        data, lambda source: load_question_sets(source, ROWS_BEFORE_LAUNCH, need), joined_questions
+    )
 
 
 def load_question_sets(
-    data: Data, limit: int | None = None, only_eval: bool = False
+    data: Data, limit: int | None = None, need: Need = "both"
 ) -> dict[SplitName, QuestionSet]:
     """The splits of `data.path` that are read, of each file the first `limit` rows.
 
@@ -125,16 +131,21 @@ def load_question_sets(
     folder = data_folder(data)
     found: dict[SplitName, QuestionSet] = {}
     problems: list[Problem] = []
-    for name in splits_read(data, only_eval):
+    for name in splits_read(data, need):
         try:
-            paths = find_files(folder, name)
-            parts = [to_questions(islice(read_rows(path), limit), data, str(path)) for path in paths]
+            parts = [_load(path, data, limit) for path in find_files(folder, name)]
             found[name] = joined_questions(parts)
         except DataError as error:
             problems += error.problems
     if problems:
         raise DataError(problems)
     return found
+
+
+def _load(path: Path, data: Data, limit: int | None) -> QuestionSet:
+    rows = list(islice(read_rows(path), limit))
+    complete = limit is None or len(rows) < limit
+    return replace(to_questions(rows, data, str(path)), complete=complete)
 
 
 def joined_questions(parts: Sequence[QuestionSet]) -> QuestionSet:
@@ -149,7 +160,8 @@ def joined_questions(parts: Sequence[QuestionSet]) -> QuestionSet:
         for question in part.questions
     ]
     where = f"{parts[0].where} and {len(parts) - 1} more"
-    return QuestionSet(questions, where, sum(part.moved for part in parts))
+    moved = sum(part.moved for part in parts)
+    return QuestionSet(questions, where, moved, all(part.complete for part in parts))
 
 
 def to_questions(rows: Iterable[Row], data: Data, where: str) -> QuestionSet:
@@ -171,9 +183,7 @@ def to_questions(rows: Iterable[Row], data: Data, where: str) -> QuestionSet:
         except ValueError as error:
             problems.append(Problem(place, str(error)))
     if problems:
-        rest = len(problems) - MAX_PROBLEMS_PER_FILE
-        more = [Problem(where, f"{rest} more such problems")] if rest > 0 else []
-        raise DataError(problems[:MAX_PROBLEMS_PER_FILE] + more)
+        raise DataError(shortened(problems, where))
     if not questions:
         raise DataError(Problem(where, "has no questions"))
     twice = [key for key, count in Counter(question.id for question in questions).items() if count > 1]

@@ -10,13 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from galley.datafiles import DataError, Row, SplitName, find_files, read_rows
+from galley.datafiles import DataError, Row, SplitName, find_files, read_rows, shortened
 from galley.errors import Problem, nearest, valid_values
-from galley.schema import Data
+from galley.localdata import ROWS_BEFORE_LAUNCH, local_problems
+from galley.sampling import Classes
+from galley.schema import Data, Recipe
 
-MAX_PROBLEMS_PER_FILE = 5
+Need = Literal["both", "train", "eval"]
+"""Splits that a run reads: one alone where it only measures, or does not measure at all."""
 
 
 def is_text(value: Any) -> bool:
@@ -68,6 +71,8 @@ ROLES: dict[str, tuple[Role, ...]] = {
 
 # Tasks with a label, which have two keys of their own for their columns.
 LABELED = ("sequence_classification", "sequence_regression", "multi_label_classification", "distillation")
+# Tasks that take classes or tags from their training rows, also where they only measure.
+LEARNS_NAMES = ("token_classification", *LABELED)
 
 
 @dataclass(frozen=True)
@@ -86,14 +91,25 @@ class Table:
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
+    @property
+    def classes(self) -> Classes:
+        """The tags of every row, where rows have tags."""
+        rows = self.columns.get("tags")
+        return rows and [tuple(sorted({str(tag) for tag in row})) for row in rows]
+
     def take(self, indices: Sequence[int], where: str | None = None) -> Table:
         """The rows at `indices`, in that order."""
         chosen = {name: [values[index] for index in indices] for name, values in self.columns.items()}
         return Table(chosen, where or self.where, self.complete)
 
 
+def check_tables(data: Data, roles: Sequence[Role], need: Need = "both") -> list[Problem]:
+    """What is wrong with the local files of the data, as far as they are read before a launch."""
+    return local_problems(data, lambda source: load_tables(source, roles, ROWS_BEFORE_LAUNCH, need), joined)
+
+
 def load_tables(
-    data: Data, roles: Sequence[Role], limit: int | None = None, only_eval: bool = False
+    data: Data, roles: Sequence[Role], limit: int | None = None, need: Need = "both"
 ) -> dict[SplitName, Table]:
     """The splits of `data.path` that are read (`splits_read`), of each file the first `limit` rows.
 
@@ -102,7 +118,7 @@ def load_tables(
     folder = data_folder(data)
     found: dict[SplitName, Table] = {}
     problems: list[Problem] = []
-    for name in splits_read(data, only_eval):
+    for name in splits_read(data, need):
         try:
             parts = [_load(path, roles, data, limit) for path in find_files(folder, name)]
             found[name] = joined(parts)
@@ -113,16 +129,23 @@ def load_tables(
     return found
 
 
-def splits_read(data: Data, only_eval: bool = False) -> tuple[SplitName, ...]:
-    """What is read and kept: with `data.hold_out` evaluation is taken from training, which may stream.
+def needed(recipe: Recipe, learns: bool = False) -> Need:
+    """What the recipe reads: all of it, unless it only measures or does not measure.
 
-    With `only_eval` nothing is trained, and what is measured is all that is needed.
+    `learns`: the task takes classes or tags from the training rows, also where it only measures.
     """
+    if recipe.eval.only:
+        return "both" if learns else "eval"
+    return "both" if recipe.eval.enabled else "train"
+
+
+def splits_read(data: Data, need: Need = "both") -> tuple[SplitName, ...]:
+    """What is read and kept: with `data.hold_out` evaluation is taken from training, which may stream."""
     if data.streaming:
-        return ("eval",)
+        return () if need == "train" else ("eval",)
     if data.hold_out:
         return ("train",)
-    return ("eval",) if only_eval else ("train", "eval")
+    return ("train", "eval") if need == "both" else (need,)
 
 
 def _load(path: Path, roles: Sequence[Role], data: Data, limit: int | None) -> Table:
@@ -162,9 +185,7 @@ def to_table(
         if not role.accepts(row.get(names[role.name]))
     ]
     if problems:
-        rest = len(problems) - MAX_PROBLEMS_PER_FILE
-        more = [Problem(where, f"{rest} more such problems")] if rest > 0 else []
-        raise DataError(problems[:MAX_PROBLEMS_PER_FILE] + more)
+        raise DataError(shortened(problems, where))
     columns = {role.name: [row[names[role.name]] for _, row in rows] for role in roles}
     return Table(columns, where, complete)
 

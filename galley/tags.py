@@ -5,29 +5,47 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from galley.datacheck import ROWS_BEFORE_LAUNCH
-from galley.datafiles import DataError, SplitName
-from galley.errors import Problem
+from galley.datafiles import DataError, SplitName, listing, shortened
+from galley.errors import Problem, nearest
+from galley.localdata import ROWS_BEFORE_LAUNCH, local_problems
 from galley.schema import Data
-from galley.tables import MAX_PROBLEMS_PER_FILE, ROLES, Table, load_tables
+from galley.tables import ROLES, Need, Table, joined, load_tables
 
 OUTSIDE = "O"
 
 
-def check_tags(data: Data) -> list[Problem]:
-    """What is wrong with the files of `data.path`, as far as they are read before a launch."""
-    try:
-        tables = load_tables(data, ROLES["token_classification"], limit=ROWS_BEFORE_LAUNCH)
-        name_tags(tables, data.label_names)
-    except DataError as error:
-        return list(error.problems)
-    return []
+def check_tags(data: Data, need: Need = "both") -> list[Problem]:
+    """What is wrong with the local files of the data, and with the tags of both splits."""
+    return local_problems(
+        data,
+        lambda source: _load(source, data.label_names, need),
+        joined,
+        lambda splits: tag_problems(splits, data.label_names),
+    )
+
+
+def _load(source: Data, names: Sequence[str] | None, need: Need) -> dict[SplitName, Table]:
+    tables = load_tables(source, ROLES["token_classification"], ROWS_BEFORE_LAUNCH, need)
+    return name_tags(tables, names)
+
+
+def tag_problems(splits: Mapping[SplitName, Table], names: Sequence[str] | None = None) -> list[Problem]:
+    """Tags of evaluation that training lacks; `names` are all tags where the data names them."""
+    if names is not None or "train" not in splits or "eval" not in splits:
+        return []
+    known = tag_names(splits["train"])
+    unseen = [tag for tag in tag_names(splits["eval"]) if tag not in known]
+    if not unseen or not splits["train"].complete:
+        return []
+    what = f"has tags that {splits['train'].where} does not have: {listing(unseen)}"
+    hint = f"name all tags: data.label_names=[{','.join([*known, *unseen])}]"
+    return [Problem(splits["eval"].where, what, hint)]
 
 
 def name_tags(tables: Mapping[SplitName, Table], names: Sequence[str] | None) -> dict[SplitName, Table]:
     """The tables with tags as text. `names` says what the numbers of a numbered set mean.
 
-    Raises `DataError` for rows of unequal length, and numbers without a name.
+    Raises `DataError` for rows of unequal length, numbers without a name, and unknown names.
     """
     found: dict[SplitName, Table] = {}
     problems: list[Problem] = []
@@ -64,8 +82,15 @@ def _problems(table: Table, names: Sequence[str] | None) -> list[Problem]:
         if numbers and names is None:
             hint = "name them in their order: data.label_names=[O,B-PER,I-PER]"
             return [Problem(table.where, "its tags are numbers without names", hint)]
-        if numbers and names is not None and max(numbers) >= len(names):
-            problems.append(Problem(where, f"has tag {max(numbers)}, but data.label_names has {len(names)}"))
-    rest = len(problems) - MAX_PROBLEMS_PER_FILE
-    more = [Problem(table.where, f"{rest} more such problems")] if rest > 0 else []
-    return problems[:MAX_PROBLEMS_PER_FILE] + more
+        problems += [_without_name(where, tag, names) for tag in tags if names and not _has_name(tag, names)]
+    return shortened(problems, table.where)
+
+
+def _has_name(tag: Any, names: Sequence[str]) -> bool:
+    return 0 <= tag < len(names) if isinstance(tag, int) else tag in names
+
+
+def _without_name(where: str, tag: Any, names: Sequence[str]) -> Problem:
+    if isinstance(tag, int):
+        return Problem(where, f"has tag {tag}, but data.label_names has {len(names)}")
+    return Problem(where, f"has tag '{tag}', which data.label_names has not", nearest(tag, names))

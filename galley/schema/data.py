@@ -34,7 +34,8 @@ class Data:
         subset: the dataset's configuration on the hub (`mrpc` of `glue`).
         train_split, eval_split: their names on the hub; null for `train`, and the first of
             `validation`, `dev`, `test`.
-        hold_out: so many training samples are kept for evaluation, instead of an evaluation split.
+        hold_out: so many training samples are kept for evaluation, instead of an evaluation split; drawn
+            as with `max_samples`.
         path: a folder with `train.*` and `dev.*` or `validation.*` (csv, tsv, json, jsonl,
             parquet, arrow, txt), or several such files a split: `train-*.jsonl`.
         mix: several sources, read instead of `name` and `path`.
@@ -44,9 +45,10 @@ class Data:
         label_column: null to recognise it (`label`, or GLUE's `Quality`).
         columns: the column of each thing that a task reads, by its name: `{text: content}`; what is
             not named is recognised. Classification has the two keys above.
-        label_names: what the numbers of tags mean, in their order; null where the tags are text.
+        label_names: what the numbers of tags mean, in their order; all tags, where the tags are text.
         max_length: tokens a sample; longer ones are truncated, or cut in pieces by the task.
-        max_samples: at most so many training and evaluation samples each, spread evenly; null for all.
+        max_samples: at most so many training and evaluation samples each, drawn whatever `seed` is; every
+            class keeps its share. Null for all.
         max_eval_samples: the same of evaluation alone; null is `max_samples`.
         streaming: read while training, without preparing and keeping the whole; a run then has
             `train.max_steps` instead of epochs.

@@ -19,10 +19,11 @@ from galley.datacheck import (
     to_split,
 )
 from galley.datafiles import DataError, SplitName
+from galley.sampling import gathered, limited, sources_of
 from galley.schema import Data
-from galley.tables import splits_read
+from galley.tables import Need, splits_read
 from trainer.assets import data_rows, is_embedded
-from trainer.data.raw import gathered, hub_splits, limited
+from trainer.data.raw import hub_splits
 
 log = logging.getLogger("galley")
 
@@ -32,30 +33,32 @@ class Splits:
     """What is trained and measured on.
 
     Attributes:
+        eval: null where nothing is measured and no such split is read.
         num_labels: classes of the whole training data, whatever `data.max_samples` leaves of it.
     """
 
     train: Split
-    eval: Split
+    eval: Split | None
     num_labels: int
 
 
-def read_splits(data: Data, labels: Labels = CLASSES) -> Splits:
-    """Both splits, at most `sample_limit` each. Raises `ConfigError` that names what is wrong."""
-    whole = gathered(data, lambda source: _read(source, labels), joined_splits)
-    problems = label_problems(whole, labels)
+def read_splits(data: Data, labels: Labels = CLASSES, need: Need = "both") -> Splits:
+    """The splits, at most `sample_limit` rows each. Raises `ConfigError` that names what is wrong."""
+    sources = [_read(source, labels, need) for source in sources_of(data)]
+    whole = gathered(data, sources, joined_splits)
+    problems = label_problems(data, whole, labels)
     if problems:
         raise DataError(problems)
     chosen = limited(data, whole)
     for split in chosen.values():
         log.info("%s", describe(split))
-    return Splits(chosen["train"], chosen["eval"], count_labels(whole["train"].labels))
+    return Splits(chosen["train"], chosen.get("eval"), count_labels(whole["train"].labels))
 
 
-def _read(data: Data, labels: Labels) -> dict[SplitName, Split]:
+def _read(data: Data, labels: Labels, need: Need) -> dict[SplitName, Split]:
     if data.path is not None:
-        return load_splits(data, labels=labels, whole=False)
-    return _embedded(data, labels) if is_embedded(data.name) else _hub(data, labels)
+        return load_splits(data, labels=labels, need=need)
+    return _embedded(data, labels, need) if is_embedded(data.name) else _hub(data, labels, need)
 
 
 def count_labels(labels: Sequence[Any]) -> int:
@@ -65,9 +68,9 @@ def count_labels(labels: Sequence[Any]) -> int:
     return 1 + max(max(label, default=0) if isinstance(label, list) else label for label in labels)
 
 
-def _embedded(data: Data, labels: Labels) -> dict[SplitName, Split]:
+def _embedded(data: Data, labels: Labels, need: Need) -> dict[SplitName, Split]:
     found: dict[SplitName, Split] = {}
-    for split in splits_read(data):
+    for split in splits_read(data, need):
         rows, where = data_rows(data.name, split), f"{data.name} ({split})"
         found[split] = to_split(
             list(enumerate(rows, 1)), find_columns(list(rows[0]), data, where, labels), where, kind=labels
@@ -75,10 +78,10 @@ def _embedded(data: Data, labels: Labels) -> dict[SplitName, Split]:
     return found
 
 
-def _hub(data: Data, labels: Labels) -> dict[SplitName, Split]:
+def _hub(data: Data, labels: Labels, need: Need) -> dict[SplitName, Split]:
     where = f"data.name={data.name}"
     found: dict[SplitName, Split] = {}
-    for name, (stored, rows) in hub_splits(data).items():
+    for name, (stored, rows) in hub_splits(data, need=need).items():
         source = f"{where} ({stored})"
         columns = find_columns(rows.column_names, data, source, labels)
         found[name] = to_split(list(enumerate(rows, 1)), columns, source, kind=labels)

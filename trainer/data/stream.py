@@ -21,12 +21,13 @@ from numpy.typing import NDArray
 
 from galley.datafiles import DataError, Documents, find_files, read_rows
 from galley.errors import Problem
+from galley.sampling import sources_of
 from galley.schema import Data
 from galley.tables import TEXT, column_names, data_folder
 from trainer.assets import data_rows, is_embedded
 from trainer.data.language import TextEncoder
 from trainer.data.packing import Tokens
-from trainer.data.raw import hub_splits, of_source
+from trainer.data.raw import hub_splits
 from trainer.tasks.base import Sample
 
 Position = Any
@@ -272,8 +273,7 @@ def _take(held: deque[tuple[Position, Tokens]], used: int, size: int) -> tuple[T
 
 def open_stream(data: Data, encoder: TextEncoder, seed: int) -> SampleStream:
     """The training samples of the recipe's data, which are not read yet."""
-    sources = [of_source(data, source) for source in data.mix] or [data]
-    texts = [ShuffledTexts(_reader(source, seed), seed, data.shuffle_buffer) for source in sources]
+    texts = [ShuffledTexts(_reader(source, seed), seed, data.shuffle_buffer) for source in sources_of(data)]
     weights = [source.weight for source in data.mix]
     mixed = MixedTexts(texts, weights, seed) if data.mix else texts[0]
     settings = [mixed.identity, seed, data.shuffle_buffer, data.documents, encoder.identity]

@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from galley.datafiles import SplitName
+from galley.datafiles import DataError, SplitName
 from galley.schema import Data
-from galley.tables import ROLES, Table, column_names
-from galley.tags import name_tags
+from galley.tables import ROLES, Need, Table, column_names
+from galley.tags import name_tags, tag_names, tag_problems
 from trainer.assets import is_embedded
-from trainer.data.raw import hub_splits, read_tables
+from trainer.data.raw import hub_splits, taken, whole_tables
 from trainer.data.store import ArrowDataset, digest, stored, tokenizer_settings
 
 log = logging.getLogger("galley")
@@ -36,15 +36,28 @@ SCHEMA = pa.schema(
 )
 
 
-def read_tag_tables(data: Data) -> dict[SplitName, Table]:
-    """Both splits with tags as text. Raises `ConfigError` that names what is wrong."""
+def read_tag_tables(data: Data, need: Need = "both") -> tuple[dict[SplitName, Table], list[str]]:
+    """The splits with tags as text, and the names of all tags: `data.label_names`, or those that the
+    hub knows, or all of training, whatever `data.max_samples` leaves of it.
+
+    Raises `ConfigError` that names what is wrong.
+    """
+    names = data.label_names or _names_on_the_hub(data)
+    whole = name_tags(whole_tables(data, ROLES["token_classification"], need), names)
+    problems = tag_problems(whole, names)
+    if problems:
+        raise DataError(problems)
+    return taken(data, whole), names or tag_names(whole["train"])
+
+
+def _names_on_the_hub(data: Data) -> list[str] | None:
+    if data.path is not None or is_embedded(data.name) or data.mix:
+        return None
+    stored, rows = hub_splits(data, need="train")["train"]
     roles = ROLES["token_classification"]
-    names = data.label_names
-    if names is None and data.path is None and not is_embedded(data.name):
-        stored, rows = hub_splits(data)["train"]
-        column = column_names(rows.column_names, roles, data, f"data.name={data.name} ({stored})")["tags"]
-        names = getattr(getattr(rows.features[column], "feature", None), "names", None)
-    return name_tags(read_tables(data, roles), names)
+    column = column_names(rows.column_names, roles, data, f"data.name={data.name} ({stored})")["tags"]
+    found: list[str] | None = getattr(getattr(rows.features[column], "feature", None), "names", None)
+    return found
 
 
 def tagged(table: Table, names: Sequence[str], tokenizer: Any, max_length: int, cache: Path) -> ArrowDataset:

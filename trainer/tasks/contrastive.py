@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy, normalize
 
-from galley.tables import ROLES
+from galley.tables import ROLES, needed
 from trainer.cache import cache_root
 from trainer.collectives import gather_rows
 from trainer.data.raw import read_tables
@@ -35,7 +35,7 @@ class Contrastive(TextTask):
     def datasets(self, main_first: MainFirst) -> Datasets:
         data, cache = self.recipe.data, cache_root(self.recipe.data)
         with main_first():
-            tables = read_tables(data, ROLES["contrastive"], self.recipe.eval.only)
+            tables = read_tables(data, ROLES["contrastive"], needed(self.recipe))
             held_out = None
             if self.recipe.eval.enabled:
                 held_out = text_pairs(tables["eval"], self.tokenizer, data.max_length, cache)

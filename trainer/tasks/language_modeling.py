@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from galley.errors import ConfigError, Problem
 from galley.schema import Recipe
-from galley.tables import TEXT, Table
+from galley.tables import TEXT, Table, needed
 from trainer.cache import cache_root
 from trainer.data.language import Preparation, TextEncoder, evaluation_windows, training_samples
 from trainer.data.packing import FillInTheMiddle
@@ -48,7 +48,7 @@ class LanguageModeling(Task):
         if data.streaming:
             return self._streamed(main_first)
         with main_first():
-            tables = read_tables(data, (TEXT,))
+            tables = read_tables(data, (TEXT,), needed(self.recipe))
             encoder = self._prepare(tables["train"])
             train = training_samples(tables["train"], encoder, cache)
             held_out = (
@@ -58,7 +58,7 @@ class LanguageModeling(Task):
 
     def _measured_alone(self, main_first: MainFirst) -> Datasets:
         with main_first():
-            table = read_tables(self.recipe.data, (TEXT,), only_eval=True)["eval"]
+            table = read_tables(self.recipe.data, (TEXT,), "eval")["eval"]
             windows = evaluation_windows(table, self._prepare(table), cache_root(self.recipe.data))
         return Datasets(windows, windows)
 

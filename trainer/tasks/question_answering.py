@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 from galley.datafiles import SplitName
 from galley.schema import Recipe
 from galley.squad import QuestionSet
+from galley.tables import needed
 from trainer.cache import cache_root
 from trainer.data.questions import read_question_sets
 from trainer.data.store import ArrowDataset
@@ -41,7 +42,7 @@ class QuestionAnswering(TextTask):
         recipe, cache = self.recipe, cache_root(self.recipe.data)
         size = WindowSize(recipe.data.max_length, recipe.task.qa.doc_stride)
         with main_first():
-            self._questions = read_question_sets(recipe.data, recipe.eval.only)
+            self._questions = read_question_sets(recipe.data, needed(recipe))
             held_out = None
             if recipe.eval.enabled:
                 held_out = windows(self._questions["eval"], self.tokenizer, size, cache)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from galley.errors import ConfigError, Problem
 from galley.schema import Recipe
-from galley.tables import ROLES, Table
+from galley.tables import ROLES, Table, needed
 from trainer.cache import cache_root
 from trainer.data.encoding import Tokens, encode_all
 from trainer.data.raw import read_tables
@@ -45,7 +45,7 @@ class Seq2Seq(Task):
     def datasets(self, main_first: MainFirst) -> Datasets:
         cache = cache_root(self.recipe.data)
         with main_first():
-            tables = read_tables(self.recipe.data, ROLES["seq2seq"], self.recipe.eval.only)
+            tables = read_tables(self.recipe.data, ROLES["seq2seq"], needed(self.recipe))
             self.tokenizer = load_tokenizer(self.recipe, pad_with_end=True)
             held_out = self._stored(tables["eval"], cache) if self.recipe.eval.enabled else None
             if self.recipe.eval.only and held_out is not None:

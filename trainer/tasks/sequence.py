@@ -8,6 +8,7 @@ import torch
 
 from galley.datacheck import Labels
 from galley.schema import Recipe
+from galley.tables import needed
 from trainer.cache import cache_root
 from trainer.data.sources import Splits, read_splits
 from trainer.data.tokenized import tokenized
@@ -34,11 +35,11 @@ class SequenceTask(TextTask):
     def datasets(self, main_first: MainFirst) -> Datasets:
         data, cache = self.recipe.data, cache_root(self.recipe.data)
         with main_first():
-            splits = read_splits(data, self.labels)
+            splits = read_splits(data, self.labels, needed(self.recipe, learns=True))
             self.learn_labels(splits)
             train = tokenized(splits.train, self.tokenizer, data.max_length, cache)
             held_out = None
-            if self.recipe.eval.enabled:
+            if self.recipe.eval.enabled and splits.eval is not None:
                 held_out = tokenized(splits.eval, self.tokenizer, data.max_length, cache)
         return Datasets(train, held_out)
 

@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from galley.datafiles import SplitName
 from galley.schema import Recipe
-from galley.tables import Table
-from galley.tags import OUTSIDE, tag_names
+from galley.tables import Table, needed
+from galley.tags import OUTSIDE
 from trainer.cache import cache_root
 from trainer.data.tagged import IGNORED, read_tag_tables, tagged
 from trainer.metrics.entities import entity_metrics
@@ -34,8 +34,8 @@ class TokenClassification(TextTask):
     def datasets(self, main_first: MainFirst) -> Datasets:
         data, cache = self.recipe.data, cache_root(self.recipe.data)
         with main_first():
-            self._tables = read_tag_tables(data)
-            self.names = tag_names(self._tables["train"])
+            need = needed(self.recipe, learns=True)
+            self._tables, self.names = read_tag_tables(data, need)
             train = tagged(self._tables["train"], self.names, self.tokenizer, data.max_length, cache)
             held_out = None
             if self.recipe.eval.enabled:

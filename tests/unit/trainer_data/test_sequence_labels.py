@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from galley.datacheck import CLASS_SETS, CLASSES, NUMBERS, Labels, load_splits
+from galley.datacheck import CLASS_SETS, CLASSES, NUMBERS, Labels, check_class_sets, load_splits
 from galley.datafiles import DataError
 from galley.errors import ConfigError
 from galley.schema import Classification, Data, Distillation, Eval, Model, Precision, Recipe, Task
@@ -68,8 +68,9 @@ def test_a_label_of_another_kind_is_named_with_its_line(
 def test_evaluation_has_no_class_that_training_lacks(tmp_path: Path) -> None:
     path = folder(tmp_path, ["[0]", "[1]"])
     (tmp_path / "dev.csv").write_text('text,label\na,"[0, 4]"\n')
-    with pytest.raises(DataError, match=r"does not have: 4\n.*labels of training: 0, 1"):
-        load_splits(Data(path=path), labels=CLASS_SETS)
+    (problem,) = check_class_sets(Data(path=path))
+    assert problem.what.endswith("does not have: 4")
+    assert problem.hint == "labels of training: 0, 1"
 
 
 def test_multi_label_metrics_by_hand() -> None:

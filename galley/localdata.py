@@ -1,0 +1,41 @@
+"""Local data files checked before anything is started: read as the worker reads them, and no further
+than takes about a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from galley.datafiles import DataError, SplitName
+from galley.errors import Problem
+from galley.sampling import Join, R, gathered, sources_of
+from galley.schema import Data
+
+# Rows of each file that are read before a launch; the worker reads and checks all.
+ROWS_BEFORE_LAUNCH = 100_000
+
+
+def local_problems(
+    data: Data,
+    read: Callable[[Data], Mapping[SplitName, R]],
+    join: Join[R],
+    judge: Callable[[Mapping[SplitName, R]], list[Problem]] = lambda splits: [],
+) -> list[Problem]:
+    """What `read` refuses of every local source; `judge` sees what is held out of them and mixed.
+
+    What is not local, or longer than is read here, is judged by the worker alone.
+    """
+    sources = sources_of(data)
+    found, problems = [], list[Problem]()
+    for source in sources:
+        if source.path is not None:
+            try:
+                found.append(read(source))
+            except DataError as error:
+                problems += error.problems
+    whole = all(splits["train"].complete for splits in found if "train" in splits)
+    if problems or len(found) < len(sources) or not whole:
+        return list(dict.fromkeys(problems))
+    try:
+        return judge(gathered(data, found, join))
+    except DataError as error:
+        return list(error.problems)
