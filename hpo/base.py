@@ -31,6 +31,7 @@ class Search:
         seed: of the draws; equal seeds and equal histories draw equal parameters.
         settings: the recipe's `hpo`.
         dry: only to see whether the backend can express the search: it writes nothing.
+        id: of the study (`hpo.identity`), by which a storage that others use too knows it.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Search:
     seed: int
     settings: Hpo
     dry: bool = False
+    id: str = ""
 
 
 class HpoBackend(ABC):

@@ -27,6 +27,7 @@ from hpo.check import check_points, sweep_problems
 from hpo.controller import Controller
 from hpo.display import make_show
 from hpo.folder import StudyFolder
+from hpo.identity import study_id
 from hpo.journal import Begun, Cancelled, Journal, Resumed, read_journal
 from hpo.ledger import Ledger
 from hpo.population import died_out
@@ -212,4 +213,5 @@ def _search(study: Study, dry: bool = False) -> Search:
         seed=_seed(study),
         settings=study.hpo,
         dry=dry,
+        id=study_id(study.begun),
     )

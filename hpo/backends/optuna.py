@@ -27,7 +27,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from galley.errors import ConfigError, Problem
 from galley.rundir import RunFolder
 from hpo.backends.optuna_samplers import check_sampler, make_sampler
-from hpo.backends.optuna_storage import answered, check_database, close_storage, open_storage
+from hpo.backends.optuna_storage import answered, close_storage, open_storage
+from hpo.backends.optuna_study import foreign, open_study, refuse_foreign
 from hpo.base import HpoBackend, Search
 from hpo.objectives import violations
 from hpo.points import enumerate_points, same_point
@@ -57,18 +58,13 @@ class OptunaBackend(HpoBackend):
         url = storage_url(search.settings.storage)
         if search.dry:
             if url is not None:
-                check_database(url)
+                refuse_foreign(search, url)
             return
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._where = "hpo.storage" if url is not None else str(search.folder / "optuna.log")
         self._storage = open_storage(url, search.folder)
         with answered(self._where):
-            self._study = optuna.create_study(
-                study_name=search.name,
-                storage=self._storage,
-                directions=[objective.direction for objective in search.objectives],
-                load_if_exists=True,
-            )
+            self._study = open_study(search, self._storage, self._where)
             self._reconcile(trials)
 
     def ask(self, number: int, fixed: Params | None = None) -> Params | None:
@@ -86,11 +82,19 @@ class OptunaBackend(HpoBackend):
             fixed = self._grid[index]
         self._study.sampler = make_sampler(self.search, random.Random(f"{self.search.seed}-{number}"))
         trial = self._take(number, fixed)
+        self._refuse_outside(trial)
         params: Params = {}
         for key, dim in self._dims.items():
             if dim.is_active(params):
                 params[key] = decode(dim, trial._suggest(key, self._distributions[key]))
         return params
+
+    def _refuse_outside(self, trial: optuna.Trial) -> None:
+        """Raise `ConfigError` if somebody else, such as a dashboard, gave values that the space has not."""
+        for key, value in {**trial._fixed_params, **trial.params}.items():
+            found = self._distributions.get(key)
+            if found is not None and not _holds(found, value):
+                raise self._foreign(f"its trial {trial.number} has {key}={value}, which is not in the space")
 
     def tell(self, trial: Trial) -> None:
         with answered(self._where):
@@ -174,9 +178,7 @@ class OptunaBackend(HpoBackend):
                 self._tell(trial)
 
     def _foreign(self, what: str) -> ConfigError:
-        where = self.search.settings.storage or self._where
-        hint = "it belongs to another study; move it away, and it is written again from the journal"
-        return ConfigError(Problem(f"{where}: {self.search.name}", what, hint))
+        return foreign(self.search, self._where, what)
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return create_trial(
@@ -199,6 +201,14 @@ def distribution(dim: SpaceDim) -> BaseDistribution:
     if dim.kind == "int":
         return IntDistribution(int(low), int(high), log=dim.log, step=int(dim.step or 1))
     return FloatDistribution(low, high, log=dim.log, step=dim.step)
+
+
+def _holds(found: BaseDistribution, value: Any) -> bool:
+    """Whether the value is one of the distribution's."""
+    try:
+        return found._contains(found.to_internal_repr(value))
+    except ValueError:
+        return False
 
 
 def encode(dim: SpaceDim, value: Any) -> Any:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -75,16 +76,35 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         raise ConfigError(Problem(str(path), f"cannot be read ({error})", hint)) from error
 
 
-def check_database(url: str) -> None:
-    """Connect to it, no more. Raises `ConfigError` where that fails."""
-    from sqlalchemy import create_engine
+def look_into(url: str, name: str) -> tuple[dict[str, Any], list[str]] | None:
+    """User attributes and directions of the study of this name in a database; null if there is none.
+
+    Writes no table. Raises `ConfigError` if the database cannot be opened or read.
+    """
+    from sqlalchemy import create_engine, inspect
 
     with _opening():
         engine = create_engine(url)
         try:
-            engine.connect().close()
+            with engine.connect() as connection:
+                has_studies = inspect(connection).has_table("studies")
         finally:
             engine.dispose()
+    return _read_study(url, name) if has_studies else None
+
+
+def _read_study(url: str, name: str) -> tuple[dict[str, Any], list[str]] | None:
+    with _opening():
+        storage = RDBStorage(url, skip_table_creation=True)
+    try:
+        with _opening():
+            study = storage.get_study_id_from_name(name)
+            ways = [way.name.lower() for way in storage.get_study_directions(study)]
+            return storage.get_study_user_attrs(study), ways
+    except KeyError:
+        return None
+    finally:
+        close_storage(storage)
 
 
 def _open_database(url: str) -> RDBStorage:
@@ -107,7 +127,7 @@ def _opening() -> Iterator[None]:
 
     try:
         yield
-    except (SQLAlchemyError, ImportError, ValueError) as error:
+    except (SQLAlchemyError, StorageInternalError, ImportError, ValueError, RuntimeError) as error:
         hint = "sqlite:///FILE, postgresql://USER@HOST/DATABASE, mysql+pymysql://USER@HOST/DATABASE"
         raise ConfigError(Problem("hpo.storage", f"cannot be opened: {_reason(error)}", hint)) from error
 
