@@ -13,6 +13,7 @@ from galley.errors import Problem, valid_values
 from galley.metrics import TASK_METRICS, reports_problems, task_metrics, unknown_direction, watched
 from galley.model_rules import is_own_module, model_problems, own_code_problems
 from galley.model_shape import layer_shape, model_type
+from galley.places import data_here, place_problems
 from galley.preload import spelling_problems
 from galley.schedule_rules import schedule_problems
 from galley.schema import Data, Recipe
@@ -46,17 +47,17 @@ OWN_CHECKS: dict[str, Callable[[Data, Need], list[Problem]]] = {
 
 def recipe_problems(recipe: Recipe) -> list[Problem]:
     """Every rule the recipe breaks, and what is wrong with its local data files."""
-    return [*_rules(recipe), *_data(recipe)]
+    return [*_rules(recipe), *place_problems(recipe), *_data(recipe)]
 
 
 def _data(recipe: Recipe) -> list[Problem]:
     """A task of the user's own may read anything: its rows are checked by the worker alone."""
     kind, data = recipe.task.kind, recipe.data
     problems = [*column_problems(data.columns, kind), *mixture_problems(data)]
-    need = needed(recipe, kind in LEARNS_NAMES)
+    here, need = data_here(recipe), needed(recipe, kind in LEARNS_NAMES)
     if kind in OWN_CHECKS:
-        return problems + OWN_CHECKS[kind](data, need)
-    return problems + (check_tables(data, ROLES[kind], need) if kind in ROLES else [])
+        return problems + OWN_CHECKS[kind](here, need)
+    return problems + (check_tables(here, ROLES[kind], need) if kind in ROLES else [])
 
 
 def _rules(recipe: Recipe) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from galley.errors import ConfigError, Problem
 from galley.git import git_state
 from galley.paths import ROOT
+from galley.places import UPLOADS, uploads
 from galley.rundir import RunFolder, write_atomic
 from galley.schema import Hpo, Recipe
 from galley.spec import CodeSnapshot, Layout, RunSpec
@@ -63,11 +64,14 @@ def seal_with(recipe: Recipe, layout: Layout, code: CodeSnapshot, packages: dict
 
 
 def code_files(recipe: Recipe) -> dict[str, Path]:
-    """Path in the snapshot -> file, sorted; a plugin folder lies under `plugins/N/`."""
+    """Path in the snapshot -> file, sorted; a plugin folder lies under `plugins/N/`,
+    an uploaded one under `uploads/KEY/`."""
     found = {str(path.relative_to(ROOT)): path for name in PROGRAM for path in _files(ROOT / name)}
     for number, folder in enumerate(recipe.plugins):
         root = Path(folder).expanduser()
         found |= {f"plugins/{number}/{path.relative_to(root)}": path for path in _files(root)}
+    for key, upload in uploads(recipe).items():
+        found |= {f"{UPLOADS}/{key}/{path.relative_to(upload)}": path for path in _files(upload)}
     return dict(sorted(found.items()))
 
 

@@ -160,7 +160,7 @@ class MovedSpec(RunSpec):
 
     @classmethod
     def of(cls, sealed: RunSpec, layout: Layout, recipe: Recipe | None = None) -> MovedSpec:
-        """`recipe` differs from the sealed one in `cluster` only."""
+        """`recipe` differs from the sealed one in `cluster`, or in where an upload lies, only."""
         return cls(
             recipe=recipe or sealed.recipe,
             layout=layout,

@@ -9,9 +9,11 @@ Environment:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from galley.errors import ConfigError, Problem
 from galley.moving import fit_batch, relayout
+from galley.places import with_uploads
 from galley.spec import Layout, MemoryLimit, MovedSpec, RunSpec, from_json
 from trainer.rank_facts import RankFacts
 
@@ -40,3 +42,9 @@ def as_started(
     if found and min(found) < layout.micro_size:
         layout = fit_batch(layout, min(found))
     return sealed if layout == sealed.layout else MovedSpec.of(sealed, layout)
+
+
+def with_uploaded(spec: RunSpec, code: Path) -> RunSpec:
+    """The run with the folders that came with its code, in the place of those of the user's machine."""
+    recipe = with_uploads(spec.recipe, code)
+    return spec if recipe is spec.recipe else MovedSpec.of(spec.sealed, spec.layout, recipe)

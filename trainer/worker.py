@@ -27,7 +27,7 @@ from galley.lifetime import die_with_parent  # noqa: E402
 from galley.rundir import RunFolder  # noqa: E402
 from galley.spec import FailureClass, RankError, RunSpec  # noqa: E402
 from galley.trackers import Tracking  # noqa: E402
-from trainer.placing import as_started  # noqa: E402
+from trainer.placing import as_started, with_uploaded  # noqa: E402
 from trainer.rank_facts import RankFacts, read_rank_facts  # noqa: E402
 
 END_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
@@ -127,6 +127,7 @@ def train(spec: RunSpec, folder: RunFolder, facts: RankFacts, attempt: int, repo
         from trainer.own_code import add_folders
         from trainer.tasks import make_task
 
+        spec = with_uploaded(spec, folder.code)
         add_folders(folder.code / "plugins" / str(number) for number in range(len(spec.recipe.plugins)))
         resume = os.environ.get("GALLEY_RESUME") == "1"
         started_at = float(os.environ.get("GALLEY_STARTED_AT", STARTED_AT))

@@ -26,6 +26,9 @@ class K8s:
             result and the logs when the pods end.
         claim_here: folder at which this machine sees the claim, for `transport: claim`.
         mount_path: folder at which the pods see the claim.
+        image_folders: folders of the image that the recipe may name (`data.path`, `model.name`).
+        upload: send the folders of this machine that the recipe names along with the code: small ones
+            with `transport: configmap`, which carries 576 KiB of them when compressed.
         shm_gib: size of /dev/shm, which counts as memory; null is up to the pod's memory limit.
         gpu_resource: the resource that `cluster.gpus_per_node` counts.
         tolerations: `{key, operator, value, effect}` each.
@@ -59,6 +62,8 @@ class K8s:
     claim: str | None = "galley"
     claim_here: str | None = None
     mount_path: str = "/galley"
+    image_folders: list[str] = field(default_factory=list)
+    upload: bool = False
     shm_gib: Annotated[float, Field(gt=0)] | None = None
     gpu_resource: str = "nvidia.com/gpu"
     node_selector: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = field(default_factory=dict)

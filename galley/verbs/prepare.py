@@ -11,6 +11,7 @@ from galley.compose import compose_recipe
 from galley.errors import ConfigError, Problem
 from galley.estimate import Estimate, estimate_memory, memory_warnings
 from galley.layout import layout_problems, layout_warnings, resolve_layout
+from galley.places import place_warnings
 from galley.rundir import RunFolder
 from galley.schema import Recipe
 from galley.seal import default_run_dir, seal
@@ -71,7 +72,11 @@ def prepare(words: Sequence[str], options: Options) -> Prepared:
         facts=facts,
         plan=launcher.plan(spec, run_dir, facts, attempt=1),
         estimate=estimate,
-        warnings=[*layout_warnings(recipe, layout, facts), *memory_warnings(estimate, layout, facts)],
+        warnings=[
+            *layout_warnings(recipe, layout, facts),
+            *place_warnings(recipe),
+            *memory_warnings(estimate, layout, facts),
+        ],
     )
 
 

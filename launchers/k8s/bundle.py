@@ -5,15 +5,20 @@ from __future__ import annotations
 import base64
 import io
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from galley.errors import SubmissionError
+from galley.errors import Problem, SubmissionError
+from galley.places import UPLOADS, uploads
 from galley.rundir import RunFolder
-from galley.seal import snapshot_files
+from galley.schema import Recipe
+from galley.seal import code_files, snapshot_files
 
 MAX_BYTES = 1024**2  # of all values of a ConfigMap
+PROGRAM_BYTES = 448 * 1024  # room for Galley itself, which takes less
+_ADDED = (f"{UPLOADS}/", "plugins/")  # what a user adds to the snapshot
+_MAX_PLAIN_BYTES = 64 * 1024**2  # beyond, compressing takes longer than it is worth
 
 
 def pack(files: Mapping[str, Path]) -> bytes:
@@ -28,13 +33,29 @@ def pack(files: Mapping[str, Path]) -> bytes:
     return packed.getvalue()
 
 
+def size_problems(recipe: Recipe) -> Iterator[Problem]:
+    """Uploads and plugins that do not fit into a ConfigMap beside Galley itself."""
+    added = {name: path for name, path in code_files(recipe).items() if name.startswith(_ADDED)}
+    if not added or recipe.launcher.k8s.transport != "configmap":
+        return
+    plain, room = sum(path.stat().st_size for path in added.values()), MAX_BYTES - PROGRAM_BYTES
+    size = plain if plain > _MAX_PLAIN_BYTES else len(pack(added))
+    if size > room:
+        names = ", ".join([*uploads(recipe), *(["plugins"] if recipe.plugins else [])])
+        what = (
+            f"{names}: {len(added)} files take {size / 1024:.0f} KiB when compressed, {room / 1024:.0f} fit"
+        )
+        hint = "copy them to the claim, or keep the run on it: launcher.k8s.transport=claim"
+        yield Problem("launcher.k8s.upload" if uploads(recipe) else "plugins", what, hint)
+
+
 def code_config_map(folder: RunFolder, metadata: dict[str, Any]) -> dict[str, Any]:
     """Raises `SubmissionError` where the code does not fit."""
     packed = pack(snapshot_files(folder))
     if len(packed) > MAX_BYTES:
         raise SubmissionError(
             f"the code takes {len(packed)} bytes when compressed, a ConfigMap holds {MAX_BYTES}: "
-            "keep the run on the claim (launcher.k8s.transport=claim), or make `plugins` smaller"
+            "keep the run on the claim (launcher.k8s.transport=claim), or make plugins and uploads smaller"
         )
     return {
         "apiVersion": "v1",

@@ -19,7 +19,7 @@ from galley.schema import K8s, Recipe
 from galley.spec import FINAL_STATES, ClusterFacts, LaunchPlan, RunHandle, RunResult, RunSpec, State
 from launchers import agent_log as agents
 from launchers.base import Diagnosis, Launcher
-from launchers.k8s.bundle import code_config_map
+from launchers.k8s.bundle import code_config_map, size_problems
 from launchers.k8s.checks import manifest_problems
 from launchers.k8s.client import Client, Place
 from launchers.k8s.collect import collect
@@ -87,6 +87,9 @@ class K8sLauncher(Launcher):
         if after is not None:
             what = f"Kubernetes has no queue to wait in for {after.root.name}"
             raise ConfigError(Problem("after", what, "start it when the other run has succeeded"))
+        problems = list(size_problems(recipe))
+        if problems:
+            raise ConfigError(problems)
         declared = declared_facts(recipe)
         saves = [] if earlier is None else [_save_s(path) for path in earlier.checkpoints.glob("step-*")]
         return replace(declared, save_s=max(saves, default=0.0))

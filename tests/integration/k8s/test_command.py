@@ -45,6 +45,24 @@ def test_two_pods_train_as_this_machine_does(
     assert galley("logs", folder.root, "--rank", "1")[1] == folder.rank_log(1, 1).read_text()
 
 
+@pytest.mark.timeout(600)
+def test_a_pod_reads_the_data_that_were_sent_along(cluster: Cluster, tmp_path: Path) -> None:
+    """And not the folder on this machine, which a pod would not see."""
+    data, rows = tmp_path / "data", ["a,b,0", "c,d,1", "e,f,0", "g,h,1"]
+    data.mkdir()
+    for split in ("train", "dev"):
+        (data / f"{split}.csv").write_text("\n".join(["sentence1,sentence2,label", *rows]))
+    words = (*REFERENCE, "eval.enabled=false", "train.max_steps=1", "batch.global_size=4")
+    upload = (f"data.path={data}", "launcher.k8s.upload=true", "cluster.procs_per_node=1")
+    done = run_galley([*words, "launcher=k8s", *upload, f"run_dir={tmp_path / 'here'}"], timeout=600)
+    assert done.rc == 0, done.err + "".join(log.read_text() for log in tmp_path.glob("pods/*/log"))
+    folder = RunFolder(cluster.claim / _pod_folder(cluster))
+    record = folder.read_data()
+    assert record is not None
+    names = [f"{split}.csv" for split in ("dev", "train")]
+    assert [*record.files] == [str(folder.code / "uploads" / "data.path" / name) for name in names]
+
+
 @pytest.mark.timeout(900)
 def test_an_elastic_job_goes_on_without_a_pod_that_was_lost(
     cluster: Cluster, tmp_path: Path, galley: Command
