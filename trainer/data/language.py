@@ -16,13 +16,13 @@ import pyarrow as pa
 
 from galley.errors import ConfigError, Problem
 from galley.tables import Table
-from trainer.data.encoding import encode_all
+from trainer.data.encoding import encode_all, tokenization
 from trainer.data.packing import FillInTheMiddle, Tokens, Window, pieces, windows
-from trainer.data.store import ArrowDataset, digest, stored, tokenizer_settings
+from trainer.data.store import ArrowDataset, digest, stored
 
 log = logging.getLogger("galley")
 
-FORMAT = 1
+FORMAT = 2
 SCHEMA = pa.schema([("input_ids", pa.list_(pa.uint32())), ("context", pa.int32())])
 
 
@@ -36,6 +36,8 @@ class Preparation:
         separator: the token behind every text; null puts none.
         special: with the tokens that the tokenizer puts around a text.
         stride: between evaluation windows.
+        first: the token before every text (BOS); null puts none.
+        side: of a text that is not packed and too long, `right` keeps the beginning, `left` the end.
     """
 
     size: int
@@ -44,20 +46,26 @@ class Preparation:
     special: bool
     stride: int
     fim: FillInTheMiddle | None = None
+    first: int | None = None
+    side: str = "right"
+
+    def cut(self, tokens: Tokens) -> Tokens:
+        """At most `size` tokens of a text that is not packed."""
+        return tokens[-self.size :] if self.side == "left" else tokens[: self.size]
 
 
 class TextEncoder:
     """Texts to token sequences as a preparation says."""
 
     def __init__(self, tokenizer: Any, preparation: Preparation, workers: int) -> None:
-        self.tokenizer = tokenizer
         self.preparation = preparation
         self.workers = workers
+        self._how = tokenization(tokenizer, special=preparation.special)
 
     @property
     def identity(self) -> dict[str, Any]:
         """All that decides the tokens of a text; JSON."""
-        return {"format": FORMAT, "tokenizer": tokenizer_settings(self.tokenizer), **asdict(self.preparation)}
+        return {"format": FORMAT, "tokens": self._how.identity, **asdict(self.preparation)}
 
     def sequences(self, texts: Iterable[str], training: bool) -> Iterator[Tokens]:
         for _, tokens in self.pairs(((text, text) for text in texts), training):
@@ -65,8 +73,7 @@ class TextEncoder:
 
     def pairs(self, items: Iterable[tuple[Any, str]], training: bool) -> Iterator[tuple[Any, Tokens]]:
         """Items that carry a text, each with the text's sequence."""
-        special = self.preparation.special
-        encoded = encode_all(items, lambda item: item[1], self.tokenizer, special, self.workers)
+        encoded = encode_all(items, lambda item: item[1], self._how, self.workers)
         for (item, _), tokens in encoded:
             yield item, self._finished(np.asarray(tokens, dtype=np.uint32), training)
 
@@ -74,6 +81,8 @@ class TextEncoder:
         preparation = self.preparation
         if training and preparation.fim is not None:
             tokens = preparation.fim.apply(tokens)
+        if preparation.first is not None:
+            tokens = np.insert(tokens, 0, np.uint32(preparation.first))
         if preparation.separator is not None:
             tokens = np.append(tokens, np.uint32(preparation.separator))
         return tokens
@@ -101,7 +110,7 @@ def _training(table: Table, encoder: TextEncoder) -> pa.Table:
         longer = sum(len(tokens) > size for tokens in sequences)
         if longer:
             log.warning("%s: %d texts are longer than %d tokens: truncated", table.where, longer, size)
-        samples = [tokens[:size] for tokens in sequences if len(tokens) > 1]
+        samples = [encoder.preparation.cut(tokens) for tokens in sequences if len(tokens) > 1]
     return _table(table, samples, [0] * len(samples))
 
 

@@ -86,14 +86,6 @@ def digest(settings: dict[str, Any], columns: Iterable[Sequence[Any]]) -> str:
     return found.hexdigest()
 
 
-def tokenizer_settings(tokenizer: Any) -> dict[str, Any]:
-    """What a tokenizer makes of a text depends on this alone; as JSON."""
-    backend: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
-    # Left over from the last call; whoever stores samples states their own truncation and never pads.
-    del backend["truncation"], backend["padding"]
-    return backend
-
-
 def stored(key: str, make: Callable[[], pa.Table], cache: Path) -> ArrowDataset:
     """The samples of this content key from the cache, or made now and put there.
 

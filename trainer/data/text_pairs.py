@@ -9,26 +9,24 @@ from typing import Any
 import pyarrow as pa
 
 from galley.tables import Table
-from trainer.data.store import ArrowDataset, digest, stored, tokenizer_settings
+from trainer.data.encoding import Tokenization, tokenization
+from trainer.data.store import ArrowDataset, digest, stored
 
 log = logging.getLogger("galley")
 
-FORMAT = 1
+FORMAT = 2
 SCHEMA = pa.schema([("input_ids", pa.list_(pa.uint32())), ("first_length", pa.int32())])
 
 
 def text_pairs(table: Table, tokenizer: Any, max_length: int, cache: Path) -> ArrowDataset:
     """The pairs of the table's two columns, each text of at most `max_length` tokens."""
-    settings = {"format": FORMAT, "max_length": max_length, "tokenizer": tokenizer_settings(tokenizer)}
-    columns = list(table.columns.values())
-    return stored(digest(settings, columns), lambda: _encode(table, tokenizer, max_length), cache)
+    how, columns = tokenization(tokenizer, max_length), list(table.columns.values())
+    key = digest({"format": FORMAT, **how.identity}, columns)
+    return stored(key, lambda: _encode(table, how, max_length), cache)
 
 
-def _encode(table: Table, tokenizer: Any, max_length: int) -> pa.Table:
-    first, second = (
-        tokenizer(column, truncation=True, max_length=max_length)["input_ids"]
-        for column in table.columns.values()
-    )
+def _encode(table: Table, how: Tokenization, max_length: int) -> pa.Table:
+    first, second = ([entry.ids for entry in how.encode(column)] for column in table.columns.values())
     full = sum(len(ids) == max_length for ids in [*first, *second])
     if full:
         log.info("%s: %d texts reach data.max_length=%d tokens", table.where, full, max_length)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from galley.squad import Question, QuestionSet, question_limit
-from trainer.data.store import ArrowDataset, digest, stored, tokenizer_settings
+from trainer.data.encoding import Tokenization, tokenization
+from trainer.data.store import ArrowDataset, digest, stored
 
 log = logging.getLogger("galley")
 
-FORMAT = 1
+FORMAT = 2
 SCHEMA = pa.schema(
     [
         ("input_ids", pa.list_(pa.uint32())),
@@ -47,27 +48,20 @@ class WindowSize:
 
 def windows(split: QuestionSet, tokenizer: Any, size: WindowSize, cache: Path) -> ArrowDataset:
     """The windows of all questions, in their order, from the cache or made now."""
-    settings = {"format": FORMAT, **vars(size), "tokenizer": tokenizer_settings(tokenizer)}
+    how = tokenization(tokenizer, size.length, strategy="only_second", stride=size.stride)
     content = [[q.question, q.context, list(map(list, q.spans))] for q in split.questions]
-    return stored(digest(settings, [content]), lambda: _table(split, tokenizer, size), cache)
-
-
-def _table(split: QuestionSet, tokenizer: Any, size: WindowSize) -> pa.Table:
-    questions = _cut(split, tokenizer, question_limit(size.length))
-    encoded = tokenizer(
-        questions,
-        [question.context for question in split.questions],
-        truncation="only_second",
-        max_length=size.length,
-        stride=size.stride,
-        return_overflowing_tokens=True,
-        return_offsets_mapping=True,
-        return_token_type_ids=True,
+    return stored(
+        digest({"format": FORMAT, **how.identity}, [content]), lambda: _table(split, how, size), cache
     )
-    owners = list(encoded["overflow_to_sample_mapping"])
+
+
+def _table(split: QuestionSet, how: Tokenization, size: WindowSize) -> pa.Table:
+    questions = _cut(split, how, question_limit(size.length))
+    encoded = how.encode([(text, q.context) for text, q in zip(questions, split.questions, strict=True)])
     rows = [
-        _window(encoded, row, split.questions[owner]) | {"question": owner}
-        for row, owner in enumerate(owners)
+        _window(window, question) | {"question": number}
+        for number, (question, first) in enumerate(zip(split.questions, encoded, strict=True))
+        for window in (first, *first.overflowing)
     ]
     lost = _never_whole(split.questions, rows)
     log.info("%s: %d windows of at most %d tokens", split.where, len(rows), size.length)
@@ -76,10 +70,11 @@ def _table(split: QuestionSet, tokenizer: Any, size: WindowSize) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def _cut(split: QuestionSet, tokenizer: Any, limit: int) -> list[str]:
+def _cut(split: QuestionSet, how: Tokenization, limit: int) -> list[str]:
     """The questions, the long ones cut to their first `limit` tokens."""
     texts = [question.question for question in split.questions]
-    offsets = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    alone = replace(how, special=False, truncation=None)
+    offsets = [entry.offsets for entry in alone.encode(texts)]
     long = [number for number, spans in enumerate(offsets) if len(spans) > limit]
     for number in long:
         texts[number] = texts[number][: offsets[number][limit - 1][1]]
@@ -88,14 +83,14 @@ def _cut(split: QuestionSet, tokenizer: Any, limit: int) -> list[str]:
     return texts
 
 
-def _window(encoded: Any, row: int, question: Question) -> dict[str, Any]:
-    offsets = np.array(encoded["offset_mapping"][row], dtype=np.int32)
-    inside = np.array([part == 1 for part in encoded.sequence_ids(row)])
+def _window(window: Any, question: Question) -> dict[str, Any]:
+    offsets = np.array(window.offsets, dtype=np.int32)
+    inside = np.array([part == 1 for part in window.sequence_ids])
     offsets[~inside] = -1
     start, end = _place(offsets, inside, question.spans)
     return {
-        "input_ids": encoded["input_ids"][row],
-        "token_type_ids": encoded["token_type_ids"][row],
+        "input_ids": window.ids,
+        "token_type_ids": window.type_ids,
         "char_starts": offsets[:, 0],
         "char_ends": offsets[:, 1],
         "start": start,

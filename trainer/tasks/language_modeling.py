@@ -87,7 +87,14 @@ class LanguageModeling(Task):
             what = f"leaves out tokens between windows of {size}"
             raise ConfigError(Problem(f"task.lm.eval_stride={stride}", what, "at most data.max_length"))
         return Preparation(
-            size, settings.packing, self._separator(), self._has_special_tokens(), stride, self._fim()
+            size,
+            settings.packing,
+            self._separator(),
+            self._has_special_tokens(),
+            stride,
+            self._fim(),
+            self._first(),
+            self.tokenizer.truncation_side,
         )
 
     @abstractmethod
@@ -97,6 +104,9 @@ class LanguageModeling(Task):
     def _has_special_tokens(self) -> bool: ...
 
     def _fim(self) -> FillInTheMiddle | None:
+        return None
+
+    def _first(self) -> int | None:
         return None
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
@@ -178,6 +188,12 @@ class CausalLM(LanguageModeling):
 
     def _has_special_tokens(self) -> bool:
         return False
+
+    def _first(self) -> int | None:
+        """The token that begins a text (BOS), where the tokenizer puts it: Llama and Gemma are trained
+        with it, and their perplexities are those of texts that have it."""
+        first = self.tokenizer("")["input_ids"][:1]
+        return int(first[0]) if first and first[0] == self.tokenizer.bos_token_id else None
 
     def _fim(self) -> FillInTheMiddle | None:
         settings = self.settings

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
@@ -15,20 +13,14 @@ from galley.errors import ConfigError, Problem
 from galley.schema import Recipe
 from galley.tables import ROLES, Table, needed
 from trainer.cache import cache_root
-from trainer.data.encoding import Tokens, encode_all
 from trainer.data.raw import read_tables
-from trainer.data.store import ArrowDataset, digest, stored, tokenizer_settings
+from trainer.data.source_target import source_target, translation
+from trainer.data.store import ArrowDataset
 from trainer.hub import quiet_transformers
 from trainer.models import check_positions, load_model, load_tokenizer
 from trainer.tasks.base import Batch, Datasets, MainFirst, Sample, Task, TokenizedDataset
 
-log = logging.getLogger("galley")
-
-FORMAT = 1
 IGNORED = -100
-SCHEMA = pa.schema(
-    [("input_ids", pa.list_(pa.uint32())), ("labels", pa.list_(pa.uint32())), ("target", pa.string())]
-)
 
 
 class Seq2Seq(Task):
@@ -54,37 +46,10 @@ class Seq2Seq(Task):
         return Datasets(train, held_out)
 
     def _stored(self, table: Table, cache: Any) -> ArrowDataset:
-        settings = {
-            "format": FORMAT,
-            "tokenizer": tokenizer_settings(self.tokenizer),
-            "prefix": self.settings.prefix,
-            "lengths": [self.recipe.data.max_length, self.settings.max_target_length],
-        }
-        key = digest(settings, [table.columns["source"], table.columns["target"]])
-        return stored(key, lambda: self._encode(table), cache)
-
-    def _encode(self, table: Table) -> pa.Table:
-        sources = [self.settings.prefix + text for text in table.columns["source"]]
-        targets = table.columns["target"]
-        ids = self._tokens(table, "sources", sources, self.recipe.data.max_length)
-        longest = self.settings.max_target_length
-        labels = [self._ended(tokens, longest) for tokens in self._tokens(table, "targets", targets, longest)]
-        return pa.table([ids, labels, targets], schema=SCHEMA)
-
-    def _tokens(self, table: Table, what: str, texts: Sequence[str], longest: int) -> list[Tokens]:
-        encoded = encode_all(texts, str, self.tokenizer, True, self.recipe.data.workers, longest)
-        found = [tokens for _, tokens in encoded]
-        full = sum(len(tokens) == longest for tokens in found)
-        if full:
-            log.warning(
-                "%s: %d %s reach %d tokens, where they are truncated", table.where, full, what, longest
-            )
-        return found
-
-    def _ended(self, tokens: Tokens, longest: int) -> Tokens:
-        """With the token that ends a text, where the tokenizer does not put it itself."""
-        end = self.end_of_text
-        return tokens if tokens[-1:] == [end] else [*tokens[: longest - 1], end]
+        data, settings = self.recipe.data, self.settings
+        longest = (data.max_length, settings.max_target_length)
+        how = translation(self.tokenizer, settings.prefix, self.end_of_text, *longest)
+        return source_target(table, how, data.workers, cache)
 
     @property
     def end_of_text(self) -> int:

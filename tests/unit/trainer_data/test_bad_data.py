@@ -150,9 +150,9 @@ def test_long_sources_and_targets_are_truncated_and_counted(
     task = Seq2SeqTask(Recipe(data=data, task=settings))
     task.tokenizer = load_tokenizer(task.recipe)
     with caplog.at_level(logging.WARNING, "galley"):
-        table = task._encode(read_tables(data, ROLES["seq2seq"])["train"])
-    assert [len(row) for row in table["input_ids"].to_pylist()] == [32, 32]
-    assert [len(row) for row in table["labels"].to_pylist()] == [3, 16]
+        found = task._stored(read_tables(data, ROLES["seq2seq"])["train"], tmp_path).rows([0, 1])
+    assert [len(row["input_ids"]) for row in found] == [32, 32]
+    assert [len(row["labels"]) for row in found] == [3, 16]
     assert caplog.messages == [
         f"{tmp_path}/train.jsonl: 2 sources reach 32 tokens, where they are truncated",
         f"{tmp_path}/train.jsonl: 1 targets reach 16 tokens, where they are truncated",

@@ -70,7 +70,7 @@ def test_packed_texts_end_with_a_separator_and_blank_ones_are_counted(
     with caplog.at_level(logging.INFO, "galley"):
         found = ids(training_samples(table, made, tmp_path))
     kept = [text for text in TEXTS if text.strip()]
-    expected = [token for text in kept for token in [*made.tokenizer.encode(text), END]]
+    expected = [token for text in kept for token in [*character_tokenizer(TEXTS).encode(text), END]]
     joined = [token for piece in found for token in piece]
     assert joined == expected[: len(joined)]
     assert joined.count(END) >= len(kept) - 1
@@ -84,7 +84,7 @@ def test_texts_that_are_not_packed_are_truncated_and_counted(
     made = encoder(packing=False, separator=None)
     with caplog.at_level(logging.WARNING, "galley"):
         found = ids(training_samples(Table({"text": TEXTS}, "train.txt"), made, tmp_path))
-    long = [made.tokenizer.encode(text)[:8] for text in (TEXTS[0], TEXTS[1], TEXTS[4])]
+    long = [character_tokenizer(TEXTS).encode(text)[:8] for text in (TEXTS[0], TEXTS[1], TEXTS[4])]
     assert found == long  # a text of one token has nothing to predict
     assert "train.txt: 2 texts are longer than 8 tokens: truncated" in caplog.messages
 
@@ -93,7 +93,7 @@ def test_evaluation_windows_slide_over_the_joined_texts(tmp_path: Path) -> None:
     table, made = Table({"text": TEXTS}, "dev.txt"), encoder(stride=3)
     dataset = evaluation_windows(table, made, tmp_path)
     kept = [text for text in TEXTS if text.strip()]
-    whole = [token for text in kept for token in [*made.tokenizer.encode(text), END]]
+    whole = [token for text in kept for token in [*character_tokenizer(TEXTS).encode(text), END]]
     measured = [
         token
         for tokens, context in zip(ids(dataset), contexts(dataset), strict=True)

@@ -13,7 +13,7 @@ from galley.datafiles import DataError, Documents, read_rows
 from galley.schema import Data, Model, Recipe, Source
 from galley.tables import ROLES
 from trainer.assets.pydoc_text import long_paragraphs
-from trainer.data.encoding import encode_all
+from trainer.data.encoding import encode_all, tokenization
 from trainer.data.raw import read_tables
 from trainer.models import load_tokenizer
 
@@ -117,7 +117,8 @@ def test_the_embedded_bpe_is_that_of_gpt2_in_any_number_of_processes() -> None:
     assert tokenizer("Hello world")["input_ids"] == [15496, 995]  # as OpenAI's own encoder gives it
     assert (len(tokenizer), tokenizer.eos_token_id) == (50257, 50256)
     texts = [f"text number {n}" for n in range(600)]
-    alone = [tokens for _, tokens in encode_all(texts, str, tokenizer, special=False)]
-    together = [tokens for _, tokens in encode_all(texts, str, tokenizer, special=False, workers=2)]
+    how = tokenization(tokenizer, special=False)
+    alone = [tokens for _, tokens in encode_all(texts, str, how)]
+    together = [tokens for _, tokens in encode_all(texts, str, how, workers=2)]
     assert alone == together
     assert alone[7] == tokenizer.encode("text number 7")

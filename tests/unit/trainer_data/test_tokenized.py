@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from galley.datacheck import Split
 from trainer.assets import minilm
+from trainer.data.encoding import Tokenization, tokenization
 from trainer.data.store import ArrowDataset
 from trainer.data.tokenized import content_key, tokenized
 
@@ -26,14 +28,18 @@ def tokenizer() -> Any:
     return AutoTokenizer.from_pretrained(minilm.folder())
 
 
-class Refusing:
-    """A tokenizer that knows its identity but must not be asked for tokens."""
+@pytest.fixture
+def no_tokens(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From its call on, nothing may be tokenized."""
 
-    def __init__(self, inner: Any) -> None:
-        self.backend_tokenizer = inner.backend_tokenizer
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
+    def refused(self: Tokenization, texts: Any) -> Any:
         raise AssertionError("tokenized again")
+
+    return lambda: monkeypatch.setattr(Tokenization, "encode", refused)
+
+
+def key_of(split: Split, tokenizer: Any, length: int) -> str:
+    return content_key(split, tokenization(tokenizer, length))
 
 
 def rows(dataset: ArrowDataset) -> list[Any]:
@@ -64,9 +70,12 @@ def test_single_sentences_have_one_segment(tokenizer: Any, tmp_path: Path) -> No
     assert {value for row in rows(dataset) for value in row[1]} == {0}
 
 
-def test_the_second_start_does_not_tokenize(tokenizer: Any, tmp_path: Path) -> None:
+def test_the_second_start_does_not_tokenize(
+    tokenizer: Any, tmp_path: Path, no_tokens: Callable[[], None]
+) -> None:
     first = tokenized(SPLIT, tokenizer, 16, tmp_path)
-    again = tokenized(SPLIT, Refusing(tokenizer), 16, tmp_path)
+    no_tokens()
+    again = tokenized(SPLIT, tokenizer, 16, tmp_path)
     assert rows(again) == rows(first)
     assert again.fingerprint == first.fingerprint
 
@@ -74,17 +83,21 @@ def test_the_second_start_does_not_tokenize(tokenizer: Any, tmp_path: Path) -> N
 def test_the_key_changes_with_all_that_decides_the_tokens(tokenizer: Any) -> None:
     other = type(tokenizer).from_pretrained(minilm.folder())
     other.add_tokens(["quarterdeck"])
+    left, split = (type(tokenizer).from_pretrained(minilm.folder()) for _ in range(2))
+    left.truncation_side, split.split_special_tokens = "left", True
     changed = [
-        content_key(replace(SPLIT, labels=[0, 1, 0]), tokenizer, 16),
-        content_key(replace(SPLIT, texts=(["one "], *SPLIT.texts[1:])), tokenizer, 16),
-        content_key(replace(SPLIT, texts=SPLIT.texts[::-1]), tokenizer, 16),
-        content_key(replace(SPLIT, texts=SPLIT.texts[:1]), tokenizer, 16),
-        content_key(SPLIT, tokenizer, 17),
-        content_key(SPLIT, other, 16),
+        key_of(replace(SPLIT, labels=[0, 1, 0]), tokenizer, 16),
+        key_of(replace(SPLIT, texts=(["one "], *SPLIT.texts[1:])), tokenizer, 16),
+        key_of(replace(SPLIT, texts=SPLIT.texts[::-1]), tokenizer, 16),
+        key_of(replace(SPLIT, texts=SPLIT.texts[:1]), tokenizer, 16),
+        key_of(SPLIT, tokenizer, 17),
+        key_of(SPLIT, other, 16),
+        key_of(SPLIT, left, 16),
+        key_of(SPLIT, split, 16),
     ]
-    same = content_key(SPLIT, tokenizer, 16)
+    same = key_of(SPLIT, tokenizer, 16)
     assert len({same, *changed}) == len(changed) + 1
-    assert content_key(replace(SPLIT, where="elsewhere"), tokenizer, 16) == same
+    assert key_of(replace(SPLIT, where="elsewhere"), tokenizer, 16) == same
 
 
 def cut(content: bytes) -> bytes:
@@ -123,11 +136,14 @@ def test_a_write_that_fails_leaves_nothing(
     assert list((tmp_path / "tokenized").iterdir()) == []
 
 
-def test_many_samples_survive_the_round_trip(tokenizer: Any, tmp_path: Path) -> None:
+def test_many_samples_survive_the_round_trip(
+    tokenizer: Any, tmp_path: Path, no_tokens: Callable[[], None]
+) -> None:
     texts = [f"number {n} " * (n % 7 + 1) for n in range(3000)]
     split = Split((texts,), [n % 2 for n in range(3000)], "here")
     tokenized(split, tokenizer, 64, tmp_path)
-    again = tokenized(split, Refusing(tokenizer), 64, tmp_path)
+    no_tokens()
+    again = tokenized(split, tokenizer, 64, tmp_path)
     assert again.rows([2999])[0]["input_ids"].tolist() == tokenizer(texts[2999])["input_ids"]
     assert int(again.lengths.sum()) == sum(len(ids) for ids in tokenizer(texts)["input_ids"])
 
@@ -136,6 +152,6 @@ def test_the_key_is_that_of_a_fresh_process_after_any_use_of_the_tokenizer(
     tokenizer: Any, tmp_path: Path
 ) -> None:
     used = type(tokenizer).from_pretrained(minilm.folder())
-    fresh = content_key(SPLIT, used, 16)
+    fresh = key_of(SPLIT, used, 16)
     used(["a", "b c"], truncation=True, max_length=5, padding="max_length")
-    assert content_key(SPLIT, used, 16) == fresh
+    assert key_of(SPLIT, used, 16) == fresh
