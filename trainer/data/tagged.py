@@ -1,7 +1,8 @@
-"""Words with tags, as word pieces: `input_ids`, `token_type_ids`, `labels`.
+"""Words with tags, as word pieces: `input_ids`, `token_type_ids`, `labels`, `words`.
 
-The first piece of a word carries its tag's number, every other position `IGNORED`. Words that lie
-beyond `max_length` tokens have no piece.
+The first piece of a word carries its tag's number in `labels` and the word's position in `words`, every
+other position `IGNORED`. A word has no piece where the tokenizer drops its characters, and beyond
+`max_length` tokens.
 """
 
 from __future__ import annotations
@@ -20,18 +21,20 @@ from galley.schema import Data
 from galley.tables import ROLES, Need, Table, column_names
 from galley.tags import name_tags, tag_names, tag_problems
 from trainer.assets import is_embedded
+from trainer.data.encoding import Tokenization, tokenization
 from trainer.data.raw import hub_splits, taken, whole_tables
-from trainer.data.store import ArrowDataset, digest, stored, tokenizer_settings
+from trainer.data.store import ArrowDataset, digest, stored
 
 log = logging.getLogger("galley")
 
-FORMAT = 1
+FORMAT = 2
 IGNORED = -100
 SCHEMA = pa.schema(
     [
         ("input_ids", pa.list_(pa.uint32())),
         ("token_type_ids", pa.list_(pa.uint8())),
         ("labels", pa.list_(pa.int32())),
+        ("words", pa.list_(pa.int32())),
     ]
 )
 
@@ -62,43 +65,44 @@ def _names_on_the_hub(data: Data) -> list[str] | None:
 
 def tagged(table: Table, names: Sequence[str], tokenizer: Any, max_length: int, cache: Path) -> ArrowDataset:
     """The pieces of the table's `tokens` with its `tags`, numbered as in `names`."""
-    settings = {"format": FORMAT, "max_length": max_length, "tokenizer": tokenizer_settings(tokenizer)}
-    settings["names"] = list(names)
+    how = tokenization(tokenizer, max_length)
+    settings = {"format": FORMAT, "names": list(names), **how.identity}
     columns = [table.columns["tokens"], table.columns["tags"]]
-    return stored(digest(settings, columns), lambda: _encode(table, names, tokenizer, max_length), cache)
+    return stored(digest(settings, columns), lambda: _encode(table, names, how, max_length), cache)
 
 
-def _encode(table: Table, names: Sequence[str], tokenizer: Any, max_length: int) -> pa.Table:
+def _encode(table: Table, names: Sequence[str], how: Tokenization, max_length: int) -> pa.Table:
     numbers = {name: number for number, name in enumerate(names)}
-    encoded = tokenizer(
-        [" ".join(words) for words in table.columns["tokens"]],
-        truncation=True,
-        max_length=max_length,
-        return_offsets_mapping=True,
-        return_token_type_ids=True,
-    )
-    labels = [
-        _labels(offsets, words, [numbers[tag] for tag in tags])
-        for offsets, words, tags in zip(encoded["offset_mapping"], *table.columns.values(), strict=True)
-    ]
-    cut = sum(map(len, table.columns["tokens"])) - sum(int((row != IGNORED).sum()) for row in labels)
-    if cut:
-        log.warning("%s: %d words have no token within data.max_length=%d", table.where, cut, max_length)
-    return pa.table([encoded["input_ids"], encoded["token_type_ids"], labels], schema=SCHEMA)
+    tokens, tags = table.columns["tokens"], table.columns["tags"]
+    encoded = how.encode([" ".join(words) for words in tokens])
+    places = [first_pieces(entry.offsets, words) for entry, words in zip(encoded, tokens, strict=True)]
+    labels = [_labels(words, [numbers[tag] for tag in row]) for words, row in zip(places, tags, strict=True)]
+    lost = sum(map(len, tokens)) - sum(int((row != IGNORED).sum()) for row in places)
+    if lost:
+        what = "%s: %d words have no token: the tokenizer drops them, or they lie beyond data.max_length=%d"
+        log.warning(what, table.where, lost, max_length)
+    columns = [[entry.ids for entry in encoded], [entry.type_ids for entry in encoded], labels, places]
+    return pa.table(columns, schema=SCHEMA)
 
 
-def _labels(
-    offsets: Sequence[tuple[int, int]], words: Sequence[str], tags: Sequence[int]
-) -> NDArray[np.int32]:
-    """By the last character of a piece: some tokenizers count the space before a word as its own."""
-    ends = np.cumsum([len(word) + 1 for word in words])
+def first_pieces(offsets: Sequence[tuple[int, int]], words: Sequence[str]) -> NDArray[np.int32]:
+    """For each piece the position of the word that begins with it, else `IGNORED`.
+
+    `offsets` are those of the words joined by single spaces. A piece belongs to the word of its last
+    character that is not such a space: some tokenizers count the space before a word as its own.
+    """
+    owners = [IGNORED if end else n for n, word in enumerate(words) for end in [*[False] * len(word), True]]
     found = np.full(len(offsets), IGNORED, dtype=np.int32)
-    before = -1
+    begun: set[int] = {IGNORED}
     for place, (start, end) in enumerate(offsets):
-        if end <= start:
-            continue
-        word = int(np.searchsorted(ends, end - 1, side="right"))
-        if word != before:
-            found[place] = tags[word]
-        before = word
+        word = next((owner for owner in reversed(owners[start:end]) if owner != IGNORED), IGNORED)
+        if word not in begun:
+            found[place] = word
+            begun.add(word)
     return found
+
+
+def _labels(places: NDArray[np.int32], tags: Sequence[int]) -> NDArray[np.int32]:
+    """The tag's number where a word begins."""
+    numbers = [IGNORED if place == IGNORED else tags[place] for place in places.tolist()]
+    return np.array(numbers, dtype=np.int32)

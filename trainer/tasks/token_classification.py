@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
@@ -70,10 +71,16 @@ class TokenClassification(TextTask):
     def metrics(self, predictions: NDArray[Any], dataset: TokenizedDataset) -> dict[str, float]:
         """See `entity_metrics`. A word without a piece is predicted to be outside."""
         references = self._tables["eval"].columns["tags"]
-        return entity_metrics(
-            [self._tags(*pair) for pair in zip(predictions, references, strict=True)], references
-        )
+        rows = dataset.rows(range(len(dataset)))
+        found = [
+            self._tags(predicted, row["words"], len(reference))
+            for predicted, row, reference in zip(predictions, rows, references, strict=True)
+        ]
+        return entity_metrics(found, references)
 
-    def _tags(self, row: NDArray[Any], reference: Sequence[str]) -> list[str]:
-        found = [self.names[int(number)] for number in row if number != IGNORED]
-        return found + [OUTSIDE] * (len(reference) - len(found))
+    def _tags(self, predicted: NDArray[Any], words: NDArray[Any], count: int) -> list[str]:
+        """One tag for each of `count` words; `words` has the word that begins at a position."""
+        tags = [OUTSIDE] * count
+        for place in np.flatnonzero(words != IGNORED):
+            tags[words[place]] = self.names[int(predicted[place])]
+        return tags
