@@ -98,7 +98,8 @@ def report(error: GalleyError, options: Options) -> int:
     else:
         print(f"galley: {error}", file=sys.stderr)
     if options.json:
-        problems = [vars(p) for p in error.problems] if isinstance(error, ConfigError) else []
+        found = error.problems if isinstance(error, ConfigError) else ()
+        problems = [{"where": one.where, "what": one.what, "hint": one.hint} for one in found]
         print(json.dumps({"error": str(error), "exit_code": error.exit_code, "problems": problems}))
     return error.exit_code
 

@@ -7,11 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from galley.choices import (
+    RECIPE_GROUP,
+    command_line_only,
+    name_strategy,
+    option_in_file,
+    strategy_name_problems,
+)
 from galley.errors import ConfigError, Problem
 from galley.hydra_bridge import (
     COMPOSITION_ERRORS,
     RECIPE_CHOICE,
-    RECIPE_GROUP,
     Composed,
     Loader,
     composition_problem,
@@ -105,8 +111,9 @@ def _compose(texts: Sequence[str], loader: Loader, check: Check) -> Composition:
         overrides = _hydra_overrides(request, loader)
         container = loader.merged(overrides)
     except COMPOSITION_ERRORS as error:
-        raise ConfigError([*problems, composition_problem(error)]) from error
-    problems += add_sweeps(container, request)
+        raise ConfigError([*problems, _composition_problem(error, request, loader)]) from error
+    name_strategy(container, overrides, loader)
+    problems += [*add_sweeps(container, request), *command_line_only(container)]
     container["recipe"] = request.recipe or DEFAULT_RECIPE
     container["profile"] = request.profile or PUBLISHED_PROFILE
     absorbed = _absorb_files(container, overrides, request, loader)
@@ -117,7 +124,7 @@ def _compose(texts: Sequence[str], loader: Loader, check: Check) -> Composition:
         problems += [_locate(mistake, sources) for mistake in mistakes]
     failed = [mistake.key for mistake in mistakes] + _failed_keys(request)
     wrong = {key.split(".")[0] for key in failed}
-    broken = recipe_problems(recipe)
+    broken = [*recipe_problems(recipe), *strategy_name_problems(recipe, overrides, loader)]
     # One batch equation is enough: the machine's says the same again.
     related = broken + [p for p in check(recipe) if p.where not in {known.where for known in broken}]
     related = [p for p in related if p.where.split(".")[0] not in wrong]
@@ -127,6 +134,14 @@ def _compose(texts: Sequence[str], loader: Loader, check: Check) -> Composition:
     if problems:
         raise ConfigError(problems)
     return Composition(_with_absolute_paths(recipe), tuple(overrides), request.typed, absorbed.sources)
+
+
+def _composition_problem(error: BaseException, request: Request, loader: Loader) -> Problem:
+    """With file and line where a recipe chooses an option that there is not."""
+    recipe = request.recipe or DEFAULT_RECIPE
+    variant = f"{recipe}/{request.profile}" if request.profile else recipe
+    files = loader.recipe_files(variant)
+    return option_in_file(str(error), files, loader) or composition_problem(error)
 
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
@@ -202,8 +217,12 @@ def _locate(mistake: Mistake, sources: Sequence[Source]) -> Problem:
 
 def _place(problem: Problem, sources: Sequence[Source]) -> Problem:
     """A problem of a key, with the file and line or the override that set the key."""
-    source = last_source(sources, problem.where)
-    return problem if source is None else _with_key(replace(problem, where=source.where), problem.where)
+    found = [(last_source(sources, key), key) for key in (problem.where, *problem.among)]
+    placed = [(source, key) for source, key in found if source is not None]
+    if not placed:
+        return problem
+    source, key = max(placed, key=lambda pair: sources.index(pair[0]))
+    return _with_key(replace(problem, where=source.where), key)
 
 
 def _with_key(problem: Problem, key: str) -> Problem:

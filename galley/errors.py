@@ -35,11 +35,13 @@ class Problem:
         where: the override, or `file:line`, or the key that carries the mistake.
         what: the mistake in one sentence.
         hint: the valid values, the nearest name or the next step; empty if there is none.
+        among: further keys that have a part in it: the mistake is shown where the last of them was set.
     """
 
     where: str
     what: str
     hint: str = ""
+    among: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}"

@@ -1,4 +1,7 @@
-"""The only module that touches Hydra: group options, the list of files, the merged mapping."""
+"""Composition by Hydra: group options, the list of files, the merged mapping.
+
+Only this module and `recipe_source` touch Hydra.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from galley.choices import RECIPE_GROUP
 from galley.errors import Problem
 from galley.paths import CONF, ROOT
 from galley.provenance import Source, display_path, file_sources
+from galley.recipe_source import SCHEME, register
 
 # `recipe=NAME` of the command line is a file of recipes/, which lies beside conf/, not inside it.
-RECIPE_GROUP = "recipes"
 RECIPE_CHOICE = f"{RECIPE_GROUP}@_global_"
 SET = "++"  # in front of an override: the key need not be there
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError)
@@ -59,7 +63,7 @@ class Loader:
 
     @property
     def search_override(self) -> str:
-        folders = ",".join(f'"file://{folder}"' for folder in (ROOT, *self.user_dirs))
+        folders = ",".join(f'"{SCHEME}://{folder}"' for folder in (ROOT, *self.user_dirs))
         return f"hydra.searchpath=[{folders}]"
 
     def options(self, group: str) -> list[str]:
@@ -121,6 +125,12 @@ class Loader:
         for path, package in self.files(overrides):
             yield from file_sources(path, package)
 
+    def recipe_files(self, recipe: str) -> list[Path]:
+        """The file of `NAME` or `NAME/VARIANT`, and that of what it varies."""
+        names = [recipe, *([recipe.rpartition("/")[0]] if "/" in recipe else [])]
+        found = [self._find(f"{RECIPE_GROUP}/{name}") for name in names]
+        return [path for path in found if path is not None]
+
     def _find(self, config_path: str | None) -> Path | None:
         if config_path is None or config_path.startswith("hydra/"):
             return None
@@ -157,6 +167,7 @@ def _choices(overrides: Sequence[str]) -> tuple[str, ...]:
 @contextmanager
 def open_loader(user_dirs: Sequence[Path] = (), composed: Composed | None = None) -> Iterator[Loader]:
     """A loader over the shipped folders and the user's, closed again at the end."""
+    register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         yield Loader(loader, tuple(user_dirs), Composed() if composed is None else composed)

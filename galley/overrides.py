@@ -6,16 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from galley.choices import ALIASES, no_such_option
 from galley.errors import Problem, valid_values
 from galley.keys import is_known, suggest
 
 if TYPE_CHECKING:
     from galley.hydra_bridge import Loader
 
-# What was an option elsewhere, and why it is none here.
-GONE = {("hpo", "sigopt"): "SigOpt's service has ended: there is nothing left to connect to"}
-# Another name of an option.
-ALIASES = {("hpo", "raytune"): "ray"}
 DEFAULT_RECIPE = "quickstart"
 PUBLISHED_PROFILE = "full"
 
@@ -103,7 +100,8 @@ def add_sweeps(container: dict[str, Any], request: Request) -> list[Problem]:
 
 def _read_choice(text: str, key: str, value: Any, request: Request) -> Problem | None:
     if not isinstance(value, str):
-        return Problem(text, f"'{key}' is chosen by name", f"single values are {key}.NAME=…")
+        hint = f"{key}=OPTION; single values are {key}.KEY=VALUE" if key not in ("recipe", "profile") else ""
+        return Problem(text, f"'{key}' is chosen by name", hint)
     if key == "recipe":
         request.recipe = value
     elif key == "profile":
@@ -125,22 +123,13 @@ def _check_options(request: Request, loader: Loader) -> None:
     for group, option in list(request.groups.items()):
         options = loader.options(group)
         if option not in options:
-            request.problems.append(_no_such(request.typed[group], option, group, options))
+            request.problems.append(no_such_option(request.typed[group], option, group, options))
             del request.groups[group]
     recipes = loader.options("recipes")
     if request.recipe is not None and request.recipe not in recipes:
-        request.problems.append(_no_such(request.typed["recipe"], request.recipe, "recipe", recipes))
+        request.problems.append(no_such_option(request.typed["recipe"], request.recipe, "recipe", recipes))
         request.recipe = None
     _check_profile(request, loader)
-
-
-def _no_such(typed: str, option: str, group: str, options: Sequence[str]) -> Problem:
-    hint = valid_values(option, options)
-    if (group, option) in GONE:
-        return Problem(typed, GONE[group, option], f"valid: {', '.join(options)}")
-    if group in ("model", "data"):
-        hint += f"; for another one set {group}.name=…" + (" or data.path=DIR" if group == "data" else "")
-    return Problem(typed, f"'{option}' is not a {group}", hint)
 
 
 def _check_profile(request: Request, loader: Loader) -> None:

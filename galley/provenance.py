@@ -56,3 +56,17 @@ def last_source(sources: Sequence[Source], key: str) -> Source | None:
     """The setting of `key` (or of a key inside it) that won; None if it has its default."""
     matching = [s for s in sources if s.key == key or s.key.startswith(f"{key}.")]
     return matching[-1] if matching else None
+
+
+def choice_sources(path: Path) -> Iterator[Source]:
+    """Each option that a recipe chooses, under the name of its group, in its defaults or by a plain word."""
+    with path.open(encoding="utf-8") as stream:
+        node = yaml.compose(stream, Loader=yaml.SafeLoader)
+    pairs = list(node.value) if isinstance(node, yaml.MappingNode) else []
+    lists = [value for key, value in pairs if key.value == "defaults"]
+    entries = [entry for one in lists if isinstance(one, yaml.SequenceNode) for entry in one.value]
+    pairs += [pair for entry in entries if isinstance(entry, yaml.MappingNode) for pair in entry.value]
+    for key, value in pairs:
+        if isinstance(value, yaml.ScalarNode):
+            group = key.value.removeprefix("override ").strip().removeprefix("/")
+            yield Source(group, f"{display_path(path)}:{key.start_mark.line + 1}", value.value)

@@ -18,6 +18,7 @@ from galley.preload import spelling_problems
 from galley.schedule_rules import schedule_problems
 from galley.schema import Data, Recipe
 from galley.squad import check_questions, longest_stride, question_limit
+from galley.strategy_names import name_problems
 from galley.strategy_rules import strategy_problems
 from galley.tables import LEARNS_NAMES, ROLES, Need, check_tables, column_problems, mixture_problems, needed
 from galley.tags import check_tags
@@ -165,7 +166,7 @@ def _strategy(recipe: Recipe) -> Iterator[Problem]:
             f"strategy '{recipe.strategy.name}' is one process, but procs_per_node is {procs}",
             "choose strategy=ddp, or leave cluster.procs_per_node out",
         )
-    yield from strategy_problems(recipe.strategy)
+    yield from list(strategy_problems(recipe.strategy)) or name_problems(recipe.strategy)
     if recipe.train.compile and recipe.strategy.engine == "deepspeed" and recipe.strategy.shard == "params":
         what = "ZeRO-3 gathers parameters by hooks inside the forward, which tear the graph apart"
         yield Problem("train.compile", what, "choose strategy=fsdp, or train.compile=false")

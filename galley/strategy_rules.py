@@ -50,11 +50,6 @@ def _auto(strategy: Strategy) -> Iterator[Problem]:
 
 def _model_parallel(strategy: Strategy) -> Iterator[Problem]:
     tensor, pipeline = strategy.tensor_parallel, strategy.pipeline_parallel
-    named = {"tp": ("tensor_parallel",), "pp": ("pipeline_parallel",)}
-    for key in named.get(strategy.name, ()):
-        if getattr(strategy, key) == 1:
-            what = f"is 1: strategy '{strategy.name}' would be ddp"
-            yield Problem(f"strategy.{key}", what, "at least 2, or strategy=ddp")
     if strategy.model_parallel > 1 and (strategy.engine != "torch" or not strategy.data_parallel):
         where = "strategy.tensor_parallel" if tensor > 1 else "strategy.pipeline_parallel"
         asked = strategy.engine if strategy.data_parallel else "data_parallel=false"

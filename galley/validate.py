@@ -111,7 +111,7 @@ def _mistake(detail: Mapping[str, Any]) -> Mistake:
     choices = [str(value) for part in schema.get("anyOf", [schema]) for value in part.get("enum", [])]
     hint = " ".join(filter(None, (nearest(str(detail["input"]), choices), expected(key))))
     if key not in leaf_types() and free_mapping(key) is None:
-        hint = f"'{key}' is a section: set {key}.NAME"
+        hint = f"'{key}' is a section: set {key}.KEY"
     inner = location[len(key.split(".")) :]
     if inner and inner[0].isdigit():  # an entry of a list of mappings, which `expected` knows nothing of
         return Mistake(key, f"{'.'.join(inner)}: {value} is not a valid value", detail["msg"].lower())

@@ -143,8 +143,8 @@ def _kept_strategy(section: Mapping[str, Any], kept: set[str]) -> dict[str, Any]
 
 def _name_strategy(section: dict[str, Any]) -> None:
     """A wrong value leaves the name out; the value is reported when the recipe is checked."""
-    from galley.interop.naming import strategy_name
     from galley.spec import adapter
+    from galley.strategy_names import strategy_name
 
     try:
         section.setdefault("name", strategy_name(adapter(Strategy).validate_python(section)))

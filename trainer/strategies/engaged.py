@@ -9,6 +9,7 @@ import torch
 
 from galley.schema import Strategy
 from galley.spec import Engaged
+from galley.strategy_names import name_problems
 from trainer.compiling import num_graphs
 from trainer.failures import EngagementError
 from trainer.precision import TORCH_DTYPES
@@ -105,7 +106,12 @@ class EngagementProbe:
 
 def check(engaged: Engaged, engine: Engine) -> None:
     """Compare class, world and elements with the promise of the strategy."""
-    problems = [*_wrapper_problems(engaged, engine), *_element_problems(engaged, engine), *engine.misplaced()]
+    problems = [
+        *_name_problems(engine),
+        *_wrapper_problems(engaged, engine),
+        *_element_problems(engaged, engine),
+        *engine.misplaced(),
+    ]
     if problems:
         raise EngagementError(f"strategy '{engaged.strategy}' did not engage: " + "; ".join(problems))
 
@@ -120,6 +126,11 @@ def check_replicas(engine: Engine) -> None:
             raise EngagementError(
                 f"strategy '{name}' did not engage: the ranks have different {part}, sums {sums}"
             )
+
+
+def _name_problems(engine: Engine) -> list[str]:
+    """A name that means another strategy than the one that was carried out."""
+    return [problem.what for problem in name_problems(engine.setup.recipe.strategy)]
 
 
 def _wrapper_problems(engaged: Engaged, engine: Engine) -> list[str]:

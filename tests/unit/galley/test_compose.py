@@ -114,7 +114,7 @@ def test_right_key_at_the_wrong_place_is_suggested(override: str, hint: str) -> 
         ("cluster.procs_per_node=true", "expected an integer > 0 or null"),
         ("model.name=123", "expected text"),
         ("data.text_columns=a", "expected a list or null"),
-        ("train=3", "'train' is a section: set train.NAME"),
+        ("train=3", "'train' is a section: set train.KEY"),
     ],
 )
 def test_a_wrong_value_names_the_valid_ones(override: str, expected: str) -> None:

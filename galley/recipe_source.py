@@ -1,0 +1,92 @@
+"""How Hydra reads a recipe: a group may be chosen by a plain word, as in `strategy: zero2`."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig, OmegaConf
+
+from galley.choices import ALIASES, RECIPE_GROUP
+from galley.errors import ConfigError, Problem
+from galley.paths import CONF
+from galley.provenance import display_path
+
+SCHEME = "galley"
+_OVERRIDE = "override "
+
+
+class RecipeSource(FileConfigSource):
+    """A folder with recipes and options. Every way to name an option in a recipe means the same choice:
+
+    `strategy: zero2` in its body, and `strategy: zero2`, `/strategy: zero2` or
+    `override /strategy: zero2` in its list of defaults.
+    """
+
+    @staticmethod
+    def scheme() -> str:
+        return SCHEME
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        found = super().load_config(config_path)
+        if config_path.startswith(f"{RECIPE_GROUP}/") and isinstance(found.config, DictConfig):
+            _choose(found.config, f"{self.path}/{self._normalize_file_name(config_path)}")
+        return found
+
+
+def register() -> None:
+    """Make Hydra know the scheme. Does nothing the second time."""
+    SourcesRegistry.instance().register(RecipeSource)
+
+
+@cache
+def groups() -> frozenset[str]:
+    """The shipped config groups."""
+    return frozenset(child.name for child in CONF.iterdir() if child.is_dir())
+
+
+def _choose(config: DictConfig, file: str) -> None:
+    plain: Any = OmegaConf.to_container(config, resolve=False)
+    words = {name: value for name, value in plain.items() if name in groups() and isinstance(value, str)}
+    listed = plain.get("defaults", [])
+    if not isinstance(listed, list):
+        return
+    chosen = [{f"{_OVERRIDE}/{name}": ALIASES.get((name, word), word)} for name, word in words.items()]
+    # Hydra wants choices behind everything else.
+    ordered = sorted([*(_entry(entry) for entry in listed), *chosen], key=_is_choice)
+    _check_once(ordered, file)
+    if ordered != listed:
+        config["defaults"] = OmegaConf.create(ordered)
+    for name in words:
+        del config[name]
+
+
+def _entry(entry: Any) -> Any:
+    """An entry of a list of defaults; one that names a group is the choice of an option."""
+    if not isinstance(entry, dict):
+        return entry
+    return {_choice(key): value for key, value in entry.items()}
+
+
+def _choice(key: str) -> str:
+    name = str(key).removeprefix(_OVERRIDE).strip().removeprefix("/")
+    return f"{_OVERRIDE}/{name}" if name in groups() else key
+
+
+def _is_choice(entry: Any) -> bool:
+    return isinstance(entry, dict) and any(str(key).startswith(_OVERRIDE) for key in entry)
+
+
+def _check_once(entries: list[Any], file: str) -> None:
+    """Hydra takes the first of two choices in one file."""
+    chosen: dict[str, Any] = {}
+    for entry in filter(_is_choice, entries):
+        for key, option in entry.items():
+            if chosen.setdefault(key, option) != option:
+                group = key.removeprefix(f"{_OVERRIDE}/")
+                what = f"{group} is chosen twice: {chosen[key]} and {option}"
+                raise ConfigError(Problem(display_path(Path(file)), what, "keep one of them"))
