@@ -12,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from galley.datafiles import DataError, Row, SplitName, count, find_files, listing, read_rows, shortened
-from galley.errors import Problem, nearest
+from galley.datafiles import Row, SplitName, count, find_files, listing, read_rows, shortened
+from galley.errors import DataError, Problem, nearest
 from galley.localdata import ROWS_BEFORE_LAUNCH, local_problems
 from galley.sampling import Classes, limit_key, limited
 from galley.schema import Data

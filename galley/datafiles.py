@@ -1,9 +1,8 @@
 """Local data files: found by their split, and read row by row: csv, tsv, json, jsonl, parquet, arrow,
-txt."""
+txt; the texts among them also compressed with gzip."""
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,7 +10,11 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from galley.errors import ConfigError, Problem
+from galley.arrowfiles import records
+from galley.delimited import delimited_rows
+from galley.errors import DataError, Problem
+from galley.jsonfiles import json_rows, line_rows
+from galley.textfiles import format_of, open_text, stem_of
 
 SplitName = Literal["train", "eval"]
 FILE_STEMS: dict[SplitName, tuple[str, ...]] = {"train": ("train",), "eval": ("dev", "validation")}
@@ -23,10 +26,6 @@ Documents = Literal["file", "line", "paragraph"]
 """What one row of a txt file is; its column is called `text`."""
 Row = tuple[int, dict[str, Any]]
 """(line, or record number in json, parquet and arrow, counted from 1; values by column)."""
-
-
-class DataError(ConfigError):
-    """The data cannot be used; every problem found is listed."""
 
 
 def shortened(problems: Sequence[Problem], where: str) -> list[Problem]:
@@ -52,25 +51,54 @@ def listing(values: Sequence[Any]) -> str:
 def find_files(folder: Path, split: SplitName) -> list[Path]:
     """The files of a split: `train.*`, or the parts `train-*.*` or `train/*` in order of their names.
 
+    Hidden files are none of them (macOS puts a `._NAME` beside every NAME on foreign disks).
     Raises `DataError` where there is none, or more than one of these.
     """
-    candidates = [folder / f"{stem}{suffix}" for stem in FILE_STEMS[split] for suffix in SUFFIXES]
-    found = [[path] for path in candidates if path.is_file()]
-    for stem in FILE_STEMS[split]:
-        for parts in (folder.glob(f"{stem}-*"), folder.glob(f"{stem}/*")):
-            files = sorted(path for path in parts if path.suffix in SUFFIXES and path.is_file())
-            found += [files] if files else []
+    try:
+        here = _data_files(folder)
+        found = [[path] for stem in FILE_STEMS[split] for path in here if stem_of(path) == stem]
+        for stem in FILE_STEMS[split]:
+            parts = [path for path in here if stem_of(path).startswith(f"{stem}-")]
+            inside = _saved(folder / stem) or _data_files(folder / stem)
+            found += [files for files in (parts, inside) if files]
+    except OSError as error:
+        raise DataError(Problem(f"data.path={folder}", f"cannot be read: {error.strerror}")) from error
     if len(found) == 1:
         return found[0]
+    raise DataError(_several(folder, split, found) if found else _none(folder, split))
+
+
+def _data_files(folder: Path) -> list[Path]:
+    """In order of their names; empty where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return [path for path in files if format_of(path) in SUFFIXES and path.is_file()]
+
+
+def _saved(folder: Path) -> list[Path]:
+    """The files of a split that `datasets` wrote (`save_to_disk`), which state.json lists."""
+    state = folder / "state.json"
+    if not state.is_file():
+        return []
+    try:
+        return [folder / entry["filename"] for entry in json.loads(state.read_bytes())["_data_files"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(Problem(str(state), f"lists no files of a saved data set: {error!r}")) from error
+
+
+def _several(folder: Path, split: SplitName, found: Sequence[Sequence[Path]]) -> Problem:
+    names = ", ".join(str(files[0].relative_to(folder)) for files in found)
+    return Problem(f"data.path={folder}", f"has several {split} files: {names}", "keep one of them")
+
+
+def _none(folder: Path, split: SplitName) -> Problem:
     stems = " or ".join(f"{stem}.*" for stem in FILE_STEMS[split])
-    if found:
-        names = ", ".join(str(files[0].relative_to(folder)) for files in found)
-        raise DataError(
-            Problem(f"data.path={folder}", f"has several {split} files: {names}", "keep one of them")
-        )
-    names = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
     what = f"has no {stems} ({', '.join(suffix[1:] for suffix in SUFFIXES)})"
-    raise DataError(Problem(f"data.path={folder}", what, f"it holds {names}"))
+    if _saved(folder):
+        return Problem(f"data.path={folder}", what, "save a DatasetDict, or move all of it into train/")
+    names = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
+    return Problem(f"data.path={folder}", what, f"it holds {names}")
 
 
 def read_rows(path: Path, documents: Documents = "file", skip: int = 0) -> Iterator[Row]:
@@ -80,29 +108,25 @@ def read_rows(path: Path, documents: Documents = "file", skip: int = 0) -> Itera
     """
     try:
         yield from _rows(path, documents, skip)
-    except UnicodeDecodeError as error:
-        raise DataError(_encoding_problem(path, error)) from error
     except OSError as error:
         raise DataError(Problem(str(path), f"cannot be read: {error.strerror or error}")) from error
 
 
 def _rows(path: Path, documents: Documents, skip: int) -> Iterator[Row]:
-    if path.suffix in (".parquet", ".arrow"):
-        yield from islice(enumerate(_records(path), 1), skip, None)
+    kind = format_of(path)
+    if kind in (".parquet", ".arrow"):
+        yield from islice(enumerate(records(path), 1), skip, None)
         return
-    # Spreadsheets write a byte order mark, GLUE's files carry one.
-    newline = None if path.suffix == ".txt" else ""
-    with path.open(encoding="utf-8-sig", newline=newline) as stream:
-        if path.suffix == ".jsonl":
-            lines = ((number, line) for number, line in enumerate(stream, 1) if line.strip())
-            for number, line in islice(lines, skip, None):
-                yield number, _json_object(line.rstrip(), path, number)
-        elif path.suffix == ".json":
-            yield from islice(enumerate(_json_objects(stream.read(), path), 1), skip, None)
-        elif path.suffix == ".txt":
+    with open_text(path, newline=None if kind == ".txt" else "") as stream:
+        if kind == ".jsonl":
+            yield from line_rows(stream, path, skip)
+        elif kind == ".json":
+            yield from islice(json_rows(stream.read(), path), skip, None)
+        elif kind == ".txt":
             yield from islice(_texts(stream, documents), skip, None)
         else:
-            yield from islice(_delimited(stream, path), skip, None)
+            usual = "\t" if kind == ".tsv" else ","
+            yield from islice(delimited_rows(stream, path, usual), skip, None)
 
 
 def _texts(stream: IO[str], documents: Documents) -> Iterator[Row]:
@@ -117,92 +141,3 @@ def _texts(stream: IO[str], documents: Documents) -> Iterator[Row]:
             paragraph = list(lines)
             if not blank:
                 yield paragraph[0][0], {"text": "".join(line for _, line in paragraph).rstrip("\n")}
-
-
-def _records(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        yield from _parquet_records(path) if path.suffix == ".parquet" else _arrow_records(path)
-    except ImportError as error:
-        hint = "install Galley's extra `train`, or convert the file to csv or jsonl"
-        what = f"{path.suffix[1:]} needs the package pyarrow"
-        raise DataError(Problem(str(path), what, hint)) from error
-
-
-def _arrow_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Of both formats of Arrow: the stream, which `datasets` writes, and the file."""
-    import pyarrow as arrow
-
-    try:
-        with arrow.memory_map(str(path)) as stored:
-            is_file = stored.read(6) == b"ARROW1"
-            stored.seek(0)
-            opened = arrow.ipc.open_file(stored) if is_file else arrow.ipc.open_stream(stored)
-            count = range(opened.num_record_batches) if is_file else None
-            for batch in opened if count is None else map(opened.get_batch, count):
-                yield from batch.to_pylist()
-    except arrow.ArrowInvalid as error:
-        raise DataError(Problem(str(path), f"is not a whole arrow file: {error}")) from error
-
-
-def _parquet_records(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow as arrow
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(path) as stored:
-            for batch in stored.iter_batches():
-                yield from batch.to_pylist()
-    except arrow.ArrowInvalid as error:
-        raise DataError(Problem(str(path), f"is not a whole parquet file: {error}")) from error
-
-
-def _json_object(text: str, path: Path, line: int) -> dict[str, Any]:
-    value = _parse_json(text, path, line)
-    if not isinstance(value, dict):
-        raise DataError(Problem(f"{path}:{line}", "is not an object", 'a line is {"text": …, "label": …}'))
-    return value
-
-
-def _json_objects(text: str, path: Path) -> list[dict[str, Any]]:
-    value = _parse_json(text, path) if text.strip() else []
-    records = value.get("data") if isinstance(value, dict) else value
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        hint = 'the file is [{"text": …, "label": …}, …]'
-        raise DataError(Problem(str(path), "is not a list of objects", hint))
-    return records
-
-
-def _parse_json(text: str, path: Path, first_line: int = 1) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        where = f"{path}:{first_line + error.lineno - 1}"
-        raise DataError(Problem(where, f"is not JSON: {error.msg} at column {error.colno}")) from error
-
-
-def _delimited(stream: Any, path: Path) -> Iterator[Row]:
-    # GLUE's tsv files hold lone quotation marks: tabs separate, nothing quotes.
-    options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
-    reader = csv.reader(stream, strict=True, **options)
-    try:
-        header = next(reader, [])
-        for values in reader:
-            if values and len(values) != len(header):
-                what = f"has {len(values)} values, the header {len(header)}"
-                raise DataError(Problem(f"{path}:{reader.line_num}", what))
-            if values:
-                yield reader.line_num, dict(zip(header, values, strict=True))
-    except csv.Error as error:
-        raise DataError(Problem(f"{path}:{reader.line_num}", f"cannot be read: {error}")) from error
-
-
-def _encoding_problem(path: Path, error: UnicodeDecodeError) -> Problem:
-    """The decoder only knows its own buffer, so the byte is looked up in the whole file."""
-    content, offset = path.read_bytes(), error.start
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError as whole:
-        offset = whole.start
-    line = content.count(b"\n", 0, offset) + 1
-    what = f"is not UTF-8: byte 0x{content[offset]:02x} at offset {offset}"
-    return Problem(f"{path}:{line}", what, "convert it, for example with iconv -f latin1 -t utf-8")

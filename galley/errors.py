@@ -2,6 +2,7 @@
 
     GalleyError
     ├── ConfigError         2   the request is wrong; nothing was written or started
+    │   └── DataError           the data cannot be used
     ├── SubmissionError     3   the launcher or the scheduler refused
     ├── RunFailedError      4   the job started and did not succeed
     │   ├── CheckpointError     a checkpoint is incomplete, corrupt or of another model
@@ -56,6 +57,10 @@ class ConfigError(GalleyError):
     def __init__(self, problems: Sequence[Problem] | Problem) -> None:
         self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class DataError(ConfigError):
+    """The data cannot be used; every problem found is listed."""
 
 
 class SubmissionError(GalleyError):

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from galley.datafiles import DataError, SplitName
-from galley.errors import Problem
+from galley.datafiles import SplitName
+from galley.errors import DataError, Problem
 from galley.sampling import Join, R, gathered, sources_of
 from galley.schema import Data
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, Self, TypeVar
 
-from galley.datafiles import DataError, SplitName
-from galley.errors import Problem
+from galley.datafiles import SplitName
+from galley.errors import DataError, Problem
 from galley.schema import Data, Source
 
 log = logging.getLogger("galley")

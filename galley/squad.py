@@ -15,8 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from galley.datafiles import DataError, Row, SplitName, find_files, read_rows, shortened
-from galley.errors import Problem, nearest, valid_values
+from galley.datafiles import Row, SplitName, find_files, read_rows, shortened
+from galley.errors import DataError, Problem, nearest, valid_values
 from galley.localdata import ROWS_BEFORE_LAUNCH, local_problems
 from galley.sampling import Classes
 from galley.schema import Data

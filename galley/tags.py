@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from galley.datafiles import DataError, SplitName, listing, shortened
-from galley.errors import Problem, nearest
+from galley.datafiles import SplitName, listing, shortened
+from galley.errors import DataError, Problem, nearest
 from galley.localdata import ROWS_BEFORE_LAUNCH, local_problems
 from galley.schema import Data
 from galley.tables import ROLES, Need, Table, joined, load_tables

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from galley.datafiles import DataError, SplitName
-from galley.errors import Problem
+from galley.datafiles import SplitName
+from galley.errors import DataError, Problem
 from galley.sampling import gathered, limited, sources_of
 from galley.schema import Data
 from galley.tables import Need, Role, Table, joined, load_tables, splits_read, to_table

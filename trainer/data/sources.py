@@ -18,7 +18,8 @@ from galley.datacheck import (
     load_splits,
     to_split,
 )
-from galley.datafiles import DataError, SplitName
+from galley.datafiles import SplitName
+from galley.errors import DataError
 from galley.sampling import gathered, limited, sources_of
 from galley.schema import Data
 from galley.tables import Need, splits_read

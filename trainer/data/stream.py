@@ -19,8 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from galley.datafiles import DataError, Documents, find_files, read_rows
-from galley.errors import Problem
+from galley.datafiles import Documents, find_files, read_rows
+from galley.errors import DataError, Problem
 from galley.sampling import sources_of
 from galley.schema import Data
 from galley.tables import TEXT, column_names, data_folder

@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from galley.datafiles import DataError, SplitName
+from galley.datafiles import SplitName
+from galley.errors import DataError
 from galley.schema import Data
 from galley.tables import ROLES, Need, Table, column_names
 from galley.tags import name_tags, tag_names, tag_problems

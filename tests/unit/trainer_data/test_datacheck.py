@@ -10,6 +10,7 @@ import pytest
 
 from galley import datacheck
 from galley.datacheck import check_data, describe, load_splits
+from galley.errors import DataError
 from galley.schema import Data
 
 GOOD = "text,label\na cat,0\na dog,1\n"
@@ -288,7 +289,7 @@ def test_before_the_launch_a_long_file_is_read_in_part_and_its_classes_are_not_j
     monkeypatch.setattr(datacheck, "ROWS_BEFORE_LAUNCH", 5)
     data = write(tmp_path, train_csv="text,label\n" + "a,0\n" * 8 + "b,1\nc,x\n")
     assert messages(data) == []
-    with pytest.raises(datacheck.DataError, match=r"train\.csv:11: column 'label': 'x' is not a class"):
+    with pytest.raises(DataError, match=r"train\.csv:11: column 'label': 'x' is not a class"):
         load_splits(data)
 
 

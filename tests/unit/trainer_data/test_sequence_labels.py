@@ -13,8 +13,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from galley.datacheck import CLASS_SETS, CLASSES, NUMBERS, Labels, check_class_sets, load_splits
-from galley.datafiles import DataError
-from galley.errors import ConfigError
+from galley.errors import ConfigError, DataError
 from galley.schema import Classification, Data, Distillation, Eval, Model, Precision, Recipe, Task
 from trainer.data.sources import count_labels
 from trainer.tasks import make_task

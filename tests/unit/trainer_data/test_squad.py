@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from galley.datafiles import DataError
+from galley.errors import DataError
 from galley.schema import Data
 from galley.squad import load_question_sets, to_questions
 from trainer.assets import pydoc_qa

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from galley.datafiles import DataError
+from galley.errors import DataError
 from galley.schema import Data, Source
 from trainer.characters import character_tokenizer
 from trainer.data.language import Preparation, TextEncoder

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from galley.datafiles import DataError, Documents, read_rows
+from galley.datafiles import Documents, read_rows
+from galley.errors import DataError
 from galley.schema import Data, Model, Recipe, Source
 from galley.tables import ROLES
 from trainer.assets.pydoc_text import long_paragraphs
