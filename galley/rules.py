@@ -10,6 +10,7 @@ from pathlib import Path
 from galley.axes import PLANNED_MODELS, STAGED_MODELS, UNPLANNED_MODELS, shape_problems
 from galley.datacheck import check_class_sets, check_data, check_numbers
 from galley.errors import Problem, valid_values
+from galley.launcher_rules import unread_problems
 from galley.metrics import TASK_METRICS, reports_problems, task_metrics, unknown_direction, watched
 from galley.model_rules import is_own_module, model_problems, own_code_problems
 from galley.model_shape import layer_shape, model_type
@@ -78,6 +79,7 @@ def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from _target(recipe)
     yield from _teacher(recipe)
     yield from _environment(recipe)
+    yield from unread_problems(recipe)
     yield from tracker_problems(recipe)
     yield from _energy(recipe)
 

@@ -174,9 +174,6 @@ def rendezvous_problems(recipe: Recipe) -> Iterator[Problem]:
         hint = "set it to HOST:PORT, a free port of this machine that the others reach"
         yield Problem(f"cluster.nodes={nodes}", what, hint)
     if options.max_nodes is None:
-        if options.min_nodes is not None:
-            hint = "set launcher.torchrun.max_nodes=N"
-            yield Problem("launcher.torchrun.min_nodes", "is set without max_nodes", hint)
         return
     if not (options.min_nodes or 1) <= nodes <= options.max_nodes:
         what = f"{nodes} is not within {options.min_nodes or 1} … {options.max_nodes}"

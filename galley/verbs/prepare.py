@@ -10,6 +10,7 @@ from galley.auto import AUTO, Choice, choose
 from galley.compose import compose_recipe
 from galley.errors import ConfigError, Problem
 from galley.estimate import Estimate, estimate_memory, memory_warnings
+from galley.launcher_rules import unread_warnings
 from galley.layout import layout_problems, layout_warnings, resolve_layout
 from galley.places import place_warnings
 from galley.rundir import RunFolder
@@ -75,6 +76,7 @@ def prepare(words: Sequence[str], options: Options) -> Prepared:
         warnings=[
             *layout_warnings(recipe, layout, facts),
             *place_warnings(recipe),
+            *unread_warnings(recipe),
             *memory_warnings(estimate, layout, facts),
         ],
     )

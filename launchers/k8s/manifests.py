@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from galley.launcher_rules import job_kind
 from galley.schema import K8s
 from galley.spec import ClusterFacts, RunSpec, to_json
 from launchers.command import elastic_conf
@@ -53,9 +54,7 @@ def make_job(spec: RunSpec, run_dir: Path, facts: ClusterFacts, attempt: int) ->
 
 
 def kind_of(spec: RunSpec) -> str:
-    """`launcher.kind` may name the kind of job itself."""
-    kind = spec.recipe.launcher.kind
-    return kind if kind in KINDS else spec.recipe.launcher.k8s.kind
+    return job_kind(spec.recipe.launcher)
 
 
 def build(job: Job) -> list[Object]:

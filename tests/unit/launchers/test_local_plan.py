@@ -76,7 +76,6 @@ def test_an_elastic_run_has_bounds_and_goes_on_from_its_checkpoint() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"min_nodes": 2}, "is set without max_nodes"),
         ({"min_nodes": 3, "max_nodes": 4}, "2 is not within 3 … 4"),
         ({"max_nodes": 4, "backend": "static"}, "an elastic run needs c10d"),
     ],
