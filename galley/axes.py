@@ -7,6 +7,7 @@ rank = (pipeline × data_parallel + data) × tensor_parallel + tensor.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate, pairwise
 
 from galley.errors import ConfigError, Problem
 from galley.schema import Batch, Recipe, Strategy
@@ -57,6 +58,22 @@ def shape_problems(strategy: Strategy, num_layers: int | None, num_heads: int | 
         hint = f"at most {num_layers} stages: a smaller strategy.pipeline_parallel or stages_per_rank"
         found.append(Problem("strategy.pipeline_parallel", what, hint))
     return found
+
+
+def layer_spans(num_layers: int, num_stages: int) -> list[range]:
+    """Which layers each stage has: consecutive, at least one, and as even as can be.
+
+    Embeddings and head count as a layer each, as in BLOOM's 72 = 70 + 2. What is left over goes to the
+    stages between the first and the last.
+    """
+    ends = (0, num_stages - 1)
+    load = [1 + (stage == ends[0]) + (stage == ends[1]) for stage in range(num_stages)]
+    own = [1] * num_stages
+    for _ in range(num_layers - num_stages):
+        stage = min(range(num_stages), key=lambda index: (load[index], index in ends))
+        load[stage] += 1
+        own[stage] += 1
+    return [range(start, end) for start, end in pairwise(accumulate(own, initial=0))]
 
 
 def chunks_fit(strategy: Strategy, chunks: int) -> bool:

@@ -8,17 +8,19 @@ number of ranks in its stages 1, 2 and 3. Frozen parameters have no gradients an
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from galley import model_shape
+from galley.axes import layer_spans
 from galley.drive import STATE_BUFFERS, SUB_GROUP_SIZE
+from galley.held import MOMENTS, Held, held_by_stage
 from galley.model_shape import LayerShape
 from galley.schema import Recipe, Strategy
 from galley.spec import ClusterFacts, Layout
 
 GIB = 2**30
 FP32 = 4
-MOMENTS = 2  # of Adam, fp32
 SHARDED_BY = {"none": 0, "optimizer": 1, "grads": 2, "params": 3}
 
 
@@ -51,18 +53,24 @@ class Estimate:
 
 
 def estimate_memory(recipe: Recipe, layout: Layout) -> Estimate | None:
-    """The estimate for one rank, or None where the size of the model or of its adapters is not known."""
+    """The estimate for the rank that needs most, or None if the size of the model is not known."""
     base, adapters = num_parameters(recipe), model_shape.num_adapter_parameters(recipe.model)
     if base is None or adapters is None:
         return None
-    count, strategy = base + adapters, recipe.strategy
+    if recipe.strategy.model_parallel > 1:
+        return max(_of_stages(recipe, layout, base), key=lambda one: one.peak_gib)
+    return _of_copies(recipe, layout, base + adapters, adapters)
+
+
+def _of_copies(recipe: Recipe, layout: Layout, count: int, adapters: int) -> Estimate:
+    """Where every rank holds, or gathers, a whole model."""
+    strategy = recipe.strategy
     trained = count if recipe.model.lora.r is None else adapters
     stage, parts = SHARDED_BY[strategy.shard], _parts(recipe, layout)
     shape = model_shape.layer_shape(recipe.model)
-    held = held_share(strategy, shape, count)
-    params = held * count * FP32 / (parts if stage >= 3 else 1)
-    grads = held * trained * FP32 / (parts if stage >= 2 else 1)
-    optimizer = held * trained * FP32 * MOMENTS / (parts if stage >= 1 else 1)
+    params: float = count * FP32 / (parts if stage >= 3 else 1)
+    grads: float = trained * FP32 / (parts if stage >= 2 else 1)
+    optimizer: float = trained * FP32 * MOMENTS / (parts if stage >= 1 else 1)
     host = drive = 0.0
     if strategy.offload_optimizer == "nvme":  # master weights too; in memory are the buffers
         drive += trained * FP32 / parts + optimizer
@@ -86,25 +94,51 @@ def estimate_memory(recipe: Recipe, layout: Layout) -> Estimate | None:
     )
 
 
-def held_share(strategy: Strategy, shape: LayerShape | None, num_parameters: int) -> float:
-    """The part of the model that tensor and pipeline parallel leave on the rank that holds most.
+def _of_stages(recipe: Recipe, layout: Layout, count: int) -> Iterator[Estimate]:
+    """One for each rank of a pipeline, of the ranks of a matrix and the copies the one with most."""
+    shape = model_shape.layer_shape(recipe.model)
+    for stage, held in enumerate(_held(recipe, layout, count, shape)):
+        kept = None if shape is None else activation_bytes(recipe, layout, shape, held.params, stage) / GIB
+        yield Estimate(
+            num_parameters=count,
+            params_gib=held.params * FP32 / GIB,
+            grads_gib=held.grads * FP32 / GIB,
+            optimizer_gib=held.optimizer * FP32 / GIB,
+            total_gib=(held.params + held.grads + held.optimizer) * FP32 / GIB,
+            num_trainable=count,
+            activations_gib=kept,
+        )
 
-    That rank has the most layers of all, and embeddings and head besides, as where they are tied.
+
+def _held(recipe: Recipe, layout: Layout, count: int, shape: LayerShape | None) -> list[Held]:
+    """By the plan of the model if its type is known, else from the shape of its layers."""
+    stages = held_by_stage(recipe, layout)
+    if stages is not None:
+        return [max(copies, key=lambda held: held.optimizer) for copies in stages]
+    copies = layout.data_parallel if recipe.strategy.shard == "optimizer" else 1
+    ranks = range(recipe.strategy.pipeline_parallel)
+    own = [_share_of_rank(recipe.strategy, shape, count, rank) for rank in ranks]
+    return [Held(part, part, MOMENTS * part // copies) for part in own]
+
+
+def _share_of_rank(strategy: Strategy, shape: LayerShape | None, count: int, rank: int) -> int:
+    """Elements on a rank of a model whose plan is not known: its part of its layers, which alone are cut.
+
+    Embeddings and head stay whole; the first and the last stage have them all, as where they are tied.
+    Without a shape everything is taken to be in the layers.
     """
-    if strategy.model_parallel == 1:
-        return 1.0
-    if shape is None:
-        return 1.0 / strategy.model_parallel
-    h = shape.hidden_size
-    layers = shape.num_layers * (4 * h * h + 2 * h * shape.intermediate_size)
-    layers = min(layers, num_parameters)
-    own = layers * layers_of_rank(strategy, shape.num_layers) / shape.num_layers
-    return (own + num_parameters - layers) / strategy.tensor_parallel / num_parameters
+    h, num_layers = (shape.hidden_size, shape.num_layers) if shape else (0, strategy.num_stages)
+    layers = shape.num_layers * (4 * h * h + 2 * h * shape.intermediate_size) if shape else count
+    layers = min(layers, count)
+    own = layers * layers_of_rank(strategy, num_layers, rank) // num_layers // strategy.tensor_parallel
+    at_an_end = rank in (0, strategy.pipeline_parallel - 1)
+    return own + (count - layers if at_an_end else 0)
 
 
-def layers_of_rank(strategy: Strategy, num_layers: int) -> int:
-    """At most, of the ranks of a pipeline."""
-    return -(-num_layers // strategy.num_stages) * (strategy.num_stages // strategy.pipeline_parallel)
+def layers_of_rank(strategy: Strategy, num_layers: int, rank: int) -> int:
+    """Of all stages on a rank of the pipeline."""
+    spans = layer_spans(num_layers, strategy.num_stages)
+    return sum(len(span) for span in spans[rank :: strategy.pipeline_parallel])
 
 
 def num_parameters(recipe: Recipe) -> int | None:
@@ -112,16 +146,15 @@ def num_parameters(recipe: Recipe) -> int | None:
     return model_shape.num_parameters(recipe.model)
 
 
-def activation_bytes(recipe: Recipe, layout: Layout, shape: LayerShape, num_parameters: int) -> float:
-    """What the layers keep for the backward, at the longest batch.
+def activation_bytes(recipe: Recipe, layout: Layout, shape: LayerShape, weights: int, rank: int = 0) -> float:
+    """What the layers of a rank of the pipeline keep for the backward, at the longest batch.
 
     In 16 bits a layer keeps s·b·h·(34 + 5·a·s/h) bytes, and 2·s·b·h where it is computed again
     (Korthikanti et al. 2022, arXiv:2205.05198, equation 2 and section 5); of these, s·b·h·2 and a·s²·b
     are masks of one byte, the rest is twice as large in fp32. Of the 34, 16 are the inner layer's,
-    which has 4·h there. Tensor parallel ranks share 24 of the 34, and the scores (section 4.2.1). A
-    pipeline keeps the layers of a rank for each micro-batch under way: as many as it has ranks, all in
-    gpipe. Attention without its scores in memory takes less. Autocast keeps a 16-bit copy of the weights
-    besides, but of those that FSDP gathers, which are in 16 bits already and freed.
+    which has 4·h there. Tensor parallel ranks share 24 of the 34, and the scores (section 4.2.1).
+    Attention without its scores in memory takes less. Autocast keeps a 16-bit copy of the `weights` that
+    the rank holds besides, but of those that FSDP gathers, which are in 16 bits already and freed.
     """
     s, b, h = recipe.data.max_length, layout.micro_size, shape.hidden_size
     wide = 1 if layout.precision != "fp32" else 2
@@ -131,13 +164,23 @@ def activation_bytes(recipe: Recipe, layout: Layout, shape: LayerShape, num_para
     layer += shape.num_heads * s * s * b * (4 * wide + 1) / t
     kept = 2 * wide * s * b * h if recipe.train.gradient_checkpointing else layer
     again = layer if recipe.train.gradient_checkpointing else 0.0
-    copies = 0.0
-    if layout.precision != "fp32" and strategy.engine != "fsdp":
-        copies = 2 * num_parameters * held_share(strategy, shape, num_parameters)
-    under_way = layout.accumulation
-    if strategy.schedule != "gpipe" or strategy.pipeline_parallel == 1:
-        under_way = min(strategy.pipeline_parallel, layout.accumulation)
-    return layers_of_rank(strategy, shape.num_layers) * under_way * kept + again + copies
+    copies = 2 * weights if layout.precision != "fp32" and strategy.engine != "fsdp" else 0
+    layers = layers_of_rank(strategy, shape.num_layers, rank)
+    return layers * under_way(strategy, layout.accumulation, rank) * kept + again + copies
+
+
+def under_way(strategy: Strategy, chunks: int, rank: int) -> float:
+    """Micro-batches of which a rank of the pipeline keeps activations at once.
+
+    gpipe keeps all. Under 1f1b a rank is as many forwards ahead as there are ranks behind it; interleaved,
+    with v stages a rank of p, the first is at p·(1 + (p - 1) ÷ (p·v)) (arXiv:2205.05198, section 4.3).
+    """
+    ranks, each = strategy.pipeline_parallel, strategy.num_stages // strategy.pipeline_parallel
+    if strategy.schedule == "gpipe" and ranks > 1:
+        return chunks
+    if each == 1:
+        return min(ranks - rank, chunks)
+    return min((2 * (ranks - rank - 1) + (each - 1) * ranks + 1) / each, chunks)
 
 
 def _parts(recipe: Recipe, layout: Layout) -> int:

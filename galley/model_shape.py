@@ -7,6 +7,7 @@ import struct
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from galley.schema import Model
 
@@ -47,7 +48,7 @@ def num_parameters(model: Model) -> int | None:
 def layer_shape(model: Model) -> LayerShape | None:
     """From the recipe, else from the config.json of a local model folder; None where neither tells."""
     said = model.shape
-    config = _config(model)
+    config = stored_config(model)
     found = {
         "num_layers": said.num_layers or _first(config, "num_hidden_layers", "n_layer", "n_layers"),
         "hidden_size": said.hidden_size or _first(config, "hidden_size", "n_embd", "dim", "d_model"),
@@ -67,7 +68,7 @@ def layer_shape(model: Model) -> LayerShape | None:
 
 def model_type(model: Model) -> str | None:
     """Transformers' name of its kind, such as `llama`; None where only the hub or its code tells."""
-    found = model.architecture or EMBEDDED_TYPES.get(model.name) or _config(model).get("model_type")
+    found = model.architecture or EMBEDDED_TYPES.get(model.name) or stored_config(model).get("model_type")
     return None if found is None else str(found)
 
 
@@ -123,7 +124,8 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
 
 
-def _config(model: Model) -> dict[str, object]:
+def stored_config(model: Model) -> dict[str, Any]:
+    """The config.json of a local folder; empty for any other model."""
     file = Path(model.name).expanduser() / "config.json"
     return json.loads(file.read_text()) if file.is_file() else {}
 

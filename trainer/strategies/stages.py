@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 
-from galley.axes import shape_problems
+from galley.axes import layer_spans, shape_problems
 from galley.errors import ConfigError, Problem, valid_values
 from galley.schema import Strategy
 
@@ -129,13 +128,6 @@ def check_layers(model: Any, strategy: Strategy) -> None:
     problems = shape_problems(strategy, len(layers), None)
     if problems:
         raise ConfigError(problems)
-
-
-def layer_spans(num_layers: int, num_stages: int) -> list[range]:
-    """Which layers each stage has: consecutive, and of numbers that differ by one at most."""
-    size, more = divmod(num_layers, num_stages)
-    starts = [index * size + min(index, more) for index in range(num_stages + 1)]
-    return [range(start, end) for start, end in pairwise(starts)]
 
 
 def copy_structure(model: torch.nn.Module) -> Any:

@@ -18,6 +18,7 @@ from torch.distributed.tensor.parallel import (
 
 from galley.axes import shape_problems
 from galley.errors import ConfigError, Problem
+from galley.held import part_of
 from galley.schema import Strategy
 from galley.strategy_rules import TP_STYLES
 
@@ -34,10 +35,12 @@ Plan = Mapping[str, str]
 def tensor_plan(model: Any, strategy: Strategy) -> dict[str, str]:
     """How each module of the whole model is cut: Transformers' plan, and over it the recipe's.
 
+    Embeddings are cut along the vocabulary also where Transformers' plan leaves them out (GPT-NeoX).
     Modules whose weight another module has too (a head tied to the embeddings) stay whole. Raises
     `ConfigError` where there is no plan, or where it cannot be carried out.
     """
-    patterns = {**(getattr(model, "tp_plan", None) or {}), **strategy.tp_plan}
+    known = getattr(model, "tp_plan", None) or {}
+    patterns = {**(_embeddings(model) if known else {}), **known, **strategy.tp_plan}
     kind = _kind(model)
     if not patterns:
         what = f"Transformers has no tensor parallel plan for '{kind}'"
@@ -64,6 +67,12 @@ def tensor_plan(model: Any, strategy: Strategy) -> dict[str, str]:
     if tied:
         log.info("tied weights stay whole on every rank: %s", ", ".join(tied))
     return {name: style for name, style in plan.items() if name not in tied}
+
+
+def _embeddings(model: Any) -> dict[str, str]:
+    """As Megatron cuts them (Shoeybi et al., arXiv:1909.08053, section 3)."""
+    module = model.get_input_embeddings()
+    return {name: EMBEDDING for name, found in model.named_modules() if found is module}
 
 
 def _kind(model: Any) -> str:
@@ -125,15 +134,7 @@ _STYLES: dict[str, Any] = {
 
 def planned_numel(name: str, shape: tuple[int, ...], plan: Plan, parts: int) -> int:
     """Elements of a parameter on the rank that holds most of it, by the plan alone."""
-    module, _, kind = name.rpartition(".")
-    style = plan.get(module)
-    numel = 1
-    for size in shape:
-        numel *= size
-    if style in (None, REPLICATED) or (style == ROWWISE and kind == "bias"):
-        return numel
-    dim = shape[-1] if style == ROWWISE else shape[0]
-    return -(-dim // parts) * (numel // max(1, dim))
+    return part_of(shape, name, plan.get(name.rpartition(".")[0]), parts)
 
 
 def partial_names(names: list[str], plan: Plan) -> list[str]:

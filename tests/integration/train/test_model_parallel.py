@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from galley.held import held_by_rank
 from galley.parity import compare
 from galley.schema import Checkpoint, Data, Eval, Model, Precision, Recipe, Strategy, Task, Train
+from galley.spec import RunResult
 from galley.verbs.parity import read_evidence
 from galley.weights import compare_weights, model_files
 from tests.integration.train import tiny
@@ -75,6 +77,16 @@ def trained(finished: Any) -> Trained:
     return run
 
 
+def planned(made: Recipe, world_size: int, chunks: int, alone: RunResult) -> dict[str, list[int]]:
+    """What the memory estimate counts on each rank, of a model of the size that one process held."""
+    assert alone.engaged is not None
+    (size,) = alone.engaged.elements_per_rank["params"]
+    sized = replace(made, model=replace(made.model, num_parameters=size))
+    found = held_by_rank(sized, tiny.tiny_spec(made, world_size, chunks).layout)
+    assert found is not None
+    return {kind: [getattr(one, kind) for one in found] for kind in ("params", "grads", "optimizer")}
+
+
 @pytest.mark.parametrize(
     ("strategy", "model", "train", "world_size", "chunks", "engine", "share"),
     [
@@ -119,6 +131,7 @@ def test_it_trains_as_one_process_does(
     assert [len(held[kind]) for kind in held] == [world_size] * 3
     assert max(*held["params"], *held["grads"]) <= share * total
     assert max(held["optimizer"]) <= 2 * share * total * (1.2 / copies if copies > 1 else 1)
+    assert planned(made, world_size, chunks, alone) == held
     found = compare(
         read_evidence(tiny.tiny_spec(recipe(cache, SINGLE, model), 1), single, alone),
         read_evidence(tiny.tiny_spec(made, world_size, chunks), run, result),
@@ -152,6 +165,8 @@ def test_a_checkpoint_moves_on(
         engaged = run.read_result().engaged  # type: ignore[union-attr]
         assert engaged is not None
         assert engaged.engine == "Schedule1F1B + DTensor + ZeroRedundancyOptimizer"
+        assert (alone := expected.read_result()) is not None
+        assert planned(made, 4, 2, alone) == engaged.elements_per_rank
         assert max(engaged.elements_per_rank["params"]) < 0.3 * sum(engaged.elements_per_rank["params"])
     strategy, world_size, chunks = third
     settings = Checkpoint(resume_from=str(run.checkpoints / "step-000008"))

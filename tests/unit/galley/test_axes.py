@@ -109,7 +109,7 @@ def test_each_rank_needs_its_part() -> None:
     recipe = Recipe(model=Model(shape=shape, num_parameters=layers + rest), strategy=THREE_D)
     estimate = estimate_memory(recipe, lay_out(THREE_D, 8, micro_size=1))
     assert estimate is not None
-    held = 4 * (layers / 2 + rest) / 2 / 2**30
+    held = 4 * (layers / 2 / 2 + rest) / 2**30  # whose plan nobody knows: embeddings are not cut
     assert estimate.params_gib == pytest.approx(held)
     assert estimate.grads_gib == pytest.approx(held)
     assert estimate.optimizer_gib == pytest.approx(2 * held / 2)  # over two copies

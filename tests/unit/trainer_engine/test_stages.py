@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from galley.axes import PLANNED_MODELS, STAGED_MODELS, UNPLANNED_MODELS
+from galley.axes import PLANNED_MODELS, STAGED_MODELS, UNPLANNED_MODELS, layer_spans
 from galley.errors import ConfigError
 from galley.schema import Strategy
-from trainer.strategies.stages import ANATOMIES, Stage, check_layers, empty, layer_spans
+from trainer.strategies.stages import ANATOMIES, Stage, check_layers, empty
 from trainer.strategies.tensor import tensor_plan
 
 OWN_NAMES = {"gpt2": {"n_layer": 3, "n_head": 2, "n_embd": 8, "n_positions": 16}}
@@ -69,8 +69,12 @@ def test_what_is_emptied_keeps_shapes_and_ties() -> None:
 
 
 def test_layers_are_dealt_evenly() -> None:
-    assert [len(span) for span in layer_spans(70, 12)] == [6] * 10 + [5] * 2
+    """Embeddings and head count as a layer each: BLOOM's 72 = 70 + 2 on 12 stages are 6 each."""
+    assert [len(span) for span in layer_spans(70, 12)] == [5] + [6] * 10 + [5]
     assert [list(span) for span in layer_spans(3, 2)] == [[0, 1], [2]]
+    assert [list(span) for span in layer_spans(4, 4)] == [[0], [1], [2], [3]]
+    assert [len(span) for span in layer_spans(7, 4)] == [1, 3, 2, 1]
+    assert layer_spans(5, 1) == [range(5)]
 
 
 def test_a_model_that_cannot_be_cut_is_refused_by_name() -> None:
