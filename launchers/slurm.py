@@ -27,6 +27,7 @@ from launchers import agent_log, slurm_script, slurm_states
 from launchers.base import Diagnosis, Launcher
 from launchers.command import rank_environment, torchrun, worker_command
 from launchers.slurm_container import Container
+from launchers.slurm_options import further_srun_options
 from launchers.slurm_recall import find_job
 from launchers.slurm_states import FORGOTTEN, Seen
 
@@ -78,7 +79,9 @@ class SlurmLauncher(Launcher):
         slurm, array = spec.recipe.launcher.slurm, slurm_script.array
         step = (
             f"--cpus-per-task={slurm_script.cpus_per_node(spec)}",
+            *(("--export=ALL",) if slurm.export == "none" else ()),  # else srun inherits what sbatch was told
             *Container.of(spec, run_dir).srun_options,
+            *further_srun_options(slurm),
         )
         settings = {
             "run_dir": slurm_script.quote(str(run_dir)),

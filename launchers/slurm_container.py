@@ -28,6 +28,10 @@ class Container:
         """Raises `ConfigError` on a path that a list of mounts cannot hold."""
         slurm = spec.recipe.launcher.slurm
         if slurm.container_image is None:
+            if slurm.container_mounts or slurm.container_options:
+                key = "container_mounts" if slurm.container_mounts else "container_options"
+                hint = "set launcher.slurm.container_image, or leave it out"
+                raise ConfigError(Problem(f"launcher.slurm.{key}", "there is no container image", hint))
             return cls()
         if {",", ":"} & set(str(run_dir)):
             what = "has a ',' or ':' in its path, which a container's mounts cannot carry"
@@ -35,7 +39,8 @@ class Container:
         mounts = ",".join((f"{run_dir}:{run_dir}", *slurm.container_mounts))
         if slurm.container_runtime == "pyxis":
             options = (f"--container-image={slurm.container_image}", f"--container-mounts={mounts}")
-            return cls(srun_options=options, python=slurm.container_python)
+            return cls(srun_options=(*options, *slurm.container_options), python=slurm.container_python)
         gpu = ("--nv",) if spec.layout.device == "cuda" else ()
-        command = ("apptainer", "exec", *gpu, "--bind", mounts, slurm.container_image)
+        exec_ = (slurm.container_runtime, "exec", *gpu, "--bind", mounts)
+        command = (*exec_, *slurm.container_options, slurm.container_image)
         return cls(command=command, python=slurm.container_python)

@@ -9,18 +9,13 @@ from pathlib import Path
 
 from galley.errors import ConfigError, Problem
 from galley.paths import ROOT
-from galley.schema import Cluster, Slurm
+from galley.schema import Cluster, Launcher, Slurm
 from galley.spec import ClusterFacts, RunSpec
+from launchers.slurm_options import further_directives, gpu_request
 
 TEMPLATES = ROOT / "slurm"
 
-_OPTION = re.compile(r"--([a-z][a-z0-9-]*)(?:=(.*))?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_OWN_OPTIONS = (
-    "array", "chdir", "dependency", "error", "export", "export-file", "job-name", "no-kill", "nodes",
-    "no-requeue", "ntasks", "ntasks-per-node", "open-mode", "output", "parsable", "requeue", "signal",
-    "test-only", "wait", "wrap",
-)  # fmt: skip
 Directives = Iterable[tuple[str, str | int | None]]
 
 
@@ -74,11 +69,18 @@ def directives(spec: RunSpec, run_dir: Path, facts: ClusterFacts) -> Iterator[tu
     yield "job-name", job_name(run_dir)
     yield "output", log_pattern(run_dir, "%j")
     yield "open-mode", "append"
-    yield "export", "ALL"
+    yield "export", exported(spec.recipe.launcher)
     yield from _resources(spec)
     yield from _placement(spec.recipe.launcher.slurm, spec.layout.nodes, facts)
     yield from _lifecycle(spec.recipe.launcher.slurm, spec.recipe.cluster, facts)
-    yield from _further(spec.recipe.launcher.slurm.directives)
+    yield from further_directives(spec.recipe.launcher.slurm, spec.recipe.cluster)
+
+
+def exported(launcher: Launcher) -> str:
+    """What of the submitting shell's environment the job gets; values are never written down."""
+    if launcher.slurm.export == "all":
+        return "ALL"
+    return ",".join(sorted(launcher.forward_env)) or "NONE"
 
 
 def job_name(run_dir: Path) -> str:
@@ -101,12 +103,19 @@ def _resources(spec: RunSpec) -> Iterator[tuple[str, str | int | None]]:
     yield "ntasks-per-node", 1
     yield "cpus-per-task", cpus_per_node(spec)
     gpus = cluster.gpus_per_node or (layout.procs_per_node if layout.device == "cuda" else 0)
-    if gpus:
-        yield "gpus-per-node", gpus
+    yield from gpu_request(spec.recipe.launcher.slurm, gpus)
     if cluster.memory_gib_per_node is not None:
-        yield "mem", f"{int(cluster.memory_gib_per_node * 1024)}M"
+        yield "mem", f"{mebibytes(cluster.memory_gib_per_node)}M"
     if cluster.time_limit_min is not None:
         yield "time", cluster.time_limit_min
+
+
+def mebibytes(gib: float) -> int:
+    """Raises `ConfigError` below one: `--mem=0` is all memory of the node."""
+    if gib * 1024 < 1:
+        what = f"{gib} GiB is less than 1 MiB"
+        raise ConfigError(Problem("cluster.memory_gib_per_node", what, "GiB of a node; null asks for none"))
+    return int(gib * 1024)
 
 
 def cpus_per_node(spec: RunSpec) -> int:
@@ -160,14 +169,3 @@ def _lifecycle(slurm: Slurm, cluster: Cluster, facts: ClusterFacts) -> Iterator[
     if facts.after is not None:
         yield "dependency", f"afterok:{facts.after}"
         yield "kill-on-invalid-dep", "yes"
-
-
-def _further(options: Iterable[str]) -> Iterator[tuple[str, str | int | None]]:
-    for text in options:
-        where = f"launcher.slurm.directives: {text!r}"
-        found = _OPTION.fullmatch(text)
-        if found is None:
-            raise ConfigError(Problem(where, "is not an option of sbatch", "write it as --NAME=VALUE"))
-        if found[1] in _OWN_OPTIONS:
-            raise ConfigError(Problem(where, "is set by Galley itself", "leave it out"))
-        yield found[1], found[2]

@@ -12,9 +12,10 @@ from typing import Any
 from galley.schema.data import Data, Source
 from galley.schema.hpo import Choose, Hpo, Pbt, Pruning
 from galley.schema.k8s import K8s
-from galley.schema.launcher import Cluster, Launcher, Mpi, Ray, Slurm, Torchrun
+from galley.schema.launcher import Cluster, Launcher, Mpi, Ray, Torchrun
 from galley.schema.model import Lora, Model, Shape
 from galley.schema.recipe import Recipe
+from galley.schema.slurm import Slurm
 from galley.schema.strategy import Precision, Strategy
 from galley.schema.task import (
     Classification,

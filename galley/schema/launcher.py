@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from galley.schema.k8s import K8s
-from galley.schema.types import NonNegative, Positive
+from galley.schema.slurm import Slurm
+from galley.schema.types import Minutes, NonNegative, Positive
 
 
 @dataclass(frozen=True)
@@ -55,45 +56,6 @@ class Mpi:
     bind: Literal["none", "core", "socket", "numa"] = "none"
     pin_masks: list[str] = field(default_factory=list)
     options: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Slurm:
-    """What only Slurm knows (`launcher=slurm`). Names are those of sbatch's own options.
-
-    Attributes:
-        exclusive: no other job on the nodes.
-        exclude: nodes that must not be used.
-        spare_nodes: further nodes, one of which takes the place of each that fails.
-        spare_constraint: the feature of spare nodes that are of another kind than the run's; then
-            `constraint` is the feature of the run's.
-        container_image: run every node's processes in this image, by `container_runtime`.
-        container_mounts: `SOURCE:TARGET` each; the run folder is always mounted.
-        container_python: the interpreter inside the image.
-        save_lead_s: seconds before the time limit at which the run saves and is queued again; more
-            than the time between two rows of metrics and the time to save.
-        requeue: run again, from the last checkpoint, after preemption, time limit or node failure.
-        directives: further options of sbatch, such as `--mail-type=END`.
-        setup: lines of bash before the ranks start, such as `module load cuda`; run as they are.
-    """
-
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    reservation: str | None = None
-    exclusive: bool = False
-    exclude: list[str] = field(default_factory=list)
-    spare_nodes: NonNegative = 0
-    spare_constraint: str | None = None
-    container_image: str | None = None
-    container_runtime: Literal["pyxis", "apptainer"] = "pyxis"
-    container_mounts: list[str] = field(default_factory=list)
-    container_python: str = "python3"
-    save_lead_s: Positive = 120
-    requeue: bool = True
-    directives: list[str] = field(default_factory=list)
-    setup: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -157,7 +119,8 @@ class Cluster:
         gpus_per_node, cpus_per_node, memory_gib_per_node: what a node of a cluster has for the run
             and is asked for; null is as little as the ranks need. This machine is probed instead.
         gpu_memory_gib: of one GPU of such a node; null is not known, and no estimate is compared with it.
-        time_limit_min: minutes after which the cluster ends the run; null leaves it to the cluster.
+        time_limit_min: minutes after which the cluster ends the run, or `DAYS-HH:MM:SS`; null leaves it to
+            the cluster.
     """
 
     nodes: Positive = 1
@@ -170,4 +133,4 @@ class Cluster:
     cpus_per_node: Positive | None = None
     memory_gib_per_node: Annotated[float, Field(gt=0)] | None = None
     gpu_memory_gib: Annotated[float, Field(gt=0)] | None = None
-    time_limit_min: Positive | None = None
+    time_limit_min: Minutes | None = None
