@@ -29,6 +29,7 @@ from galley.overrides import DEFAULT_RECIPE, PUBLISHED_PROFILE, Request, add_swe
 from galley.provenance import Source, display_path, last_source
 from galley.rules import recipe_problems
 from galley.schema import Recipe
+from galley.urls import cleaned
 from galley.validate import Mistake, validate
 
 
@@ -211,7 +212,7 @@ def _typed_sources(typed: dict[str, str]) -> list[Source]:
 
 def _locate(mistake: Mistake, sources: Sequence[Source]) -> Problem:
     source = last_source(sources, mistake.key)
-    where = source.where if source else mistake.key
+    where = _shown(source) if source else mistake.key
     return _with_key(Problem(where, mistake.what, mistake.hint), mistake.key)
 
 
@@ -222,7 +223,12 @@ def _place(problem: Problem, sources: Sequence[Source]) -> Problem:
     if not placed:
         return problem
     source, key = max(placed, key=lambda pair: sources.index(pair[0]))
-    return _with_key(replace(problem, where=source.where), key)
+    return _with_key(replace(problem, where=_shown(source)), key)
+
+
+def _shown(source: Source) -> str:
+    """Where a value was set: an override without the credentials of a URL."""
+    return cleaned(source.where, source.where)
 
 
 def _with_key(problem: Problem, key: str) -> Problem:

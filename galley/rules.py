@@ -24,6 +24,7 @@ from galley.strategy_rules import strategy_problems
 from galley.tables import LEARNS_NAMES, ROLES, Need, check_tables, column_problems, mixture_problems, needed
 from galley.tags import check_tags
 from galley.trackers import tracker_problems
+from galley.urls import url_problem
 
 # The tasks whose loss is one forward of the model, and those whose model can be cut into stages.
 TENSOR_TASKS = (
@@ -81,6 +82,7 @@ def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from _environment(recipe)
     yield from unread_problems(recipe)
     yield from tracker_problems(recipe)
+    yield from filter(None, [url_problem("hpo.storage", recipe.hpo.storage)])
     yield from _energy(recipe)
 
 

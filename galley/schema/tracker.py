@@ -16,7 +16,8 @@ class Tracker:
         name: of the run; null is the name of its folder.
         group: what the run belongs to; a sweep sets it to the study's name.
         mode: of W&B: `auto` is $WANDB_MODE, else online where there is a key, else offline.
-        uri: of MLflow's tracking server; null is a database in the run folder.
+        uri: of MLflow's tracking server, or `env:NAME`, the variable that holds it, where it carries a
+            password; null is a database in the run folder.
     """
 
     kind: Literal["none", "wandb", "tensorboard", "mlflow", "trackio"] = "none"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -20,6 +21,7 @@ from galley.rundir import RunFolder, write_atomic
 from galley.schema import Recipe
 from galley.spec import RunResult, RunSpec
 from galley.trackers.base import About, Tracker
+from galley.urls import cleaned, url_problem, variable
 
 log = logging.getLogger("galley")
 
@@ -35,7 +37,9 @@ LIBRARIES = {"wandb": "wandb", "tensorboard": "tensorboardX", "mlflow": "mlflow"
 class Tracking:
     """A tracker that cannot hurt the run: its first failure is logged, and ends the tracking."""
 
-    def __init__(self, make: Callable[[], Tracker] | None) -> None:
+    def __init__(self, make: Callable[[], Tracker] | None, uri: str | None = None) -> None:
+        """`uri`: of the tracker, `tracker.uri`; a message is cleaned of its credentials."""
+        self._uri = uri
         self._tracker: Tracker | None = None
         if make is not None:
             self._guard("open", lambda: setattr(self, "_tracker", make()))
@@ -64,7 +68,12 @@ class Tracking:
             action()
         except Exception as error:  # noqa: BLE001
             self._tracker = None
-            log.warning("tracker: cannot %s, goes on without it: %s: %s", what, type(error).__name__, error)
+            said = self._cleaned(f"{type(error).__name__}: {error}")
+            log.warning("tracker: cannot %s, goes on without it: %s", what, said)
+
+    def _cleaned(self, text: str) -> str:
+        name = variable(self._uri)
+        return cleaned(text, os.environ.get(name) if name else self._uri)
 
 
 def track_run(spec: RunSpec, folder: RunFolder, is_main: bool) -> Tracking:
@@ -72,7 +81,7 @@ def track_run(spec: RunSpec, folder: RunFolder, is_main: bool) -> Tracking:
     settings = spec.recipe.tracker
     if settings.kind == "none" or not is_main:
         return Tracking(None)
-    return Tracking(lambda: _make(about_run(spec, folder)))
+    return Tracking(lambda: _make(about_run(spec, folder)), settings.uri)
 
 
 def track_study(recipe: Recipe, name: str, folder: Path) -> Tracking:
@@ -86,7 +95,7 @@ def track_study(recipe: Recipe, name: str, folder: Path) -> Tracking:
         id_, resumed = _run_id(folder / "tracker")
         return _make(About(id_, name, name, "study", folder / "tracker", config, settings, resumed))
 
-    return Tracking(make)
+    return Tracking(make, settings.uri)
 
 
 def about_run(spec: RunSpec, folder: RunFolder) -> About:
@@ -106,14 +115,27 @@ def summary_of(result: RunResult) -> dict[str, float | int | str]:
 
 
 def tracker_problems(recipe: Recipe) -> Iterator[Problem]:
-    """A library that is missing where the ranks will run, as far as that can be seen from here."""
+    """What is wrong with the tracker's address; and a library that is missing where the ranks will run, as
+    far as that can be seen from here."""
     kind = recipe.tracker.kind
+    yield from _uri_problems(recipe)
     if kind == "none" or recipe.launcher.kind not in ("local", "mpi"):
         return
     library = LIBRARIES[kind]
     if find_spec(library) is None:
         hint = f"install it into Galley's environment: pip install {library}; or choose tracker=none"
         yield Problem(f"tracker={kind}", f"{library} is not installed", hint)
+
+
+def _uri_problems(recipe: Recipe) -> Iterator[Problem]:
+    key, uri = "tracker.uri", recipe.tracker.uri
+    yield from filter(None, [url_problem(key, uri)])
+    name, forwarded = variable(uri), recipe.launcher.forward_env
+    if name is not None and name not in forwarded:
+        hint = f"launcher.forward_env=[{','.join([*forwarded, name])}]"
+        yield Problem(f"{key}={uri}", f"the ranks do not get the variable '{name}'", hint)
+    elif name is not None and recipe.launcher.kind == "local" and not os.environ.get(name):
+        yield Problem(f"{key}={uri}", f"the variable '{name}' is not set", f"export {name}=URL")
 
 
 def _make(about: About) -> Tracker:

@@ -8,6 +8,7 @@ from typing import Any
 from mlflow.tracking import MlflowClient
 
 from galley.trackers.base import About, Tracker
+from galley.urls import resolved
 
 _TAG = "galley.run"
 _MAX_PARAM = 500  # characters: older servers refuse longer ones
@@ -17,7 +18,10 @@ class MlflowTracker(Tracker):
     """One MLflow run, found again by the tag `galley.run`. Group and kind are tags too."""
 
     def __init__(self, about: About) -> None:
-        self._client = MlflowClient(about.settings.uri or f"sqlite:///{about.folder}/mlflow.db")
+        uri = about.settings.uri
+        self._client = MlflowClient(
+            resolved("tracker.uri", uri) if uri else f"sqlite:///{about.folder}/mlflow.db"
+        )
         experiment = self._client.get_experiment_by_name(about.settings.project)
         number = (
             experiment.experiment_id

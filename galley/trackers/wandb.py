@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import netrc
 import os
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlparse
 
@@ -19,8 +21,13 @@ class WandbTracker(Tracker):
     """One W&B run. Resumed attempts continue it; offline runs wait in the folder for `wandb sync`."""
 
     def __init__(self, about: About) -> None:
+        with _without_words():
+            self._run: Any = self._open(about)
+
+    @staticmethod
+    def _open(about: About) -> Any:
         settings = about.settings
-        self._run: Any = wandb.init(
+        return wandb.init(
             id=about.id,
             name=about.name,
             group=about.group,
@@ -52,6 +59,18 @@ class WandbTracker(Tracker):
         self._run.summary.update(dict(summary))
         self._run.finish(exit_code=0 if succeeded else 1)
         wandb.teardown()  # which waits for W&B's own process: it closes the records after it has said so
+
+
+@contextmanager
+def _without_words() -> Iterator[None]:
+    """W&B records `sys.argv`, and has no setting against it: those of a sweep are the user's words, values
+    of `launcher.env` among them."""
+    words = sys.argv[1:]
+    del sys.argv[1:]
+    try:
+        yield
+    finally:
+        sys.argv[1:] = words
 
 
 def wandb_mode(asked: str, environ: Mapping[str, str]) -> Any:

@@ -8,9 +8,7 @@ end that was not told is told at the start; a storage that is gone is filled aga
 from __future__ import annotations
 
 import json
-import os
 import random
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +22,9 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from galley.errors import ConfigError, Problem
+from galley.errors import ConfigError
 from galley.rundir import RunFolder
+from galley.urls import resolved
 from hpo.backends.optuna_samplers import check_sampler, make_sampler
 from hpo.backends.optuna_storage import answered, close_storage, open_storage
 from hpo.backends.optuna_study import foreign, open_study, refuse_foreign
@@ -41,7 +40,6 @@ STATES = {
     "failed": TrialState.FAIL,
 }
 INFEASIBLE = "not feasible"
-_SECRET = re.compile(r"//[^/@]*:[^/@]+@")
 
 
 class OptunaBackend(HpoBackend):
@@ -228,18 +226,5 @@ def _are_plain(choices: Sequence[Any]) -> bool:
 
 
 def storage_url(storage: str | None) -> str | None:
-    """The URL itself, or the one that the variable of `env:NAME` holds.
-
-    Raises `ConfigError` for a password in the recipe, which would be written down with it.
-    """
-    if storage is None:
-        return None
-    if _SECRET.search(storage):
-        hint = "put the URL into a variable, and set hpo.storage=env:NAME"
-        raise ConfigError(Problem("hpo.storage", "carries a password, which would be written down", hint))
-    if not storage.startswith("env:"):
-        return storage
-    name = storage.removeprefix("env:")
-    if not os.environ.get(name):
-        raise ConfigError(Problem(f"hpo.storage={storage}", f"the variable {name} is not set"))
-    return os.environ[name]
+    """As `galley.urls.resolved`; null is the file of the study's folder."""
+    return None if storage is None else resolved("hpo.storage", storage)
