@@ -10,11 +10,12 @@ from pathlib import Path
 from galley.axes import PLANNED_MODELS, STAGED_MODELS, UNPLANNED_MODELS, shape_problems
 from galley.datacheck import check_class_sets, check_data, check_numbers
 from galley.errors import Problem, valid_values
+from galley.k8s_names import k8s_name_problems
 from galley.launcher_rules import unread_problems
 from galley.metrics import TASK_METRICS, reports_problems, task_metrics, unknown_direction, watched
 from galley.model_rules import is_own_module, model_problems, own_code_problems
 from galley.model_shape import layer_shape, model_type
-from galley.places import data_here, place_problems
+from galley.places import IN_PODS, data_here, place_problems
 from galley.preload import spelling_problems
 from galley.schedule_rules import schedule_problems
 from galley.schema import Data, Recipe
@@ -81,6 +82,8 @@ def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from _teacher(recipe)
     yield from _environment(recipe)
     yield from unread_problems(recipe)
+    if recipe.launcher.kind in IN_PODS:
+        yield from k8s_name_problems(recipe)
     yield from tracker_problems(recipe)
     yield from filter(None, [url_problem("hpo.storage", recipe.hpo.storage)])
     yield from _energy(recipe)

@@ -21,6 +21,7 @@ from galley.cluster_check import own_address
 from galley.errors import ConfigError, Problem
 from galley.rundir import RunFolder
 from galley.schema import Recipe
+from galley.schema.types import MAX_PORT
 from galley.spec import ClusterFacts, LaunchPlan, RunHandle, RunSpec, State
 from launchers import agent_log
 from launchers.base import Diagnosis, Launcher, job_environment
@@ -173,6 +174,11 @@ def rendezvous_problems(recipe: Recipe) -> Iterator[Problem]:
         what = f"launcher.torchrun.rendezvous={options.rendezvous} is no place to meet"
         hint = "set it to HOST:PORT, a free port of this machine that the others reach"
         yield Problem(f"cluster.nodes={nodes}", what, hint)
+    elif nodes > 1 or options.max_nodes:
+        port = int((options.rendezvous or "").rpartition(":")[2])
+        if not 0 < port <= MAX_PORT:
+            hint = f"a free port of this machine, from 1 to {MAX_PORT}"
+            yield Problem("launcher.torchrun.rendezvous", f"port {port} does not exist", hint)
     if options.max_nodes is None:
         return
     if not (options.min_nodes or 1) <= nodes <= options.max_nodes:

@@ -12,6 +12,7 @@ NonNegative = Annotated[int, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Dtype = Literal["fp32", "bf16", "fp16"]
 OffloadDevice = Literal["none", "cpu", "nvme"]
+MAX_PORT = 65535
 
 _DAYS = re.compile(r"(\d+)-(\d\d?)(?::(\d\d))?(?::(\d\d))?")
 

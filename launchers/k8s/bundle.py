@@ -14,8 +14,9 @@ from galley.places import UPLOADS, uploads
 from galley.rundir import RunFolder
 from galley.schema import Recipe
 from galley.seal import code_files, snapshot_files
+from launchers.k8s.checks import MAX_CONFIG_MAP
 
-MAX_BYTES = 1024**2  # of all values of a ConfigMap
+MAX_BYTES = MAX_CONFIG_MAP
 PROGRAM_BYTES = 448 * 1024  # room for Galley itself, which takes less
 _ADDED = (f"{UPLOADS}/", "plugins/")  # what a user adds to the snapshot
 _MAX_PLAIN_BYTES = 64 * 1024**2  # beyond, compressing takes longer than it is worth

@@ -4,13 +4,14 @@ let through but the operators trip over. Every problem is found, each with the f
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from galley.errors import Problem, valid_values
+from galley.k8s_names import MAX_LABEL, not_an_image
 from launchers.k8s.fields import OBJECTS, Fields, Kind, ListOf, MapOf
-from launchers.k8s.names import MAX_NAME
 
 Object = dict[str, Any]
 
@@ -32,6 +33,7 @@ CLEAN_PODS = ("Running", "All", "None")
 PULL = ("Always", "IfNotPresent", "Never")
 EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 RUNTIMES = ("ClusterTrainingRuntime", "TrainingRuntime")
+MAX_CONFIG_MAP = 1024**2  # bytes of all values
 BACKENDS = ("c10d", "etcd", "etcd-v2")
 RESERVED_ENV = ("PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT")
 
@@ -122,6 +124,8 @@ def _join(path: str, name: str) -> str:
 
 def _rules(body: Object) -> Iterator[Problem]:
     yield from _metadata(body["metadata"], strict=body["kind"] != "ConfigMap")
+    if body["kind"] == "ConfigMap":
+        yield from _config_map(body)
     if body["kind"] == "PyTorchJob":
         yield from _pytorch_job(body["spec"])
     elif body["kind"] == "TrainJob":
@@ -130,11 +134,20 @@ def _rules(body: Object) -> Iterator[Problem]:
         yield from _runtime(body["spec"])
 
 
+def _config_map(body: Object) -> Iterator[Problem]:
+    """The server counts the values as they are read, which of binary data are shorter than as written."""
+    texts = [text.encode() for text in body.get("data", {}).values()]
+    size = sum(map(len, [*texts, *(base64.b64decode(text) for text in body.get("binaryData", {}).values())]))
+    if size > MAX_CONFIG_MAP:
+        what = f"the sealed run takes {size} bytes, a ConfigMap holds {MAX_CONFIG_MAP}"
+        yield Problem("data", what, "make the long lists and texts of the recipe shorter")
+
+
 def _metadata(metadata: Object, strict: bool) -> Iterator[Problem]:
     """Names of jobs become those of services and hosts, which must be DNS-1035 labels."""
     name, pattern = metadata["name"], _DNS_1035 if strict else _DNS_1123
-    if len(name) > MAX_NAME:
-        yield Problem("metadata.name", f"'{name}' has {len(name)} characters", f"at most {MAX_NAME}")
+    if len(name) > MAX_LABEL:
+        yield Problem("metadata.name", f"'{name}' has {len(name)} characters", f"at most {MAX_LABEL}")
     if not pattern.fullmatch(name):
         hint = "lowercase letters, digits and '-', a letter first (DNS-1035): set launcher.k8s.name"
         yield Problem("metadata.name", f"'{name}' is not a name", hint)
@@ -282,8 +295,8 @@ def _pod(pod: Object, path: str, container_name: str, patched: bool = False) -> 
 def _container(container: Object, volumes: list[str], path: str, patched: bool) -> Iterator[Problem]:
     if not patched and not container.get("image"):
         yield Problem(f"{path}.image", "is required", "set launcher.k8s.image")
-    if "image" in container and re.search(r"\s|[A-Z<>]", container["image"].split(":")[0]):
-        yield Problem(f"{path}.image", f"'{container['image']}' is not an image", "set launcher.k8s.image")
+    if container.get("image") and (wrong := not_an_image(container["image"])) is not None:
+        yield Problem(f"{path}.image", f"'{container['image']}' {wrong}", "set launcher.k8s.image")
     yield from _one_of(container.get("imagePullPolicy"), PULL, f"{path}.imagePullPolicy")
     yield from _env(container.get("env", []), f"{path}.env", ("RANK", "WORLD_SIZE", *RESERVED_ENV))
     yield from _resources(container.get("resources", {}), f"{path}.resources")

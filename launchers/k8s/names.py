@@ -7,10 +7,10 @@ import re
 from pathlib import Path, PurePosixPath
 
 from galley.errors import ConfigError, Problem
+from galley.k8s_names import MAX_LABEL
 from galley.schema import K8s
 from galley.spec import RunSpec
 
-MAX_NAME = 63  # of a label, and of the host name that a pod gets from its own
 # What is added to the name of a job, and must still fit: `-12` for the attempt, `-worker-999` or
 # `-node-0-999` with five random characters for a pod.
 _LONGEST_SUFFIX = 20
@@ -27,7 +27,7 @@ def base_name(spec: RunSpec, run_dir: Path) -> str:
     slug = re.sub(r"[^a-z0-9]+", "-", run_dir.name.lower()).strip("-")
     slug = slug if slug[:1].isalpha() else f"run-{slug}".strip("-")
     digest = hashlib.sha256(f"{spec.sha256}\0{run_dir}".encode()).hexdigest()[:_HASH]
-    return f"{slug[: MAX_NAME - _LONGEST_SUFFIX - _HASH - 1].rstrip('-')}-{digest}"
+    return f"{slug[: MAX_LABEL - _LONGEST_SUFFIX - _HASH - 1].rstrip('-')}-{digest}"
 
 
 def job_name(base: str, attempt: int) -> str:

@@ -20,6 +20,7 @@ from galley.errors import ConfigError, Problem, SubmissionError
 from galley.layout import declared_facts
 from galley.rundir import RunFolder
 from galley.schema import Recipe
+from galley.schema.types import MAX_PORT
 from galley.spec import FINAL_STATES, ClusterFacts, LaunchPlan, RunHandle, RunSpec, State
 from launchers import agent_log
 from launchers.base import Diagnosis, Launcher
@@ -35,7 +36,7 @@ from launchers.ray.driver import NODE_LOST
 
 JOB = "job.json"  # what is posted
 NODES = "nodes.json"  # what the driver reads
-_ADDRESS = re.compile(r"https?://[^/\s]+")
+_ADDRESS = re.compile(r"https?://[^/\s]+?(?::([0-9]+))?")
 _STOP_S = 30.0
 SIGNALLED = 128  # what a shell adds to the number of the signal that ended a command
 _STATES: dict[str, State] = {
@@ -66,7 +67,8 @@ class RayLauncher(Launcher):
     ) -> ClusterFacts:
         self.refuse_waiting(after)
         address = recipe.launcher.ray.address
-        if not _ADDRESS.fullmatch(address):
+        found = _ADDRESS.fullmatch(address)
+        if found is None or (found[1] is not None and not 0 < int(found[1]) <= MAX_PORT):
             what = "is not the address of a dashboard"
             hint = "http://HOST:PORT, as `ray start --head` prints it"
             raise ConfigError(Problem(f"launcher.ray.address={address}", what, hint))

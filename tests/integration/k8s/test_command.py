@@ -199,8 +199,8 @@ def test_a_wrong_request_is_refused_before_anything_is_written(
     words = ("launcher.k8s.name=Not_A_Name", "launcher.k8s.claim=-")
     code, _, said = galley(*request(tmp_path / "run", *words))
     assert code == 2
-    assert "PyTorchJob metadata.name" in said
-    assert "persistentVolumeClaim.claimName" in said
+    assert "launcher.k8s.name=Not_A_Name" in said
+    assert "launcher.k8s.claim=-" in said
     assert not (tmp_path / "run").exists()
     assert api.requests == []
 

@@ -146,6 +146,7 @@ def test_the_job_of_a_pruned_trial_ends(cluster: RayCluster, tmp_path: Path) -> 
     ("words", "code", "message"),
     [
         (["launcher.ray.address=10.0.0.1"], 2, "is not the address of a dashboard"),
+        (["launcher.ray.address=http://10.0.0.1:65536"], 2, "is not the address of a dashboard"),
         (["after=nothing"], 2, "is no run"),
         (["run_dir=$HOME"], 2, "has a '$' in its path"),
         ([], 3, "no Ray cluster answers at"),

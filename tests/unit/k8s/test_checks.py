@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -174,6 +175,19 @@ def test_a_wrong_manifest_is_refused_with_the_path(mutation: Mutation, crds: dic
 def test_what_galley_writes_is_accepted_by_galley_and_by_the_crd(kind: str, crds: dict[str, Schema]) -> None:
     assert object_problems(good(kind)) == []
     assert rejections(crds, good(kind)) == []
+
+
+def test_a_config_map_holds_a_mebibyte_as_the_server_counts() -> None:
+    """Bytes rather than characters, and binary data as they are rather than in base64."""
+    body = objects(make_spec())[0]
+    left = 1024**2 - sum(len(text.encode()) for text in body["data"].values())
+    body["data"]["more"] = "é" * (left // 2)
+    assert object_problems(body) == []
+    body["binaryData"] = {"code": base64.b64encode(b"12").decode()}
+    (problem,) = object_problems(body)
+    assert (problem.where, problem.what) == (
+        "ConfigMap data", f"the sealed run takes {1024**2 - left % 2 + 2} bytes, a ConfigMap holds 1048576"
+    )  # fmt: skip
 
 
 def test_every_problem_is_found_at_once() -> None:

@@ -13,7 +13,7 @@ from galley.schema import Torchrun
 from galley.spec import RunSpec, to_json
 from launchers import LAUNCHERS, make_launcher
 from launchers.base import Launcher
-from launchers.local import LocalLauncher
+from launchers.local import LocalLauncher, rendezvous_problems
 from tests.integration.local.standin import FACTS, make_spec
 from tests.support import REPO
 
@@ -83,6 +83,14 @@ def test_an_elastic_run_has_bounds_and_goes_on_from_its_checkpoint() -> None:
 def test_bounds_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         LocalLauncher().facts(on_machines(2, **options).recipe)
+
+
+@pytest.mark.parametrize(("port", "exists"), [(1, True), (65535, True), (0, False), (65536, False)])
+def test_the_port_of_the_rendezvous_exists(port: int, exists: bool) -> None:
+    spec = on_machines(2)
+    launcher = replace(spec.recipe.launcher, torchrun=Torchrun(rendezvous=f"a:{port}"))
+    problems = list(rendezvous_problems(replace(spec.recipe, launcher=launcher)))
+    assert [problem.where for problem in problems] == ([] if exists else ["launcher.torchrun.rendezvous"])
 
 
 def test_threads_follow_the_layout() -> None:
