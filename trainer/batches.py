@@ -142,7 +142,15 @@ def even(micro_batches: list[MicroBatch], count: int, size: int) -> MicroBatch:
     return MicroBatch(samples.reshape(-1), weights.reshape(-1))
 
 
-def eval_batches(lengths: NDArray[np.int32], batch_size: int) -> list[Indices]:
-    """Batches of like length for evaluation, longest first; the same on any number of ranks."""
+def eval_batches(lengths: NDArray[np.int32], batch_size: int, one_length: bool = False) -> list[Indices]:
+    """Batches of like length for evaluation, longest first; the same on any number of ranks.
+
+    With `one_length` a batch holds samples of one length alone, so that none is padded.
+    """
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    borders = np.flatnonzero(np.diff(lengths[order])) + 1 if one_length else np.empty(0, dtype=np.int64)
+    return [
+        part[start : start + batch_size]
+        for part in np.split(order, borders)
+        for start in range(0, len(part), batch_size)
+    ]

@@ -49,14 +49,16 @@ def evaluate(
     batch_size: int,
     ranks: Ranks,
     meter: EvalMeter,
+    one_length: bool = False,
 ) -> dict[str, float]:
     """`eval/…` metrics on every rank, `eval/loss` among them. A collective. `meter` counts its batches.
+    With `one_length` no batch is padded (`trainer.padding`).
 
     Batches do not depend on the number of ranks; rank r takes batches r, r + R, …; a rank that has
     none left in the last round repeats batch 0 and throws it away, because the forward of a
     partitioned model is itself a collective.
     """
-    batches = eval_batches(dataset.lengths, batch_size)
+    batches = eval_batches(dataset.lengths, batch_size, one_length)
     losses = torch.zeros(len(batches), 2, dtype=torch.float64)
     own_predictions: list[tuple[Indices, torch.Tensor]] = []
     was_training, task.step = model.training, None

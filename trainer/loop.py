@@ -29,6 +29,7 @@ from trainer.failures import NonFiniteLossError, is_out_of_memory
 from trainer.journal import Journal
 from trainer.memory import describe_split, memory_watched
 from trainer.meter import EvalMeter, EvalSpeed, Meter
+from trainer.padding import padding_matters
 from trainer.ranks import Ranks
 from trainer.requests import Request, Requests
 from trainer.schedule import learning_rate
@@ -94,6 +95,7 @@ class Loop:
         self._grad_norm = torch.zeros(())
         self._window_steps = 0
         self._evaluated_at: int | None = None
+        self._one_length: bool | None = None
 
     @property
     def epoch(self) -> float:
@@ -240,7 +242,8 @@ class Loop:
         batch_size = parts.recipe.eval.batch_size
         engine, meter = parts.engine, EvalMeter()
         replicas = engine.setup.replicas
-        metrics = evaluate(engine.evaluated, parts.task, dataset, batch_size, replicas, meter)
+        one_length = self._needs_one_length(dataset)
+        metrics = evaluate(engine.evaluated, parts.task, dataset, batch_size, replicas, meter, one_length)
         self.eval_speed = meter.speed(replicas)
         self._evaluated_at = self.step
         parts.journal.row(self.step, self.epoch, dict(metrics))
@@ -250,6 +253,16 @@ class Loop:
         parts.journal.enter("train", self.step)
         self.meter.resume()
         return stop
+
+    def _needs_one_length(self, dataset: TokenizedDataset) -> bool:
+        """A collective at the first evaluation. Compiled models are not asked: each shape costs a graph."""
+        if self._one_length is None:
+            parts, engine = self.parts, self.parts.engine
+            compute = parts.recipe.precision.dtype
+            self._one_length = not parts.recipe.train.compile and padding_matters(
+                engine.evaluated, parts.task, dataset, engine.setup.replicas, compute
+            )
+        return self._one_length
 
     def _save(self) -> None:
         self.meter.pause()

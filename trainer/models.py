@@ -19,10 +19,12 @@ from trainer.cache import cache_root
 from trainer.characters import character_tokenizer
 from trainer.hub import hub_errors, quiet_transformers, use_cache_if_unreachable
 from trainer.own_module import own_model
+from trainer.padding import agree_on_padding
 
 log = logging.getLogger("galley")
 
 CHARACTERS = "characters"
+CLASSIFIER = "AutoModelForSequenceClassification"
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def load_classifier(recipe: Recipe, num_labels: int, tokenizer: Any = None) -> t
     """A sequence classifier of `num_labels` classes; see `load_model`."""
     return load_model(
         recipe,
-        "AutoModelForSequenceClassification",
+        CLASSIFIER,
         f"{num_labels} labels",
         tokenizer,
         num_labels=num_labels,
@@ -147,6 +149,8 @@ def load_model(
                 model = family.from_config(settings, dtype=torch.float32, **options)
             log.info("a new %s, drawn from seed %d", type(model).__name__, recipe.seed)
     model.config.use_cache = False
+    if tokenizer is not None and auto_class == CLASSIFIER:
+        agree_on_padding(model, tokenizer)
     loaded: torch.nn.Module = model
     mark_new(loaded, new)
     return loaded

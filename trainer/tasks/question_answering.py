@@ -76,8 +76,10 @@ class QuestionAnswering(TextTask):
         return torch.cat([(start[:, :1] + end[:, :1]), self._best_spans(start, end, batch["context"])], dim=1)
 
     def _logits(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        output = model(**self.inputs(batch))
-        return output.start_logits.float(), output.end_logits.float()
+        """Of each position; `NO_SPAN` where a sample is padded, so that its loss is that of it alone."""
+        output, padding = model(**self.inputs(batch)), batch["attention_mask"] == 0
+        start, end = (logits.float() for logits in (output.start_logits, output.end_logits))
+        return start.masked_fill(padding, NO_SPAN), end.masked_fill(padding, NO_SPAN)
 
     def _best_spans(self, start: torch.Tensor, end: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """[samples, 3]: score, first, last of the best span inside the context of at most

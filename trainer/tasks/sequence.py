@@ -12,7 +12,7 @@ from galley.tables import needed
 from trainer.cache import cache_root
 from trainer.data.sources import Splits, read_splits
 from trainer.data.tokenized import tokenized
-from trainer.models import load_model
+from trainer.models import CLASSIFIER, load_model
 from trainer.tasks.base import Batch, Datasets, MainFirst
 from trainer.tasks.text import TextTask
 
@@ -70,7 +70,7 @@ def load_sequence_model(
     """A model with a head of `num_labels` outputs; see `load_model`."""
     return load_model(
         recipe,
-        "AutoModelForSequenceClassification",
+        CLASSIFIER,
         f"{num_labels} labels",
         tokenizer,
         num_labels=num_labels,
