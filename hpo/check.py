@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from math import prod
 from typing import Any
 
 from galley.errors import ConfigError, Problem, valid_values
@@ -12,7 +11,7 @@ from galley.metrics import RUN_METRICS
 from galley.schema import Pbt, Recipe
 from hpo.backends import BACKENDS
 from hpo.objectives import read_objectives
-from hpo.points import draw, enumerate_points, values_of
+from hpo.points import count_points, draw, size_of
 from hpo.population import population_problems
 from hpo.space import read_space
 from hpo.values import Objective, Params, SpaceDim
@@ -86,17 +85,17 @@ def _size_problems(recipe: Recipe, space: Sequence[SpaceDim]) -> Iterator[Proble
         yield Problem("hpo.space", "is empty: there is nothing to search", hint)
     if hpo.repeats > 1 and any(dim.key == "seed" for dim in space):
         yield Problem("hpo.repeats", "and the dimension 'seed' both choose seeds", "keep one of them")
-    continuous = [dim.key for dim in space if values_of(dim) is None]
-    if hpo.kind != "grid":
-        if hpo.trials is None:
+    if hpo.trials is None:
+        if hpo.kind != "grid":
             yield Problem("hpo.trials", f"null is for hpo=grid, not for hpo={hpo.kind}", "a number of trials")
         return
-    if not continuous and space:
-        largest = prod(len(values_of(dim) or ()) for dim in space)
-        size = sum(1 for _ in enumerate_points(space)) if largest <= 100_000 else largest
-        if hpo.trials is not None and hpo.trials > size * hpo.repeats:
+    is_grid = "grid" in (hpo.kind, hpo.sampler)
+    if is_grid and space and all(size_of(dim) is not None for dim in space):
+        size = count_points(space, -(-hpo.trials // hpo.repeats))
+        if hpo.trials > size * hpo.repeats:
+            all_of_them = ", or hpo.trials=null for all" if hpo.kind == "grid" else ""
             what = f"{hpo.trials} trials, but the grid has {size} points"
-            yield Problem("hpo.trials", what, f"at most {size * hpo.repeats}, or hpo.trials=null for all")
+            yield Problem("hpo.trials", what, f"at most {size * hpo.repeats}{all_of_them}")
 
 
 def _pruning_problems(recipe: Recipe, objectives: Sequence[Objective]) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from hpo.values import Params, SpaceDim
@@ -43,18 +44,27 @@ def nth_value(dim: SpaceDim, index: int) -> float:
     return int(value) if dim.kind == "int" else float(f"{value:.12g}")
 
 
-def values_of(dim: SpaceDim) -> tuple[Any, ...] | None:
-    """All values of a dimension in order; null where there are infinitely many."""
+def size_of(dim: SpaceDim) -> int | None:
+    """How many values a dimension has; null: infinitely many."""
     if dim.kind == "categorical":
-        return dim.choices
+        return len(dim.choices)
     low, high = dim.bounds
     if dim.kind == "float" and dim.step is None and low != high:
         return None
-    return tuple(nth_value(dim, index) for index in range(round((high - low) / (dim.step or 1)) + 1))
+    return round((high - low) / (dim.step or 1)) + 1
+
+
+def values_of(dim: SpaceDim) -> Iterator[Any]:
+    """All values of a finite dimension in order, one after the other: there may be billions."""
+    if dim.kind == "categorical":
+        yield from dim.choices
+        return
+    for index in range(size_of(dim) or 0):
+        yield nth_value(dim, index)
 
 
 def enumerate_points(dims: Sequence[SpaceDim]) -> Iterator[Params]:
-    """All points of a finite space, the last dimension changing fastest; each once."""
+    """All points of a finite space, the last dimension changing fastest; each once. None is kept."""
     yield from _extend({}, dims)
 
 
@@ -63,12 +73,31 @@ def _extend(params: Params, dims: Sequence[SpaceDim]) -> Iterator[Params]:
         yield dict(params)
         return
     dim, rest = dims[0], dims[1:]
-    values = values_of(dim) if dim.is_active(params) else None
-    if values is None:
+    if not dim.is_active(params) or size_of(dim) is None:
         yield from _extend(params, rest)
         return
-    for value in values:
+    for value in values_of(dim):
         yield from _extend({**params, dim.key: value}, rest)
+
+
+def count_points(dims: Sequence[SpaceDim], at_most: int) -> int:
+    """How many points a finite space has, counted no further than `at_most`."""
+    if not any(dim.when for dim in dims):
+        return min(at_most, math.prod(size_of(dim) or 0 for dim in dims))
+    return sum(1 for _ in islice(enumerate_points(dims), at_most))
+
+
+class Grid:
+    """Points of a finite space by their index. They are enumerated as far as they are asked for."""
+
+    def __init__(self, dims: Sequence[SpaceDim]) -> None:
+        self._ahead = enumerate_points(dims)
+        self._points: list[Params] = []
+
+    def point(self, index: int) -> Params | None:
+        """Null where the space has no such point."""
+        self._points += islice(self._ahead, max(0, index + 1 - len(self._points)))
+        return self._points[index] if index < len(self._points) else None
 
 
 def same_point(a: Params, b: Params) -> bool:

@@ -21,10 +21,12 @@ from galley.paths import ROOT
 from galley.rundir import write_atomic
 from galley.schema import Recipe
 from hpo.objectives import read_objectives
+from hpo.points import size_of, values_of
 from hpo.space import read_space
 from hpo.values import Objective, SpaceDim
 
 # The agent writes KEY=VALUE as it is: a word of Hydra's grammar, and of no shell's.
+_LISTED = 1000  # values of one dimension
 _PLAIN = re.compile(r"[A-Za-z0-9_./:-]+")
 
 
@@ -62,7 +64,7 @@ def parameter(dim: SpaceDim) -> dict[str, Any]:
         step = int(dim.step or 1)
         if step == 1:
             return {"distribution": "int_uniform", **bounds}
-        return {"values": list(range(int(low), int(high) + 1, step))}
+        return {"values": list(values_of(dim))}
     bounds_f = {"min": float(low), "max": float(high)}
     if dim.step is not None:
         return {"distribution": "q_uniform", "q": dim.step, **bounds_f}
@@ -109,6 +111,9 @@ def _dimension_problems(dim: SpaceDim, other: str) -> Iterator[Problem]:
         )
         if not plain:
             yield Problem(where, f"{choice!r} cannot be passed on by W&B's agent", "numbers and plain words")
+    if dim.kind == "int" and dim.step not in (None, 1) and not dim.log and (size_of(dim) or 0) > _LISTED:
+        what = f"has {size_of(dim)} values, which W&B takes as a list"
+        yield Problem(where, what, f"at most {_LISTED}; or a range of step 1")
     if dim.kind == "float" and dim.step is not None:
         quotient = (dim.low or 0.0) / dim.step
         if abs(quotient - round(quotient)) > 1e-9:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from galley.errors import ConfigError, Problem
 from hpo.backends.random import TellingBackend
 from hpo.base import Search
-from hpo.points import enumerate_points, values_of
+from hpo.points import Grid, size_of
 from hpo.values import Params, SpaceDim, Trial
 
 
@@ -20,13 +20,12 @@ class GridBackend(TellingBackend):
         """Raises `ConfigError` where a dimension has infinitely many values."""
         check_finite(search.space)
         super().__init__(search, trials)
-        self._points = list(enumerate_points(search.space))
+        self._grid = Grid(search.space)
 
     def ask(self, number: int, fixed: Params | None = None) -> Params | None:
         if fixed is not None:
             return fixed
-        index = number // self.search.settings.repeats
-        return self._points[index] if index < len(self._points) else None
+        return self._grid.point(number // self.search.settings.repeats)
 
 
 def check_finite(space: Sequence[SpaceDim]) -> None:
@@ -35,7 +34,7 @@ def check_finite(space: Sequence[SpaceDim]) -> None:
     problems = [
         Problem(f"hpo.space.{dim.key}", "is continuous: a grid cannot have all its values", hint)
         for dim in space
-        if values_of(dim) is None
+        if size_of(dim) is None
     ]
     if problems:
         raise ConfigError(problems)

@@ -30,7 +30,7 @@ from hpo.backends.optuna_storage import answered, close_storage, open_storage
 from hpo.backends.optuna_study import foreign, open_study, refuse_foreign
 from hpo.base import HpoBackend, Search
 from hpo.objectives import violations
-from hpo.points import enumerate_points, same_point
+from hpo.points import Grid, same_point
 from hpo.values import ENDED, Params, SpaceDim, Trial
 
 STATES = {
@@ -52,7 +52,7 @@ class OptunaBackend(HpoBackend):
         self._dims = {dim.key: dim for dim in search.space}
         self._distributions = {dim.key: distribution(dim) for dim in search.space}
         check_sampler(search)
-        self._grid = list(enumerate_points(search.space)) if search.settings.sampler == "grid" else None
+        self._grid = Grid(search.space) if search.settings.sampler == "grid" else None
         url = storage_url(search.settings.storage)
         if search.dry:
             if url is not None:
@@ -74,10 +74,9 @@ class OptunaBackend(HpoBackend):
         if fixed is not None and self._has(number, fixed):
             return fixed
         if fixed is None and self._grid is not None:
-            index = number // self.search.settings.repeats
-            if index == len(self._grid):
+            fixed = self._grid.point(number // self.search.settings.repeats)
+            if fixed is None:
                 return None
-            fixed = self._grid[index]
         self._study.sampler = make_sampler(self.search, random.Random(f"{self.search.seed}-{number}"))
         trial = self._take(number, fixed)
         self._refuse_outside(trial)

@@ -13,8 +13,10 @@ from optuna.samplers import BaseSampler
 from galley.errors import ConfigError, Problem
 from hpo.backends.grid import check_finite
 from hpo.base import Search
+from hpo.points import size_of
 
 PACKAGES = {"gp": ("scipy", "torch"), "cmaes": ("cmaes",)}
+_LISTED = 1_000_000  # values of one dimension: Optuna's Gaussian process makes an array of them
 _POPULATION = 50  # of a genetic algorithm, at most; and at most a quarter of the trials
 
 
@@ -44,6 +46,11 @@ def _problems(search: Search) -> Iterator[Problem]:
         if conditional:
             what = f"has no conditions, such as that of '{conditional[0]}'"
             yield Problem(where, what, "valid: tpe, nsga2, random")
+    if sampler == "gp":
+        large = [dim.key for dim in search.space if (size_of(dim) or 0) > _LISTED]
+        if large:
+            what = f"holds every value of a range in memory, of which '{large[0]}' has more than {_LISTED}"
+            yield Problem(where, what, "valid: tpe, nsga2, random; or give the range a larger step")
     if sampler == "grid":
         check_finite(search.space)
 

@@ -115,7 +115,7 @@ def test_every_draw_lies_in_the_space(seed: int) -> None:
             assert low <= params[dim.key] <= high
             assert isinstance(params[dim.key], int) == (dim.kind == "int")
             if dim.step:
-                assert params[dim.key] in (values_of(dim) or ())
+                assert params[dim.key] in tuple(values_of(dim))
 
 
 def test_grid_has_each_point_once() -> None:
