@@ -156,7 +156,9 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     model = replace(recipe.model, name=str(folder.absolute())) if folder.is_dir() else recipe.model
     plugins = [str(Path(plugin).expanduser().absolute()) for plugin in recipe.plugins]
     checkpoint = replace(recipe.checkpoint, resume_from=absolute(recipe.checkpoint.resume_from))
-    return replace(recipe, data=data, model=model, plugins=plugins, checkpoint=checkpoint)
+    mpi = replace(recipe.launcher.mpi, hostfile=absolute(recipe.launcher.mpi.hostfile))
+    launcher = replace(recipe.launcher, mpi=mpi)
+    return replace(recipe, data=data, model=model, plugins=plugins, checkpoint=checkpoint, launcher=launcher)
 
 
 def _absorb_files(

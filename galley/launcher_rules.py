@@ -119,7 +119,7 @@ UNREAD: dict[str, tuple[Unread, ...]] = {
     "mpi": (Unread(("bind",), _own_masks, "keep one of them"),),
     "slurm": (
         Unread(
-            ("container_runtime", "container_mounts", "container_python"),
+            ("container_runtime", "container_mounts", "container_options", "container_python"),
             _image,
             "set launcher.slurm.container_image=IMAGE, or leave it out",
         ),

@@ -48,6 +48,7 @@ class ClusterFacts:
         avoid: nodes on which an earlier attempt of the run failed.
         after: the scheduler's id of the job that must succeed first.
         mpi: the mpirun that was found.
+        hosts: those that mpirun starts ranks on, one for each node; empty is this machine.
         node: number of this machine among those of the run; 0 is where it was started.
         address: of this machine, for those.
         save_s: seconds of the longest save of an earlier attempt; 0 where none is known.
@@ -67,6 +68,7 @@ class ClusterFacts:
     avoid: tuple[str, ...] = ()
     after: str | None = None
     mpi: MpiFacts | None = None
+    hosts: tuple[str, ...] = ()
     node: int = 0
     address: str = ""
     save_s: float = 0.0

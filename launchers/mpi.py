@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,11 +23,11 @@ from launchers.base import Diagnosis
 from launchers.command import attempt_environment, rank_environment, worker_command
 from launchers.local import LocalLauncher
 from launchers.mpi_dialect import Request, speak
+from launchers.mpi_hosts import host_name, hosts_of
 from launchers.mpi_probe import find_mpi
 
 _PROGRAMS: dict[MpiFlavor, str] = {"openmpi": "mpirun", "mpich": "mpiexec.hydra", "intel": "mpiexec.hydra"}
 
-_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*|\[?[0-9A-Fa-f:]+\]?")
 _MASK = re.compile(r"0x[0-9A-Fa-f]+")
 # How the three report the first rank that fell: Open MPI three times, Intel MPI, MPICH (which names none).
 _FELL = (
@@ -52,21 +53,22 @@ class MpiLauncher(LocalLauncher):
         self, recipe: Recipe, earlier: RunFolder | None = None, after: RunFolder | None = None
     ) -> ClusterFacts:
         self.refuse_waiting(after)
-        check_hosts(recipe)
-        nodes = declared_facts(recipe) if recipe.launcher.mpi.hosts else with_cost(probe(), recipe)
-        return replace(nodes, mpi=find_mpi(recipe.launcher.mpi))
+        hosts = hosts_of(recipe)
+        check_request(recipe, hosts)
+        nodes = declared_facts(recipe) if hosts else with_cost(probe(), recipe)
+        return replace(nodes, mpi=find_mpi(recipe.launcher.mpi), hosts=hosts)
 
     def plan(self, spec: RunSpec, run_dir: Path, facts: ClusterFacts, attempt: int) -> LaunchPlan:
         launcher = spec.recipe.launcher
-        found = facts.mpi or usual(launcher.mpi)
+        found, hosts = facts.mpi or usual(launcher.mpi), facts.hosts or ("localhost",)
         env = {
             **attempt_environment(attempt),
             **rank_environment(spec, run_dir),
-            **rendezvous(launcher.mpi, run_dir, attempt),
+            **rendezvous(facts.hosts, run_dir, attempt),
         }
         names = sorted({*env, *launcher.forward_env})
         silence_s = launcher.host_timeout_s or launcher.timeout_s
-        request = Request(launcher.mpi, spec.layout, names, run_dir / "plan", silence_s)
+        request = Request(launcher.mpi, hosts, spec.layout, names, run_dir / "plan", silence_s)
         spoken = speak(found, request)
         return LaunchPlan(
             launcher=self.name,
@@ -108,28 +110,24 @@ def usual(mpi: Mpi) -> MpiFacts:
     return MpiFacts(flavor, mpi.program or _PROGRAMS[flavor], version="")
 
 
-def rendezvous(mpi: Mpi, run_dir: Path, attempt: int) -> dict[str, str]:
+def rendezvous(hosts: Sequence[str], run_dir: Path, attempt: int) -> dict[str, str]:
     """Where the ranks meet: on the first host, at a port of this attempt's own."""
     digest = hashlib.sha256(f"{run_dir}\0{attempt}".encode()).digest()
     port = 20000 + int.from_bytes(digest[:4]) % 10000
-    return {"MASTER_ADDR": mpi.hosts[0] if mpi.hosts else "127.0.0.1", "MASTER_PORT": str(port)}
+    return {"MASTER_ADDR": host_name(hosts[0]) if hosts else "127.0.0.1", "MASTER_PORT": str(port)}
 
 
-def check_hosts(recipe: Recipe) -> None:
-    """Raises `ConfigError` with everything about hosts and masks that mpirun could not carry."""
+def check_request(recipe: Recipe, hosts: Sequence[str]) -> None:
+    """Raises `ConfigError` if hosts, nodes and masks do not belong together."""
     mpi, nodes = recipe.launcher.mpi, recipe.cluster.nodes
     problems = [
-        Problem(f"launcher.mpi.hosts: {host!r}", "is no name of a host", "letters, digits, '.', '-'")
-        for host in mpi.hosts
-        if not _HOST.fullmatch(host)
-    ]
-    problems += [
         Problem(f"launcher.mpi.pin_masks: {mask!r}", "is no mask of CPUs", 'hexadecimal in quotes: "0x3"')
         for mask in mpi.pin_masks
         if not _MASK.fullmatch(mask)
     ]
-    if nodes != max(1, len(mpi.hosts)):
-        what = f"launcher.mpi.hosts names {len(mpi.hosts) or 'no'} hosts"
+    if nodes != max(1, len(hosts)):
+        key = "hosts" if mpi.hostfile is None else "hostfile"
+        what = f"launcher.mpi.{key} names {len(hosts) or 'no'} hosts"
         hint = "name as many hosts as there are nodes; without any it is this machine"
         problems.append(Problem(f"cluster.nodes={nodes}", what, hint))
     procs = recipe.cluster.procs_per_node

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from galley.schema import Mpi
 from galley.spec import Layout, MpiFacts
+from launchers.mpi_hosts import host_name
 
 # Open MPI waits 300 s by default before it asks whether a silent host is there. It has to know before the
 # ranks give up: with news of theirs on its way to the lost host, TCP asks no more, and the daemon of a
@@ -20,20 +21,18 @@ class Request:
     """What any mpirun is asked.
 
     Attributes:
+        hosts: one for each node, also as `user@host`.
         names: of the variables to pass on to the ranks; their values are in mpirun's environment.
         files: the folder in which the files that the command names will lie.
         timeout_s: after which the ranks give up on a host.
     """
 
     mpi: Mpi
+    hosts: Sequence[str]
     layout: Layout
     names: Sequence[str]
     files: Path
     timeout_s: float = 300
-
-    @property
-    def hosts(self) -> Sequence[str]:
-        return self.mpi.hosts or ("localhost",)
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def _rankfile(request: Request) -> str:
     for node, host in enumerate(request.hosts):
         for local_rank, mask in enumerate(request.mpi.pin_masks):
             rank = node * request.layout.procs_per_node + local_rank
-            lines.append(f"rank {rank}={host} slot={','.join(map(str, mask_cpus(mask)))}\n")
+            lines.append(f"rank {rank}={host_name(host)} slot={','.join(map(str, mask_cpus(mask)))}\n")
     return "".join(lines)
 
 

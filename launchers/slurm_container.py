@@ -28,10 +28,6 @@ class Container:
         """Raises `ConfigError` on a path that a list of mounts cannot hold."""
         slurm = spec.recipe.launcher.slurm
         if slurm.container_image is None:
-            if slurm.container_mounts or slurm.container_options:
-                key = "container_mounts" if slurm.container_mounts else "container_options"
-                hint = "set launcher.slurm.container_image, or leave it out"
-                raise ConfigError(Problem(f"launcher.slurm.{key}", "there is no container image", hint))
             return cls()
         if {",", ":"} & set(str(run_dir)):
             what = "has a ',' or ':' in its path, which a container's mounts cannot carry"

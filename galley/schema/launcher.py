@@ -44,7 +44,10 @@ class Mpi:
     Attributes:
         flavor: `auto` takes the first that is found.
         program: the mpirun to use; null looks for one on PATH, then beside the interpreter.
-        hosts: as many as `cluster.nodes`, reached by ssh; none is this machine.
+        hosts: as many as `cluster.nodes`, reached by ssh, also as `user@host` and `node[01-04]`; none is
+            this machine.
+        hostfile: a file of hosts in place of `hosts`, as Open MPI, MPICH or PBS have them. Its slots are the
+            most ranks of a host.
         bind: what a rank may not leave: `core` is `cluster.threads_per_proc` cores of its own.
         pin_masks: CPUs of each rank of a node, in hexadecimal and in quotes (`"0x3"`), instead of `bind`.
         options: further words of mpirun's command line.
@@ -53,6 +56,7 @@ class Mpi:
     flavor: Literal["auto", "openmpi", "mpich", "intel"] = "auto"
     program: str | None = None
     hosts: list[str] = field(default_factory=list)
+    hostfile: str | None = None
     bind: Literal["none", "core", "socket", "numa"] = "none"
     pin_masks: list[str] = field(default_factory=list)
     options: list[str] = field(default_factory=list)

@@ -105,7 +105,7 @@ def mpi(spec: RunSpec, attempt: int, flavor: MpiFlavor) -> list[Given]:
     hosts = names(spec.layout.nodes)
     launcher = replace(spec.recipe.launcher, mpi=replace(spec.recipe.launcher.mpi, hosts=hosts))
     spec = replace(spec, recipe=replace(spec.recipe, launcher=launcher))
-    facts = replace(FACTS, mpi=MpiFacts(flavor, "mpirun", ""))
+    facts = replace(FACTS, mpi=MpiFacts(flavor, "mpirun", ""), hosts=tuple(hosts))
     plan = MpiLauncher("python").plan(spec, RUN_DIR, facts, attempt)
     sets, passed = (_open_mpi if flavor == "openmpi" else _hydra)(plan)
     listed = re.findall(r"^(\w+)[ :](?:slots=)?(\d+)$", plan.files["hostfile"], re.MULTILINE)

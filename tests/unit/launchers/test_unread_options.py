@@ -24,6 +24,7 @@ CASES: list[tuple[str, str, Any, dict[str, Any], dict[str, Any]]] = [
     ("mpi", "bind", "core", {"pin_masks": ["0x3"]}, {"pin_masks": []}),
     ("slurm", "container_runtime", "apptainer", {}, {"container_image": "a.sif"}),
     ("slurm", "container_mounts", ["/a:/b"], {}, {"container_image": "a.sif"}),
+    ("slurm", "container_options", ["--writable-tmpfs"], {}, {"container_image": "a.sif"}),
     ("slurm", "container_python", "python", {}, {"container_image": "a.sif"}),
     ("slurm", "spare_constraint", "old", {}, {"spare_nodes": 1}),
     ("k8s", "min_nodes", 1, {}, {"max_nodes": 2}),

@@ -27,13 +27,13 @@ PROGRAMS = {
 }
 
 
-def make_plan(flavor: Any, hosts: int = 2, **options: Any) -> LaunchPlan:
+def make_plan(flavor: Any, hosts: int = 2, user: str = "", **options: Any) -> LaunchPlan:
     spec = make_spec("succeed", 2 * hosts, MINE="my value")
     layout = replace(spec.layout, nodes=hosts, procs_per_node=2, threads_per_proc=3)
-    names = [f"node-{number}.cluster" for number in range(hosts)]
+    names = [f"{user}@node-{number}.cluster".lstrip("@") for number in range(hosts)]
     launcher = replace(spec.recipe.launcher, kind="mpi", mpi=Mpi(hosts=names, **options))
     spec = replace(spec, layout=layout, recipe=replace(spec.recipe, launcher=launcher))
-    facts = replace(FACTS, mpi=MpiFacts(flavor, PROGRAMS[flavor], "1"))
+    facts = replace(FACTS, mpi=MpiFacts(flavor, PROGRAMS[flavor], "1"), hosts=tuple(names))
     plan = MpiLauncher("/opt/python").plan(spec, Path("/runs/my run"), facts, 1)
     return replace(plan, argv=tuple(word.replace(spec.sha256, "SHA256") for word in plan.argv))
 

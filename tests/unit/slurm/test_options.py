@@ -54,8 +54,6 @@ def test_gpus_are_asked_for_as_the_site_wants(slurm: dict[str, Any], line: str |
         (GPUS, {"gpu_type": "a100", "gpu_request": "none"}, "gpu_request is none"),
         (None, {"gpu_type": "a100"}, "the ranks need none"),
         (Cluster(memory_gib_per_node=0.0005), {}, "less than 1 MiB"),
-        (None, {"container_mounts": ["/a:/a"]}, "there is no container image"),
-        (None, {"container_options": ["--writable"]}, "there is no container image"),
     ],
 )
 def test_what_would_mean_nothing_or_all_is_refused(
