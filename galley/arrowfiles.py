@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,16 +23,13 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _arrow_records(path: Path) -> Iterator[dict[str, Any]]:
-    """Of both formats of Arrow: the stream, which `datasets` writes, and the file."""
     import pyarrow as arrow
 
     with _errors(path), arrow.memory_map(str(path)) as stored:
-        is_file = stored.read(6) == b"ARROW1"
-        stored.seek(0)
-        opened = arrow.ipc.open_file(stored) if is_file else arrow.ipc.open_stream(stored)
+        opened = _opened(stored)
         _check_names(opened.schema.names, path)
-        count = range(opened.num_record_batches) if is_file else None
-        for batch in opened if count is None else map(opened.get_batch, count):
+        count = getattr(opened, "num_record_batches", None)  # the file format has it alone
+        for batch in opened if count is None else map(opened.get_batch, range(count)):
             yield from batch.to_pylist()
 
 
@@ -62,3 +60,39 @@ def _check_names(names: Sequence[str], path: Path) -> None:
     if twice:
         what = f"has the column '{twice[0]}' more than once"
         raise DataError(Problem(str(path), what, "rename or remove all but one"))
+
+
+def declared_names(path: Path, column: str) -> list[str] | None:
+    """The names of the classes that a column's numbers stand for, where `datasets` wrote them to the file."""
+    kind = format_of(path)
+    if kind not in (".parquet", ".arrow"):
+        return None
+    stated = (_schema(path, kind).metadata or {}).get(b"huggingface", b"{}")
+    try:
+        feature = json.loads(stated)["info"]["features"][column]
+        while not isinstance(feature, dict) or "names" not in feature:  # a list of classes
+            feature = feature[0] if isinstance(feature, list) else feature["feature"]
+    except (ValueError, LookupError, TypeError):
+        return None
+    names: list[str] = feature["names"]
+    return names
+
+
+def _schema(path: Path, kind: str) -> Any:
+    import pyarrow as arrow
+    from pyarrow import parquet
+
+    with _errors(path):
+        if kind == ".parquet":
+            return parquet.read_schema(path)
+        with arrow.memory_map(str(path)) as stored:
+            return _opened(stored).schema
+
+
+def _opened(stored: Any) -> Any:
+    """A reader of either format of Arrow: the stream, which `datasets` writes, or the file."""
+    import pyarrow as arrow
+
+    is_file = stored.read(6) == b"ARROW1"
+    stored.seek(0)
+    return arrow.ipc.open_file(stored) if is_file else arrow.ipc.open_stream(stored)

@@ -3,20 +3,20 @@ functions by which the worker loads the same data."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from galley.datafiles import Row, SplitName, count, find_files, listing, read_rows, shortened
+from galley.arrowfiles import declared_names
+from galley.datafiles import Row, SplitName, find_files, read_rows, shortened
 from galley.errors import DataError, Problem, nearest
+from galley.labels import CLASS_SETS, CLASSES, NUMBERS, Labels
 from galley.localdata import ROWS_BEFORE_LAUNCH, local_problems
-from galley.sampling import Classes, limit_key, limited
+from galley.sampling import limit_key, limited
 from galley.schema import Data
+from galley.splits import Split, in_order, joined_splits
 from galley.tables import Need, data_folder, splits_read
 
 # Header of GLUE's MRPC files, which name neither text nor label as anybody else does.
@@ -31,52 +31,6 @@ class Columns:
 
     texts: tuple[str, ...]
     label: str
-
-
-@dataclass(frozen=True)
-class Split:
-    """One split, read and checked.
-
-    Attributes:
-        texts: one column after the other, each as long as `labels`.
-        where: the file, for messages.
-        complete: whether all rows were read, not only the first.
-    """
-
-    texts: tuple[list[str], ...]
-    labels: list[Any]
-    where: str
-    complete: bool = True
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def classes(self) -> Classes:
-        """One class a row, several, or none where labels are numbers."""
-        if self.labels and isinstance(self.labels[0], float):
-            return None
-        return [tuple(label) if isinstance(label, list) else (label,) for label in self.labels]
-
-    def take(self, indices: Sequence[int], where: str | None = None) -> Split:
-        """The rows at `indices`, in that order."""
-        texts = tuple([column[index] for index in indices] for column in self.texts)
-        return Split(texts, [self.labels[index] for index in indices], where or self.where, self.complete)
-
-
-@dataclass(frozen=True)
-class Labels:
-    """How a task reads its label column.
-
-    Attributes:
-        names: usual names of the column, the likeliest first.
-        read: a value as the file has it -> the label; raises `ValueError` that says what is wrong.
-        check: the rules between the labels of both splits.
-    """
-
-    names: tuple[str, ...]
-    read: Callable[[Any], Any]
-    check: Callable[[Mapping[SplitName, Split]], list[Problem]]
 
 
 def check_numbers(data: Data, need: Need = "both") -> list[Problem]:
@@ -123,7 +77,7 @@ def load_splits(
 
 def label_problems(data: Data, splits: Mapping[SplitName, Split], labels: Labels) -> list[Problem]:
     """The rules between the labels of both splits, as they are and as `data.max_samples` leaves them."""
-    found = _rule_problems(splits, labels)
+    found = _rule_problems(data, splits, labels)
     if found:
         return found
     chosen = {
@@ -132,28 +86,13 @@ def label_problems(data: Data, splits: Mapping[SplitName, Split], labels: Labels
         else split
         for name, split in limited(data, splits).items()
     }
-    return _rule_problems(chosen, labels)
+    return _rule_problems(data, chosen, labels)
 
 
-def _rule_problems(splits: Mapping[SplitName, Split], labels: Labels) -> list[Problem]:
-    return labels.check({"eval": splits["train"], **splits}) if "train" in splits else []
-
-
-def joined_splits(parts: Sequence[Split]) -> Split:
-    """The rows of all parts, one after the other. Raises `DataError` where some are pairs and some not."""
-    first = parts[0]
-    for part in parts[1:]:
-        if len(part.texts) != len(first.texts):
-            what = f"has {len(part.texts)} text columns, but {first.where} has {len(first.texts)}"
-            raise DataError(Problem(part.where, what, "set data.text_columns"))
-    if len(parts) == 1:
-        return first
-    texts = tuple(
-        [text for part in parts for text in part.texts[column]] for column in range(len(first.texts))
-    )
-    labels = [label for part in parts for label in part.labels]
-    where = f"{first.where} and {len(parts) - 1} more"
-    return Split(texts, labels, where, all(part.complete for part in parts))
+def _rule_problems(data: Data, splits: Mapping[SplitName, Split], labels: Labels) -> list[Problem]:
+    if "train" not in splits:
+        return []
+    return labels.check({"eval": splits["train"], **splits}, data.label_names or splits["train"].names)
 
 
 def _load_split(path: Path, data: Data, limit: int | None, labels: Labels) -> Split:
@@ -161,7 +100,8 @@ def _load_split(path: Path, data: Data, limit: int | None, labels: Labels) -> Sp
     if not rows:
         raise DataError(Problem(str(path), "has no samples"))
     columns = find_columns(list(rows[0][1]), data, str(path), labels)
-    return to_split(rows, columns, str(path), limit is None or len(rows) < limit, labels)
+    complete = limit is None or len(rows) < limit
+    return to_split(rows, columns, str(path), complete, labels, declared_names(path, columns.label))
 
 
 def find_columns(header: Sequence[str], data: Data, where: str, labels: Labels | None = None) -> Columns:
@@ -205,15 +145,23 @@ def _no_column(where: str, key: str, name: str, header: Sequence[str], named: bo
 
 
 def to_split(
-    rows: Sequence[Row], columns: Columns, where: str, complete: bool = True, kind: Labels | None = None
+    rows: Sequence[Row],
+    columns: Columns,
+    where: str,
+    complete: bool = True,
+    kind: Labels | None = None,
+    names: Sequence[str] | None = None,
 ) -> Split:
-    """Texts and labels of the rows. Raises `DataError` that names the first lines that are wrong."""
+    """Texts and labels of the rows; `names` are those that the file declares for its numbers.
+
+    Raises `DataError` that names the first lines that are wrong.
+    """
     problems: list[Problem] = []
     labels: list[Any] = []
     read = (kind or CLASSES).read
     for line, row in rows:
         try:
-            labels.append(read(row.get(columns.label)))
+            labels.append(_named(read(row.get(columns.label)), names))
         except ValueError as error:
             problems.append(Problem(f"{where}:{line}", f"column '{columns.label}': {error}"))
         for name in columns.texts:
@@ -222,105 +170,15 @@ def to_split(
     if problems:
         raise DataError(shortened(problems, where))
     texts = tuple([str(row[name]) for _, row in rows] for name in columns.texts)
-    return Split(texts, labels, where, complete)
+    return Split(texts, labels, where, complete, tuple(names) if names else None)
 
 
-def _label(value: Any) -> int:
-    """A class: an integer from 0, also as text. Raises `ValueError` on anything else."""
-    try:
-        number = int(value) if isinstance(value, str) else value
-        if isinstance(number, int) and not isinstance(number, bool) and number >= 0:
-            return number
-    except ValueError:
-        pass
-    raise ValueError(f"{value!r} is not a class number (0, 1, …){_task_for(value)}")
-
-
-def _task_for(value: Any) -> str:
-    """The task whose labels look like this."""
-    if isinstance(value, list):
-        return "; task=multi_label_classification learns lists of them"
-    try:
-        return "" if _number(value).is_integer() else "; task=sequence_regression learns numbers"
-    except ValueError:
-        return ""
-
-
-def _number(value: Any) -> float:
-    """A finite number, also as text. Raises `ValueError` on anything else."""
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if math.isfinite(number):
-            return number
-    raise ValueError(f"{value!r} is not a number")
-
-
-def _class_set(value: Any) -> list[int]:
-    """A list of class numbers, in csv and tsv as json; it may be empty. Raises `ValueError`."""
-    found = value
-    if isinstance(value, str):
-        try:
-            found = json.loads(value)
-        except json.JSONDecodeError:
-            found = None
-    if not isinstance(found, list):
-        raise ValueError(f"{value!r} is not a list of class numbers ([0, 2])")
-    return sorted({_label(entry) for entry in found})
-
-
-def check_labels(splits: Mapping[SplitName, Split]) -> list[Problem]:
-    """The rules between labels, where all of training was read.
-
-    Classes are 0…n-1, two at least, each with samples; evaluation has none that training lacks.
-    """
-    train, held_out = splits["train"], splits["eval"]
-    if not train.complete:
-        return []
-    classes = sorted(set(train.labels))
-    if len(classes) < 2:
-        what = f"all {count(len(train.labels), 'sample')} have label {classes[0]}"
-        return [Problem(train.where, what, "training needs two classes at least")]
-    problems = []
-    if classes[-1] != len(classes) - 1:
-        lacking = next(number for number in range(classes[-1]) if number not in classes)
-        what = f"has labels up to {classes[-1]}, but none is {lacking}"
-        problems.append(Problem(train.where, what, f"number the {len(classes)} classes from 0 without gaps"))
-    unseen = sorted(set(held_out.labels) - set(classes))
-    if unseen:
-        what = f"has labels that {train.where} does not have: {listing(unseen)}"
-        problems.append(Problem(held_out.where, what, f"labels of training: {listing(classes)}"))
-    return problems
-
-
-def _check_sets(splits: Mapping[SplitName, Split]) -> list[Problem]:
-    """Evaluation has no class that training lacks, and training has one at least."""
-    train, held_out = splits["train"], splits["eval"]
-    if not train.complete:
-        return []
-    classes = {label for row in train.labels for label in row}
-    if not classes:
-        return [Problem(train.where, "no sample has a class", "training needs one class at least")]
-    unseen = sorted({label for row in held_out.labels for label in row} - classes)
-    if unseen:
-        what = f"has labels that {train.where} does not have: {listing(unseen)}"
-        return [Problem(held_out.where, what, f"labels of training: {listing(sorted(classes))}")]
-    return []
-
-
-def describe(split: Split) -> str:
-    """The samples of a split, by class, for the log."""
-    if isinstance(split.labels[0], float):
-        bounds = f"{min(split.labels):g} to {max(split.labels):g}"
-        return f"{split.where}: {count(len(split.labels), 'sample')} (labels {bounds})"
-    sets = [label if isinstance(label, list) else [label] for label in split.labels]
-    counts = sorted(Counter(label for row in sets for label in row).items())
-    classes = ", ".join(f"{number} of class {label}" for label, number in counts)
-    return f"{split.where}: {count(len(split.labels), 'sample')} ({classes})"
-
-
-CLASSES = Labels(("label", "labels"), _label, check_labels)
-NUMBERS = Labels(("label", "labels", "score"), _number, lambda splits: [])
-CLASS_SETS = Labels(("labels", "label"), _class_set, _check_sets)
+def _named(label: Any, names: Sequence[str] | None) -> Any:
+    """The label by its declared name. Raises `ValueError` for a number that has none."""
+    if isinstance(label, list):
+        return in_order({_named(one, names) for one in label})
+    if names is None or not isinstance(label, int):
+        return label
+    if label >= len(names):
+        raise ValueError(f"{label} is beyond the {len(names)} classes that the file declares")
+    return names[label]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from galley.datafiles import SplitName, listing, shortened
+from galley.arrowfiles import declared_names
+from galley.datafiles import SplitName, find_files, listing, read_rows, shortened
 from galley.errors import DataError, Problem, nearest
 from galley.localdata import ROWS_BEFORE_LAUNCH, local_problems
 from galley.schema import Data
-from galley.tables import ROLES, Need, Table, joined, load_tables
+from galley.tables import ROLES, Need, Table, column_names, data_folder, joined, load_tables
+from galley.textfiles import format_of
 
 OUTSIDE = "O"
 
@@ -20,13 +22,25 @@ def check_tags(data: Data, need: Need = "both") -> list[Problem]:
         data,
         lambda source: _load(source, data.label_names, need),
         joined,
-        lambda splits: tag_problems(splits, data.label_names),
+        lambda splits: tag_problems(splits, data.label_names or declared_tags(data)),
     )
 
 
 def _load(source: Data, names: Sequence[str] | None, need: Need) -> dict[SplitName, Table]:
     tables = load_tables(source, ROLES["token_classification"], ROWS_BEFORE_LAUNCH, need)
-    return name_tags(tables, names)
+    return name_tags(tables, names or declared_tags(source))
+
+
+def declared_tags(data: Data) -> list[str] | None:
+    """The names of the tags' numbers, where `datasets` wrote them to the training files."""
+    if data.path is None:
+        return None
+    path = find_files(data_folder(data), "train")[0]
+    if format_of(path) not in (".parquet", ".arrow"):
+        return None
+    _, first = next(iter(read_rows(path)), (0, {}))
+    column = column_names(list(first), ROLES["token_classification"], data, str(path))["tags"]
+    return declared_names(path, column)
 
 
 def tag_problems(splits: Mapping[SplitName, Table], names: Sequence[str] | None = None) -> list[Problem]:

@@ -45,7 +45,8 @@ class Data:
         label_column: null to recognise it (`label`, or GLUE's `Quality`).
         columns: the column of each thing that a task reads, by its name: `{text: content}`; what is
             not named is recognised. Classification has the two keys above.
-        label_names: what the numbers of tags mean, in their order; all tags, where the tags are text.
+        label_names: all classes or tags in the order of their numbers, which the saved model keeps; null
+            takes them from the files: text in its own order, `O` first among tags.
         max_length: tokens a sample; longer ones are truncated, or cut in pieces by the task.
         max_samples: at most so many training and evaluation samples each, drawn whatever `seed` is; every
             class keeps its share. Null for all.

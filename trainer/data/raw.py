@@ -26,12 +26,8 @@ def read_tables(data: Data, roles: Sequence[Role], need: Need = "both") -> dict[
 
     Raises `ConfigError` that names what is wrong.
     """
-    return taken(data, whole_tables(data, roles, need))
-
-
-def whole_tables(data: Data, roles: Sequence[Role], need: Need = "both") -> dict[SplitName, Table]:
-    """Like `read_tables`, with all rows."""
-    return gathered(data, [_one_source(source, roles, need) for source in sources_of(data)], joined)
+    sources = [one_source(source, roles, need) for source in sources_of(data)]
+    return taken(data, gathered(data, sources, joined))
 
 
 def taken(data: Data, tables: Mapping[SplitName, Table]) -> dict[SplitName, Table]:
@@ -42,7 +38,8 @@ def taken(data: Data, tables: Mapping[SplitName, Table]) -> dict[SplitName, Tabl
     return found
 
 
-def _one_source(data: Data, roles: Sequence[Role], need: Need) -> dict[SplitName, Table]:
+def one_source(data: Data, roles: Sequence[Role], need: Need) -> dict[SplitName, Table]:
+    """The splits of one source, whole."""
     if data.path is not None:
         return load_tables(data, roles, need=need)
     if not is_embedded(data.name):

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from galley.datacheck import (
-    CLASSES,
-    Labels,
-    Split,
-    describe,
-    find_columns,
-    joined_splits,
-    label_problems,
-    load_splits,
-    to_split,
-)
+from galley.datacheck import find_columns, label_problems, load_splits, to_split
 from galley.datafiles import SplitName
 from galley.errors import DataError
+from galley.labels import CLASSES, Labels, class_order, numbered
 from galley.sampling import gathered, limited, sources_of
 from galley.schema import Data
+from galley.splits import Split, describe, joined_splits
 from galley.tables import Need, splits_read
 from trainer.assets import data_rows, is_embedded
 from trainer.data.raw import hub_splits
@@ -36,15 +28,26 @@ class Splits:
     Attributes:
         eval: null where nothing is measured and no such split is read.
         num_labels: classes of the whole training data, whatever `data.max_samples` leaves of it.
+        names: of all classes in the order of their numbers; null where they are numbers without names.
     """
 
     train: Split
     eval: Split | None
     num_labels: int
+    names: list[str] | None = None
 
 
-def read_splits(data: Data, labels: Labels = CLASSES, need: Need = "both") -> Splits:
-    """The splits, at most `sample_limit` rows each. Raises `ConfigError` that names what is wrong."""
+def read_splits(
+    data: Data,
+    labels: Labels = CLASSES,
+    need: Need = "both",
+    known: Callable[[], Sequence[str]] = list,
+) -> Splits:
+    """The splits, at most `sample_limit` rows each, with classes as numbers.
+
+    `known` gives the classes of the stored model (`class_order`); it is asked where labels are text.
+    Raises `ConfigError` that names what is wrong.
+    """
     sources = [_read(source, labels, need) for source in sources_of(data)]
     whole = gathered(data, sources, joined_splits)
     problems = label_problems(data, whole, labels)
@@ -53,7 +56,16 @@ def read_splits(data: Data, labels: Labels = CLASSES, need: Need = "both") -> Sp
     chosen = limited(data, whole)
     for split in chosen.values():
         log.info("%s", describe(split))
-    return Splits(chosen["train"], chosen.get("eval"), count_labels(whole["train"].labels))
+    order = class_order(whole, data.label_names, known)
+    if order is None:
+        return Splits(chosen["train"], chosen.get("eval"), count_labels(whole["train"].labels))
+    log.info("classes: %s", ", ".join(f"{number} {name}" for number, name in enumerate(order)))
+    train, held_out = (
+        split and replace(split, labels=numbered(split.labels, order))
+        for split in (chosen["train"], chosen.get("eval"))
+    )
+    assert train is not None  # noqa: S101
+    return Splits(train, held_out, len(order), order)
 
 
 def _read(data: Data, labels: Labels, need: Need) -> dict[SplitName, Split]:
@@ -85,5 +97,7 @@ def _hub(data: Data, labels: Labels, need: Need) -> dict[SplitName, Split]:
     for name, (stored, rows) in hub_splits(data, need=need).items():
         source = f"{where} ({stored})"
         columns = find_columns(rows.column_names, data, source, labels)
-        found[name] = to_split(list(enumerate(rows, 1)), columns, source, kind=labels)
+        feature = rows.features[columns.label]
+        names = getattr(getattr(feature, "feature", feature), "names", None)
+        found[name] = to_split(list(enumerate(rows, 1)), columns, source, kind=labels, names=names)
     return found

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from galley.datafiles import SplitName
 from galley.errors import DataError
+from galley.sampling import gathered, sources_of
 from galley.schema import Data
-from galley.tables import ROLES, Need, Table, column_names
-from galley.tags import name_tags, tag_names, tag_problems
+from galley.tables import ROLES, Need, Table, column_names, joined
+from galley.tags import declared_tags, name_tags, tag_names, tag_problems
 from trainer.assets import is_embedded
 from trainer.data.encoding import Tokenization, tokenization
-from trainer.data.raw import hub_splits, taken, whole_tables
+from trainer.data.raw import hub_splits, one_source, taken
 from trainer.data.store import ArrowDataset, digest, stored
 
 log = logging.getLogger("galley")
@@ -46,16 +47,25 @@ def read_tag_tables(data: Data, need: Need = "both") -> tuple[dict[SplitName, Ta
 
     Raises `ConfigError` that names what is wrong.
     """
-    names = data.label_names or _names_on_the_hub(data)
-    whole = name_tags(whole_tables(data, ROLES["token_classification"], need), names)
+    sources = [_named_tables(source, data.label_names, need) for source in sources_of(data)]
+    whole = gathered(data, [tables for tables, _ in sources], joined)
+    names = data.label_names or (sources[0][1] if len(sources) == 1 else None)
     problems = tag_problems(whole, names)
     if problems:
         raise DataError(problems)
     return taken(data, whole), names or tag_names(whole["train"])
 
 
+def _named_tables(
+    source: Data, names: list[str] | None, need: Need
+) -> tuple[dict[SplitName, Table], list[str] | None]:
+    """The splits of one source, and the names that it declares for the numbers of its tags."""
+    names = names or declared_tags(source) or _names_on_the_hub(source)
+    return name_tags(one_source(source, ROLES["token_classification"], need), names), names
+
+
 def _names_on_the_hub(data: Data) -> list[str] | None:
-    if data.path is not None or is_embedded(data.name) or data.mix:
+    if data.path is not None or is_embedded(data.name):
         return None
     stored, rows = hub_splits(data, need="train")["train"]
     roles = ROLES["token_classification"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from galley.datacheck import Split
+from galley.splits import Split
 from trainer.data.encoding import Tokenization, tokenization
 from trainer.data.store import ArrowDataset, digest, stored
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from galley.errors import ConfigError, Problem
 from galley.schema import Model, Recipe
+from trainer.label_names import class_names
 from trainer.models import load_tokenizer, new_names
 from trainer.precision import autocast
 from trainer.tasks.base import Batch
@@ -34,7 +36,17 @@ class Distillation(SequenceClassification):
         if not self.recipe.eval.only:  # where nobody learns, no teacher need be there
             with torch.device("cpu"):  # every rank asks it, also one that reads no weights of its own
                 self.teacher = load_teacher(self.recipe, self.num_labels, self.tokenizer.get_vocab())
+                self._check_order(self.teacher)
         return super().model()
+
+    def _check_order(self, teacher: Any) -> None:
+        """Raises `ConfigError` where the teacher gives the same classes other numbers."""
+        theirs, own = class_names(teacher.config), self.label_names or []
+        same = {name.casefold() for name in theirs} == {name.casefold() for name in own}
+        if own and same and [name.casefold() for name in theirs] != [name.casefold() for name in own]:
+            what = f"has the classes in another order: {', '.join(theirs)}"
+            where = f"task.distillation.teacher={self.recipe.task.distillation.teacher}"
+            raise ConfigError(Problem(where, what, f"data.label_names=[{','.join(theirs)}]"))
 
     def loss(self, model: torch.nn.Module, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
         if self.step is None or self.teacher is None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 
-from galley.datacheck import Labels
+from galley.labels import Labels
 from galley.schema import Recipe
 from galley.tables import needed
 from trainer.cache import cache_root
 from trainer.data.sources import Splits, read_splits
 from trainer.data.tokenized import tokenized
+from trainer.label_names import name_options, stored_class_names
 from trainer.models import CLASSIFIER, load_model
 from trainer.tasks.base import Batch, Datasets, MainFirst
 from trainer.tasks.text import TextTask
@@ -31,11 +33,12 @@ class SequenceTask(TextTask):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
         self.num_labels = 0
+        self.label_names: list[str] | None = None
 
     def datasets(self, main_first: MainFirst) -> Datasets:
         data, cache = self.recipe.data, cache_root(self.recipe.data)
         with main_first():
-            splits = read_splits(data, self.labels, needed(self.recipe, learns=True))
+            splits = self._read()
             self.learn_labels(splits)
             train = tokenized(splits.train, self.tokenizer, data.max_length, cache)
             held_out = None
@@ -43,13 +46,18 @@ class SequenceTask(TextTask):
                 held_out = tokenized(splits.eval, self.tokenizer, data.max_length, cache)
         return Datasets(train, held_out)
 
+    def _read(self) -> Splits:
+        need = needed(self.recipe, learns=True)
+        return read_splits(self.recipe.data, self.labels, need, lambda: stored_class_names(self.recipe))
+
     def learn_labels(self, splits: Splits) -> None:
         """Take from the data what the model and the loss need to know."""
-        self.num_labels = splits.num_labels
+        self.num_labels, self.label_names = splits.num_labels, splits.names
 
     def model(self) -> torch.nn.Module:
         assert self.num_labels, "datasets() comes first: it counts the classes"  # noqa: S101
-        return load_sequence_model(self.recipe, self.num_labels, self.problem_type, self.tokenizer)
+        head, names = (self.num_labels, self.problem_type), self.label_names
+        return load_sequence_model(self.recipe, *head, self.tokenizer, names)
 
     def logits(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """[samples, num_labels] in fp32."""
@@ -65,9 +73,9 @@ class SequenceTask(TextTask):
 
 
 def load_sequence_model(
-    recipe: Recipe, num_labels: int, problem_type: str, tokenizer: Any
+    recipe: Recipe, num_labels: int, problem_type: str, tokenizer: Any, names: Sequence[str] | None = None
 ) -> torch.nn.Module:
-    """A model with a head of `num_labels` outputs; see `load_model`."""
+    """A model with a head of `num_labels` outputs, which `names` name in its configuration."""
     return load_model(
         recipe,
         CLASSIFIER,
@@ -75,4 +83,5 @@ def load_sequence_model(
         tokenizer,
         num_labels=num_labels,
         problem_type=problem_type,
+        **(name_options(names) if names else {}),
     )

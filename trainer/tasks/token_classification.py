@@ -16,6 +16,7 @@ from galley.tables import Table, needed
 from galley.tags import OUTSIDE
 from trainer.cache import cache_root
 from trainer.data.tagged import IGNORED, read_tag_tables, tagged
+from trainer.label_names import name_options
 from trainer.metrics.entities import entity_metrics
 from trainer.models import load_model
 from trainer.tasks.base import Batch, Datasets, MainFirst, Sample, TokenizedDataset
@@ -44,10 +45,8 @@ class TokenClassification(TextTask):
         return Datasets(train, held_out)
 
     def model(self) -> torch.nn.Module:
-        size, names = len(self.names), dict(enumerate(self.names))
-        options: dict[str, Any] = {"num_labels": size, "id2label": names}
-        options["label2id"] = {name: number for number, name in names.items()}
-        family = "AutoModelForTokenClassification"
+        size, family = len(self.names), "AutoModelForTokenClassification"
+        options: dict[str, Any] = {"num_labels": size, **name_options(self.names)}
         return load_model(self.recipe, family, f"{size} tags", self.tokenizer, **options)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:

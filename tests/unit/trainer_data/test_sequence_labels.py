@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from galley.datacheck import CLASS_SETS, CLASSES, NUMBERS, Labels, check_class_sets, load_splits
+from galley.datacheck import check_class_sets, load_splits
 from galley.errors import ConfigError, DataError
+from galley.labels import CLASS_SETS, CLASSES, NUMBERS, Labels
 from galley.schema import Classification, Data, Distillation, Eval, Model, Precision, Recipe, Task
 from trainer.data.sources import count_labels
 from trainer.tasks import make_task
@@ -35,6 +36,7 @@ def folder(root: Path, labels: list[str], name: str = "label") -> str:
         (NUMBERS, ["1.5", "-2", "3"], [1.5, -2.0, 3.0], 1),
         (CLASS_SETS, ["[0, 2]", "[]", "[1]"], [[0, 2], [], [1]], 3),
         (CLASSES, ["0", "1", "1"], [0, 1, 1], 2),
+        (CLASSES, ["0.0", "1", " 1e0"], [0, 1, 1], 2),
     ],
 )
 def test_labels_are_read_as_the_task_has_them(
@@ -49,7 +51,8 @@ def test_labels_are_read_as_the_task_has_them(
     ("kind", "value", "words"),
     [
         (CLASSES, "2.5", "'2.5' is not a class number (0, 1, …); task=sequence_regression learns numbers"),
-        (CLASSES, "good", "'good' is not a class number (0, 1, …)"),
+        (CLASSES, "", "'' is not a class number (0, 1, …)"),
+        (CLASSES, "nan", "'nan' is not a class number (0, 1, …)"),
         (NUMBERS, "good", "'good' is not a number"),
         (NUMBERS, "nan", "'nan' is not a number"),
         (CLASS_SETS, "3", "'3' is not a list of class numbers ([0, 2])"),

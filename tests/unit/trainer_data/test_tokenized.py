@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from galley.datacheck import Split
+from galley.splits import Split
 from trainer.assets import minilm
 from trainer.data.encoding import Tokenization, tokenization
 from trainer.data.store import ArrowDataset
