@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from galley import model_shape
 from galley.axes import layer_spans
 from galley.drive import STATE_BUFFERS, SUB_GROUP_SIZE
-from galley.held import MOMENTS, Held, held_by_stage
+from galley.held import Held, held_by_stage
 from galley.model_shape import LayerShape
+from galley.optimizers import num_moments, state_bytes
 from galley.schema import Recipe, Strategy
 from galley.spec import ClusterFacts, Layout
 
@@ -70,7 +71,7 @@ def _of_copies(recipe: Recipe, layout: Layout, count: int, adapters: int) -> Est
     shape = model_shape.layer_shape(recipe.model)
     params: float = count * FP32 / (parts if stage >= 3 else 1)
     grads: float = trained * FP32 / (parts if stage >= 2 else 1)
-    optimizer: float = trained * FP32 * MOMENTS / (parts if stage >= 1 else 1)
+    optimizer: float = trained * state_bytes(recipe.optim) / (parts if stage >= 1 else 1)
     host = drive = 0.0
     if strategy.offload_optimizer == "nvme":  # master weights too; in memory are the buffers
         drive += trained * FP32 / parts + optimizer
@@ -118,7 +119,7 @@ def _held(recipe: Recipe, layout: Layout, count: int, shape: LayerShape | None) 
     copies = layout.data_parallel if recipe.strategy.shard == "optimizer" else 1
     ranks = range(recipe.strategy.pipeline_parallel)
     own = [_share_of_rank(recipe.strategy, shape, count, rank) for rank in ranks]
-    return [Held(part, part, MOMENTS * part // copies) for part in own]
+    return [Held(part, part, num_moments(recipe.optim) * part // copies) for part in own]
 
 
 def _share_of_rank(strategy: Strategy, shape: LayerShape | None, count: int, rank: int) -> int:

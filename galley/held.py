@@ -10,11 +10,11 @@ from math import prod
 
 from galley.axes import layer_spans
 from galley.causal_models import Parameters, Shape, parameters_of
+from galley.optimizers import num_moments
 from galley.schema import Recipe, Strategy
 from galley.spec import Layout
 
 HEADED_TASKS = ("causal_lm",)
-MOMENTS = 2  # of Adam
 ROWWISE, REPLICATED = "rowwise", "replicated"
 
 
@@ -98,7 +98,7 @@ def _of_copies(
     if recipe.strategy.shard == "optimizer":
         own = _dealt(sizes, shapes, layout.data_parallel, recipe.optim.weight_decay > 0)
     for elements in own:
-        yield Held(total, total, MOMENTS * elements)
+        yield Held(total, total, num_moments(recipe.optim) * elements)
 
 
 def _dealt(sizes: Mapping[str, int], shapes: Mapping[str, Shape], copies: int, decayed: bool) -> list[int]:

@@ -15,6 +15,7 @@ from galley.launcher_rules import unread_problems
 from galley.metrics import TASK_METRICS, reports_problems, task_metrics, unknown_direction, watched
 from galley.model_rules import is_own_module, model_problems, own_code_problems
 from galley.model_shape import layer_shape, model_type
+from galley.optimizers import optimizer_problems
 from galley.places import IN_PODS, data_here, place_problems
 from galley.preload import spelling_problems
 from galley.schedule_rules import schedule_problems
@@ -70,6 +71,7 @@ def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from _streaming(recipe)
     yield from _batch(recipe)
     yield from schedule_problems(recipe.schedule)
+    yield from optimizer_problems(recipe)
     yield from _groups(recipe)
     yield from _strategy(recipe)
     yield from _model_parallel(recipe)

@@ -1,4 +1,4 @@
-"""AdamW and its parameter groups: the same optimizer under every strategy, so that results agree."""
+"""Parameter groups and their optimizer: the same under every strategy, so that results agree."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import torch
 
 from galley.errors import ConfigError, Problem
 from galley.schema import Optim
+from trainer.optimizers import MUON, optimizer_class
 
 _NUM_SUGGESTIONS = 3
+_LAYER = re.compile(r"\.(\d+)\.")
 
 
 def param_groups(model: torch.nn.Module, settings: Optim) -> list[dict[str, Any]]:
@@ -24,15 +26,23 @@ def param_groups(model: torch.nn.Module, settings: Optim) -> list[dict[str, Any]
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     members = _members(list(named), settings)
     scales = layer_scales(list(named), settings.layer_decay)
-    made: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    by_muon = muon_names(model) if settings.kind == "muon" else frozenset[str]()
+    made: dict[tuple[float, float, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in named.items():
         group = settings.groups[members[name]] if name in members else None
         scale = scales[name] if group is None or group.lr is None else group.lr / settings.lr
         own = group.weight_decay if group is not None else None
         decay = settings.weight_decay if own is None else own
-        made.setdefault((decay if parameter.ndim >= 2 else 0.0, scale), []).append(parameter)
+        key = (decay if parameter.ndim >= 2 else 0.0, scale, name in by_muon)
+        made.setdefault(key, []).append(parameter)
     return [
-        {"params": made[key], "weight_decay": key[0], "lr": settings.lr * key[1], "lr_scale": key[1]}
+        {
+            "params": made[key],
+            "weight_decay": key[0],
+            "lr": settings.lr * key[1],
+            "lr_scale": key[1],
+            **({MUON: key[2]} if by_muon else {}),
+        }
         for key in sorted(made, reverse=True)
     ]
 
@@ -40,14 +50,33 @@ def param_groups(model: torch.nn.Module, settings: Optim) -> list[dict[str, Any]
 def set_learning_rate(groups: list[dict[str, Any]], lr: float) -> None:
     """`lr` for parameters without a rate of their own; the others' are scaled alike."""
     for group in groups:
-        group["lr"] = lr * group["lr_scale"]
+        if isinstance(group["lr"], torch.Tensor):  # a compiled update reads it from memory
+            group["lr"].fill_(lr * group["lr_scale"])
+        else:
+            group["lr"] = lr * group["lr_scale"]
 
 
-def make_optimizer(model: torch.nn.Module, settings: Optim) -> torch.optim.AdamW:
-    """Fused AdamW: on one CPU core 4 times as fast as `foreach`, and deterministic."""
-    return torch.optim.AdamW(
-        param_groups(model, settings), lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True
+def make_optimizer(model: torch.nn.Module, settings: Optim) -> torch.optim.Optimizer:
+    """The optimizer of `optim.kind` over the model's parameter groups."""
+    make, options = optimizer_class(settings)
+    return make(param_groups(model, settings), lr=settings.lr, **options)
+
+
+def muon_names(model: torch.nn.Module) -> frozenset[str]:
+    """Matrices of numbered layers, which Muon updates: no embeddings, no head, no vectors.
+
+    Raises `ConfigError` for a model that has none.
+    """
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    names = frozenset(
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and p.ndim == 2 and id(p) not in embeddings and _LAYER.search(name)
     )
+    if not names:
+        what = "no matrix that is trained is part of a numbered layer"
+        raise ConfigError(Problem("optim.kind=muon", what, "optim.kind=adamw"))
+    return names
 
 
 def layer_scales(names: list[str], decay: float | None) -> dict[str, float]:
@@ -58,7 +87,7 @@ def layer_scales(names: list[str], decay: float | None) -> dict[str, float]:
     """
     if decay is None:
         return dict.fromkeys(names, 1.0)
-    numbers = {name: re.search(r"\.(\d+)\.", name) for name in names}
+    numbers = {name: _LAYER.search(name) for name in names}
     layers = {name: int(found[1]) for name, found in numbers.items() if found}
     if not layers:
         what = "no parameter that is trained is part of a numbered layer"

@@ -106,6 +106,9 @@ def _schedule_problems(schedule: Schedule) -> Iterator[Problem]:
 def _problems(recipe: Recipe) -> Iterator[Problem]:
     strategy = recipe.strategy
     yield from _schedule_problems(recipe.schedule)
+    if recipe.optim.kind != "adamw":
+        what = f"the file is written for AdamW, not for {recipe.optim.kind}"
+        yield Problem("optim.kind", what, "optim.kind=adamw")
     yield from one_process(strategy)
     yield from model_parallel(strategy)
     if strategy.hybrid:

@@ -29,9 +29,17 @@ class ParamGroup:
 
 @dataclass(frozen=True)
 class Optim:
-    """AdamW. Bias and normalisation parameters are never decayed.
+    """The optimizer. Bias and normalisation parameters are never decayed.
 
     Attributes:
+        kind: `adamw`; `adamw_8bit` keeps its state in 8 bits (torchao); `adafactor` keeps a row and a
+            column of state per matrix; `lion` keeps one moment and wants a lower rate than AdamW; `muon`
+            orthogonalizes the momentum of the matrices of numbered layers, scaled so that AdamW's rate
+            fits, and updates all other parameters by AdamW; `sgd` adds the decay to the gradient.
+        betas: of AdamW and Lion.
+        eps: of AdamW.
+        momentum: of `sgd` and `muon`; null is 0.9 under `sgd` and 0.95 under `muon`.
+        nesterov: of `sgd` and `muon`; null is false under `sgd` and true under `muon`.
         groups: `{match, lr, weight_decay}` each; a parameter belongs to the first that it matches. One
             that no trainable parameter belongs to is an error.
         layer_decay: the rate of each layer is that of the layer above it times this; embeddings lie
@@ -39,10 +47,13 @@ class Optim:
             group's own rate stands as it is. Null is one rate for all.
     """
 
+    kind: Literal["adamw", "adamw_8bit", "adafactor", "lion", "muon", "sgd"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 1e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0)] = 1e-8
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    nesterov: bool | None = None
     grad_clip: Annotated[float, Field(gt=0)] | None = 1.0
     groups: list[ParamGroup] = field(default_factory=list)
     layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None

@@ -23,7 +23,7 @@ ACTIONS = {
     "verify": "checkpoint verify RUN_OR_CHECKPOINT",
     "convert": "checkpoint convert CHECKPOINT OUT [--optimizer]",
 }
-MOMENTS = ("exp_avg", "exp_avg_sq")
+WEIGHTS = ("param", "buffer")
 # PEFT names a model's only adapter so.
 _PEFT_MARK = ".default."
 
@@ -122,13 +122,13 @@ def _convert(word: str, out: Path, options: Options) -> int:
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    weights = _named(files, ("param", "buffer"), keep_kind=False)
+    weights = _named(files, WEIGHTS, keep_kind=False)
     adapters = manifest.frozen_sha256 and any(".lora_" in name for name in weights)
     if adapters:
         weights = {_peft_name(name): tensor for name, tensor in weights.items() if _PEFT_MARK in name}
     write_tensors(partial / f"{'adapter_model' if adapters else 'model'}.safetensors", weights)
     if options.optimizer:
-        write_tensors(partial / "optimizer.safetensors", _named(files, MOMENTS, keep_kind=True))
+        write_tensors(partial / "optimizer.safetensors", _named(files, _moments(files), keep_kind=True))
     copied = _copy_description(source, partial)
     partial.replace(out)
     if not copied:
@@ -154,6 +154,11 @@ def _named(files: TensorFiles, kinds: Sequence[str], keep_kind: bool) -> dict[st
         for name, (kind, _, rest) in parts.items()
         if kind in kinds
     }
+
+
+def _moments(files: TensorFiles) -> list[str]:
+    """Kinds of the optimizer's state, whichever it is."""
+    return sorted({name.partition("/")[0] for name in files.names}.difference(WEIGHTS))
 
 
 def _peft_name(name: str) -> str:

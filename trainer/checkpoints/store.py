@@ -34,7 +34,7 @@ from trainer.checkpoints.manifest import (
 )
 from trainer.failures import classify
 from trainer.ranks import Ranks
-from trainer.strategies.base import MOMENTS, Engine, persistent_buffers
+from trainer.strategies.base import Engine, persistent_buffers
 
 FP32_BYTES = 4
 # Headers, state and manifest, and a margin for what else is written meanwhile.
@@ -49,7 +49,7 @@ def checkpoint_bytes(engine: Engine) -> int:
     """Size of a checkpoint, all ranks together."""
     trained = sum(engine.full_numel(p) for p in engine.trainable.values())
     buffers = sum(t.nbytes for t in engine.buffers().values())
-    return FP32_BYTES * trained * (1 + len(MOMENTS)) + buffers + RESERVE_BYTES
+    return FP32_BYTES * (trained + engine.most_elements("optimizer", 1)) + buffers + RESERVE_BYTES
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def take_snapshot(engine: Engine, state: TrainState) -> Snapshot:
     tensors: dict[str, torch.Tensor] = {}
     for name in engine.reading_order():
         parts = {"param": engine.parameter(name)}
-        parts |= {moment: engine.moment(moment, name) for moment in MOMENTS}
+        parts |= {moment: engine.moment(moment, name) for moment in engine.moments(name)}
         if owners[name] == ranks.rank:
             tensors |= {f"{kind}/{name}": _copied(t) for kind, t in parts.items()}
     if ranks.is_main:
@@ -220,7 +220,17 @@ class Checkpoint:
                 buffer.copy_(self.tensor("buffer", name))
 
     def load_engine(self, engine: Engine) -> None:
-        """Optimizer state and loss scale."""
+        """Optimizer state and loss scale.
+
+        Raises `CheckpointError` if the state is that of another optimizer.
+        """
+        kept = {f"{moment}/{name}" for name in engine.trainable for moment in engine.moments(name)}
+        if not kept <= self._index.keys():
+            kind = engine.setup.recipe.optim.kind
+            raise CheckpointError(
+                f"{self.folder}: was saved under another optimizer and holds no state of {kind}:"
+                " set optim.kind and optim.momentum as they were, or begin a new run from its weights"
+            )
         engine.load_moments(self.tensor, self.state.optimizer_steps)
         engine.loss_scale.scale = self.state.loss_scale
         engine.loss_scale.good_steps = self.state.loss_scale_good_steps

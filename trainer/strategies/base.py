@@ -20,12 +20,10 @@ import torch
 
 from galley.schema import Recipe
 from galley.spec import Layout
+from trainer.optimizers import elementwise_moments
 from trainer.precision import LossScale
 from trainer.ranks import Ranks
 from trainer.strategies.grid import Grid
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""AdamW's state of one parameter, each of the parameter's shape."""
 
 Batch = dict[str, torch.Tensor]
 StepLoss = Callable[[torch.nn.Module, Batch, torch.Tensor], torch.Tensor]
@@ -101,6 +99,15 @@ class Engine(ABC):
         return {name: p for name, p in self.parameters.items() if p.requires_grad}
 
     @property
+    def elementwise_moments(self) -> tuple[str, ...]:
+        """Names of the optimizer's state of every parameter; of whole tensors see `moments`."""
+        return elementwise_moments(self.setup.recipe.optim)
+
+    def moments(self, name: str) -> tuple[str, ...]:
+        """Names of the optimizer's state of one parameter."""
+        return self.elementwise_moments
+
+    @property
     def evaluated(self) -> torch.nn.Module:
         """What evaluation calls, in the place of the model."""
         return self.model
@@ -169,7 +176,7 @@ class Engine(ABC):
         """Elements of a kind on the rank that holds most, with everything cut into `parts`."""
         chosen = self.parameters if kind == "params" else self.trainable
         most = sum(self.largest_part(parameter, parts) for parameter in chosen.values())
-        return most * (len(MOMENTS) if kind == "optimizer" else 1)
+        return most * (len(self.elementwise_moments) if kind == "optimizer" else 1)
 
     def checksums(self) -> dict[str, float]:
         """Of the weights, by the name of a part: ranks that have the same part have the same sum."""

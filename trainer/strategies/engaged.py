@@ -166,6 +166,6 @@ def _element_problems(engaged: Engaged, engine: Engine) -> list[str]:
             problems.append(f"a rank holds {max(held)} {kind} elements, more than its share of {share}")
         if kind in partitioned and sum(held) < total:
             problems.append(f"all ranks hold {sum(held)} of {total} {kind} elements")
-        if min(held) == 0:
+        if min(held) == 0 < total:
             problems.append(f"a rank holds no {kind} elements")
     return problems

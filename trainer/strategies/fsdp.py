@@ -27,7 +27,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from galley.errors import ConfigError, Problem
 from trainer.precision import TORCH_DTYPES
-from trainer.strategies.base import ReadTensor, Setup
+from trainer.strategies.base import Setup
 from trainer.strategies.dtensors import local_part, part_of
 from trainer.strategies.plain import TorchEngine
 from trainer.strategies.wrapping import modules_to_wrap
@@ -98,17 +98,10 @@ class FsdpEngine(TorchEngine):
     def moment(self, moment: str, name: str) -> torch.Tensor:
         parameter = self.parameters[name]
         state = self.optimizer.state.get(parameter)
-        return torch.zeros(parameter.shape) if state is None else _full(state[moment])
+        return _full(state[moment]) if state else torch.zeros(parameter.shape)
 
-    def load_moments(self, read: ReadTensor, optimizer_steps: int) -> None:
-        self.optimizer_steps = optimizer_steps
-        for name, parameter in self.trainable.items():
-            part = cast("DTensor", parameter.data)
-            self.optimizer.state[parameter] = {
-                "step": torch.tensor(float(optimizer_steps), device=local_part(part).device),
-                "exp_avg": part_of(read("exp_avg", name), part),
-                "exp_avg_sq": part_of(read("exp_avg_sq", name), part),
-            }
+    def _own_part(self, full: torch.Tensor, parameter: torch.nn.Parameter) -> torch.Tensor:
+        return part_of(full, cast("DTensor", parameter.data))
 
     def full_state(self, without: Container[str] = ()) -> dict[str, torch.Tensor]:
         tensors = self.model.state_dict()

@@ -18,6 +18,7 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor
 
 from trainer.optim import param_groups, set_learning_rate
+from trainer.optimizers import optimizer_class, restored_state
 from trainer.precision import TORCH_DTYPES
 from trainer.strategies.base import Engine, ReadTensor, Setup
 from trainer.strategies.dtensors import local_part, part_of
@@ -91,11 +92,11 @@ class MeshEngine(Engine):
         ]
         own = [group for group in own if group["params"]]
         settings = self.setup.recipe.optim
-        options = {"lr": settings.lr, "betas": settings.betas, "eps": settings.eps, "fused": True}
+        make, options = optimizer_class(settings)
         if self.setup.recipe.strategy.shard == "optimizer":
             group = self.grid.mesh.get_group(DATA)
-            return ZeroRedundancyOptimizer(own, torch.optim.AdamW, process_group=group, **options)  # type: ignore[arg-type]
-        return torch.optim.AdamW(own, **options)  # type: ignore[arg-type]
+            return ZeroRedundancyOptimizer(own, make, process_group=group, lr=settings.lr, **options)  # type: ignore[arg-type]
+        return make(own, lr=settings.lr, **options)
 
     @property
     def name(self) -> str:
@@ -201,7 +202,7 @@ class MeshEngine(Engine):
             if self.setup.recipe.strategy.shard == "optimizer":
                 # Whole tensors are dealt to the copies, the largest first.
                 most = -(-most // self.grid.size(DATA)) + max(sizes.values())
-            return 2 * most
+            return len(self.elementwise_moments) * most
         return most
 
     def _names_by_stage(self) -> list[list[str]]:
@@ -257,14 +258,13 @@ class MeshEngine(Engine):
         for name, leaf in self.leaves.items():
             if not leaf.parameter.requires_grad or not self._updates(leaf):
                 continue
-            self._updating().state[leaf.local] = {
-                "step": torch.tensor(float(optimizer_steps), device=leaf.local.device),
-                "exp_avg": _part_of(read("exp_avg", name), leaf),
-                "exp_avg_sq": _part_of(read("exp_avg_sq", name), leaf),
-            }
+            updating, settings = self._updating(), self.setup.recipe.optim
+            parts = {moment: _part_of(read(moment, name), leaf) for moment in self.moments(name)}
+            state = restored_state(settings, updating, leaf.local, parts, optimizer_steps)
+            updating.state[leaf.local] = state
 
     def _updating(self) -> torch.optim.Optimizer:
-        """The AdamW of this rank."""
+        """The optimizer of this rank."""
         if isinstance(self.optimizer, ZeroRedundancyOptimizer):
             own: torch.optim.Optimizer = self.optimizer.optim
             return own

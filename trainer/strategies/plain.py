@@ -12,13 +12,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from galley.optimizers import KINDS
 from trainer.optim import make_optimizer, set_learning_rate
+from trainer.optimizers import moments, read_moment, restored_state, state_numel
 from trainer.precision import TORCH_DTYPES
 from trainer.strategies.base import Engine, ReadTensor, RepeatableEngine, Setup
 
 
 class TorchEngine(Engine):
-    """The model as it is, and torch's AdamW."""
+    """The model as it is, and the optimizer on whole tensors."""
 
     def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
         super().__init__(model, setup)
@@ -62,20 +64,35 @@ class TorchEngine(Engine):
         states = self.optimizer.state.values()
         return sum(t.numel() for state in states for t in state.values() if t.ndim > 0)
 
+    def most_elements(self, kind: str, parts: int) -> int:
+        if kind != "optimizer" or KINDS[self.setup.recipe.optim.kind].elementwise:
+            return super().most_elements(kind, parts)
+        settings = self.setup.recipe.optim
+        return sum(state_numel(settings, self.optimizer, p) for p in self.trainable.values())
+
+    def moments(self, name: str) -> tuple[str, ...]:
+        return moments(self.setup.recipe.optim, self.optimizer, self.parameters[name])
+
     def moment(self, moment: str, name: str) -> torch.Tensor:
-        """Zeros for a parameter that never had a gradient: the optimizer keeps nothing for it."""
+        """Zeros, or nothing, for a parameter that never had a gradient: there is no state for it."""
         parameter = self.parameters[name]
         state = self.optimizer.state.get(parameter)
-        return torch.zeros(parameter.shape) if state is None else state[moment].cpu()
+        if state:
+            return read_moment(state, moment).cpu()
+        elementwise = KINDS[self.setup.recipe.optim.kind].elementwise
+        return torch.zeros(parameter.shape if elementwise else (0,))
 
     def load_moments(self, read: ReadTensor, optimizer_steps: int) -> None:
         self.optimizer_steps = optimizer_steps
         for name, parameter in self.trainable.items():
-            self.optimizer.state[parameter] = {
-                "step": torch.tensor(float(optimizer_steps), device=parameter.device),
-                "exp_avg": read("exp_avg", name).to(parameter.device),
-                "exp_avg_sq": read("exp_avg_sq", name).to(parameter.device),
-            }
+            parts = {m: self._own_part(read(m, name), parameter) for m in self.moments(name)}
+            settings = self.setup.recipe.optim
+            state = restored_state(settings, self.optimizer, parameter, parts, optimizer_steps)
+            self.optimizer.state[parameter] = state
+
+    def _own_part(self, full: torch.Tensor, parameter: torch.nn.Parameter) -> torch.Tensor:
+        """What this rank holds of a tensor of the state."""
+        return full.to(parameter.device)
 
 
 class SingleEngine(TorchEngine, RepeatableEngine):

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from trainer.optim import make_optimizer, param_groups, set_learning_rate
-from trainer.strategies.base import MOMENTS, Engine, ReadTensor, Setup
+from trainer.optimizers import counts_steps
+from trainer.strategies.base import Engine, ReadTensor, Setup
 from trainer.strategies.drive import Drive
 from trainer.strategies.zero_config import deepspeed_config, uses_cpu_adam
 from trainer.strategies.zero_ops import import_deepspeed, load_async_io, load_cpu_adam
@@ -114,9 +115,9 @@ class ZeroEngine(Engine):
     def load_moments(self, read: ReadTensor, optimizer_steps: int) -> None:
         self.optimizer_steps = optimizer_steps
         for flat in self.flat_parts():
-            self.zero.optimizer.state[flat]["step"] = self._steps_done(flat)
+            self.zero.optimizer.state[flat].update(self._count(flat))
         for name, parameter in self.trainable.items():
-            for moment in MOMENTS:
+            for moment in self.moments(name):
                 self._load_moment(parameter, moment, read(moment, name))
 
     def _load_moment(self, parameter: torch.nn.Parameter, moment: str, full: torch.Tensor) -> None:
@@ -124,14 +125,16 @@ class ZeroEngine(Engine):
 
         safe_set_full_optimizer_state(parameter, full.to(parameter.device), moment)
 
-    def _steps_done(self, flat: torch.Tensor) -> int | torch.Tensor:
-        """The optimizer's own count; torch's is a tensor."""
+    def _count(self, flat: torch.Tensor) -> dict[str, int | torch.Tensor]:
+        """The optimizer's own count of steps, where it keeps one; torch's is a tensor."""
+        if not counts_steps(self.setup.recipe.optim):
+            return {}
         if self.cpu_adam:
-            return self.optimizer_steps
-        return torch.tensor(float(self.optimizer_steps), device=flat.device)
+            return {"step": self.optimizer_steps}
+        return {"step": torch.tensor(float(self.optimizer_steps), device=flat.device)}
 
     def _create_state(self) -> None:
-        """AdamW's state before its first step.
+        """The optimizer's state before its first step.
 
         DeepSpeed 0.19.8 links parameters to their part of the flat state once, after the step of
         the first parameter group, when the second group has none yet: those parameters could not
@@ -139,8 +142,9 @@ class ZeroEngine(Engine):
         """
         for number, flat in enumerate(self.flat_parts()):
             with self._in_memory(number):
-                moments = {moment: torch.zeros_like(flat, requires_grad=False) for moment in MOMENTS}
-                self.zero.optimizer.state[flat] = {"step": self._steps_done(flat), **moments}
+                names = self.elementwise_moments
+                moments = {moment: torch.zeros_like(flat, requires_grad=False) for moment in names}
+                self.zero.optimizer.state[flat] = {**self._count(flat), **moments}
         self._link_state()
 
     def _in_memory(self, number: int) -> AbstractContextManager[None]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from trainer.strategies.base import MOMENTS, ReadTensor, Setup
+from trainer.strategies.base import ReadTensor, Setup
 from trainer.strategies.zero import ZeroEngine
 
 
@@ -107,9 +107,9 @@ class Zero3Engine(ZeroEngine):
         for number, flat in enumerate(self.flat_parts()):
             with self._in_memory(number):
                 state = self.zero.optimizer.state[flat]
-                state["step"] = self._steps_done(flat)
+                state.update(self._count(flat))
                 for parameter in self.zero.fp16_groups[number]:
-                    for moment in MOMENTS:
+                    for moment in self.elementwise_moments:
                         self._load_part(parameter, state[moment], read(moment, names[id(parameter)]))
 
     def _load_part(self, parameter: torch.nn.Parameter, state: torch.Tensor, full: torch.Tensor) -> None:
@@ -147,7 +147,7 @@ class Zero3Engine(ZeroEngine):
             self._read = None
             self.zero._optimizer_states_and_gradient_swap_in(number)
             state = self.zero.optimizer.state[self.flat_parts()[number]]
-            self._read = number, {moment: state[moment].clone() for moment in MOMENTS}
+            self._read = number, {moment: state[moment].clone() for moment in self.elementwise_moments}
             self.zero._release_swap_buffers(number)
         return self._read[1]
 
