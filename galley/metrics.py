@@ -126,10 +126,29 @@ def watched(recipe: Recipe, metrics: Mapping[str, Metric]) -> tuple[str, Directi
 
     `metrics`: of the recipe's task (`task_metrics`).
     """
-    name = recipe.eval.metric or next(iter(metrics))
+    kept = kept_best(recipe, metrics)
+    name = recipe.eval.metric or (kept[0] if kept else next(iter(metrics)))
     if recipe.eval.mode is not None:
         return name, DIRECTIONS[recipe.eval.mode]
+    if kept is not None and kept[0] == name:
+        return kept
     return name, metrics[name].direction if name in metrics else None
+
+
+def kept_best(recipe: Recipe, metrics: Mapping[str, Metric]) -> tuple[str, Direction | None] | None:
+    """What `checkpoint.keep_best` names: the metric, and its direction or None; None if it is null."""
+    if recipe.checkpoint.keep_best is None:
+        return None
+    name, direction = split_direction(recipe.checkpoint.keep_best)
+    if direction is not None:
+        return name, DIRECTIONS.get(direction)
+    return name, metrics[name].direction if name in metrics else None
+
+
+def split_direction(words: str) -> tuple[str, str | None]:
+    """`METRIC:max` as the metric and the word behind the colon, which may be no direction."""
+    name, colon, direction = words.rpartition(":")
+    return (name, direction) if colon else (words, None)
 
 
 def is_better(value: float, best: float | None, direction: Direction) -> bool:

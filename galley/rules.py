@@ -12,7 +12,16 @@ from galley.datacheck import check_class_sets, check_data, check_numbers
 from galley.errors import Problem, valid_values
 from galley.k8s_names import k8s_name_problems
 from galley.launcher_rules import unread_problems
-from galley.metrics import TASK_METRICS, reports_problems, task_metrics, unknown_direction, watched
+from galley.metrics import (
+    DIRECTIONS,
+    TASK_METRICS,
+    kept_best,
+    reports_problems,
+    split_direction,
+    task_metrics,
+    unknown_direction,
+    watched,
+)
 from galley.model_rules import is_own_module, model_problems, own_code_problems
 from galley.model_shape import layer_shape, model_type
 from galley.optimizers import optimizer_problems
@@ -154,7 +163,32 @@ def _groups(recipe: Recipe) -> Iterator[Problem]:
             yield Problem(where, "changes nothing", "give it lr, weight_decay or both")
 
 
+def evaluates_during(recipe: Recipe) -> bool:
+    """Whether the run is evaluated before its end, too."""
+    often = recipe.eval.every_steps is not None or recipe.eval.every_epochs is not None
+    return recipe.eval.enabled and often
+
+
+def _keep_best(recipe: Recipe) -> Iterator[Problem]:
+    """A task of the user's own may report any `eval/…`; the run finds out at its first evaluation."""
+    where, known = "checkpoint.keep_best", task_metrics(recipe)
+    sought = kept_best(recipe, known)
+    if sought is None:
+        return
+    name, word = split_direction(str(recipe.checkpoint.keep_best))
+    if not evaluates_during(recipe) or recipe.eval.only:
+        hint = "set eval.every_epochs=1 or eval.every_steps=N and eval.enabled=true"
+        yield Problem(where, "needs evaluations during the run", f"{hint}, or {where}=null")
+    if word is not None and word not in DIRECTIONS:
+        yield Problem(where, f"'{word}' is not a direction", valid_values(word, ("max", "min")))
+    elif name not in known and (recipe.task.kind in TASK_METRICS or not name.startswith("eval/")):
+        yield Problem(where, f"'{name}' is not a metric of the evaluation", valid_values(name, known))
+    elif sought[1] is None:
+        yield unknown_direction(where, name, f"{name}:max or {name}:min")
+
+
 def _checkpoint(recipe: Recipe) -> Iterator[Problem]:
+    yield from _keep_best(recipe)
     source = recipe.checkpoint.resume_from
     if source is not None and not Path(source).expanduser().is_dir():
         hint = "the folder of a run, or one of the folders in its checkpoints/"
@@ -215,11 +249,17 @@ def _model_parallel(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _eval(recipe: Recipe) -> Iterator[Problem]:
-    if recipe.eval.patience is not None and (not recipe.eval.enabled or recipe.eval.every_steps is None):
+    settings = recipe.eval
+    if settings.every_steps is not None and settings.every_epochs is not None:
+        what = f"every_epochs {settings.every_epochs:g} and every_steps {settings.every_steps} are both set"
+        yield Problem("eval.every_epochs", what, "keep one of them: null for the other")
+    if settings.every_epochs is not None and recipe.data.streaming:
+        yield Problem("eval.every_epochs", "a stream has no epochs", "eval.every_steps=N")
+    if settings.patience is not None and not evaluates_during(recipe):
         yield Problem(
             "eval.patience",
             "early stopping needs evaluations during the run",
-            "set eval.every_steps=N and eval.enabled=true, or eval.patience=null",
+            "set eval.every_steps=N or eval.every_epochs=N and eval.enabled=true, or eval.patience=null",
         )
 
 

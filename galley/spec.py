@@ -303,6 +303,8 @@ class RunResult:
             evaluation and saving.
         samples_per_s, tokens_per_s: of training; of the evaluation where nothing is trained.
         latency_s: of one evaluation batch on the slowest rank, from its collation to its predictions.
+        best_step: whose weights are in model/ and whose evaluation is in `metrics`, with
+            `checkpoint.keep_best`; null: those are the last.
         resumed_from: name of the checkpoint that this attempt started from.
         batch: how the global batch was split at the end; other than sealed where the attempt had
             other ranks, or where memory ran out.
@@ -322,6 +324,7 @@ class RunResult:
     peak_memory_gib: float | None = None
     world_size: int = 0
     attempts: int = 1
+    best_step: int | None = None
     resumed_from: str | None = None
     engaged: Engaged | None = None
     first_failed_rank: int | None = None

@@ -44,6 +44,8 @@ def _result_rows(result: RunResult) -> Iterator[tuple[str, str]]:
     for key, value in sorted(result.metrics.items()):
         yield key, f"{value:.4f}"
     yield "steps", f"{result.steps}" + (f" ({result.epochs:.1f} epochs)" if result.epochs else "")
+    if result.best_step is not None:
+        yield "best step", f"{result.best_step}, to which the metrics and model/ belong"
     training = f" (training {format_s(result.train_s)})" if result.train_s else ""
     yield "time", format_s(result.wall_s) + training
     if result.samples_per_s is not None:

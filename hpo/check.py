@@ -8,6 +8,7 @@ from typing import Any
 
 from galley.errors import ConfigError, Problem, valid_values
 from galley.metrics import RUN_METRICS
+from galley.rules import evaluates_during
 from galley.schema import Pbt, Recipe
 from hpo.backends import BACKENDS
 from hpo.objectives import read_objectives
@@ -109,8 +110,10 @@ def _pruning_problems(recipe: Recipe, objectives: Sequence[Objective]) -> Iterat
     if hidden:
         what = f"cannot see '{hidden[0]}' while a trial runs"
         yield Problem(where, what, f"valid: eval/…, {', '.join(VISIBLE)}; or hpo.pruning.kind=none")
-    if recipe.eval.every_steps is None and any(o.metric.startswith("eval/") for o in objectives):
-        yield Problem(where, "needs evaluations during the run", "set eval.every_steps=N")
+    if not evaluates_during(recipe) and any(o.metric.startswith("eval/") for o in objectives):
+        yield Problem(
+            where, "needs evaluations during the run", "set eval.every_steps=N or eval.every_epochs=N"
+        )
 
 
 def check_points(space: Sequence[SpaceDim], compose: Callable[[Params], Any], seed: int) -> None:

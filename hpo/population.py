@@ -137,6 +137,12 @@ def _own_problems(recipe: Recipe) -> Iterator[Problem]:
         ("hpo.repeats", hpo.repeats > 1, "changes the seed, under which no checkpoint goes on", "1"),
         ("hpo.pruning.kind", hpo.pruning.kind != "none", "would end what the population replaces", "none"),
         ("eval.patience", recipe.eval.patience is not None, "would end a member within an interval", "null"),
+        (
+            "checkpoint.keep_best",
+            recipe.checkpoint.keep_best is not None,
+            "would judge an interval by other weights than its last, with which the next begins",
+            "null",
+        ),
         ("eval.only", recipe.eval.only, "trains nothing", "false"),
         ("train.stop_at_step", train.stop_at_step is not None, "is set for each interval", "null"),
         ("checkpoint.resume_from", source is not None, "is set for each interval", "null"),

@@ -21,6 +21,7 @@ from galley.rundir import RunFolder
 from galley.schema import Recipe, Train
 from galley.spec import MemoryLimit
 from trainer.batches import BatchPlan, GlobalBatch, MicroBatch, even, split
+from trainer.checkpoints.best import Best
 from trainer.checkpoints.manifest import TrainState
 from trainer.checkpoints.writer import Writer
 from trainer.data.stream import SampleStream
@@ -69,12 +70,14 @@ class Loop:
     Attributes:
         total_steps: by which the schedule goes.
         end_step: where this run ends, if nothing ends it before.
+        best: the best evaluation so far, with `checkpoint.keep_best`.
         ended_by: the request that ended the training before its end; null while there is none.
         eval_speed: of the last evaluation.
         writer: of the checkpoints; nothing is left to write when `run` returns.
     """
 
     def __init__(self, parts: Parts, resumed: TrainState | None) -> None:
+        """`resumed.kept`: the best evaluation, if its checkpoint is still there."""
         self.parts = parts
         recipe = parts.recipe
         steps = parts.plan.total_steps(recipe.train.epochs, recipe.train.max_steps)
@@ -85,17 +88,20 @@ class Loop:
         self.eval_speed: EvalSpeed | None = None
         self.probe = EngagementProbe(parts.engine)
         self.stopping = EarlyStopping.of(recipe, parts.task.known_metrics())
+        self.best = Best.of(recipe, parts.task.known_metrics())
         self.ended_by: Request | None = None
         self.writer = Writer(parts.folder.checkpoints, recipe.checkpoint)
         self._requests = Requests(parts.folder, parts.ranks)
         if resumed:
             self.stopping.best, self.stopping.misses = resumed.best, resumed.misses
+            self.best.resume(resumed.kept)
         self._lr = learning_rate(recipe.schedule, recipe.optim.lr, self.total_steps)
         self._loss_sum = torch.zeros((), device=parts.ranks.device)
         self._grad_norm = torch.zeros(())
         self._window_steps = 0
         self._evaluated_at: int | None = None
         self._one_length: bool | None = None
+        self._is_best = False  # the last evaluation, whose checkpoint is not yet saved
 
     @property
     def epoch(self) -> float:
@@ -116,6 +122,8 @@ class Loop:
             self._log_row()
         if self.ended_by is None and self.parts.data.eval and self._evaluated_at != self.step:
             self._evaluate(self.parts.data.eval)
+        if self._is_best:
+            self._save()
         self.writer.wait()
 
     def _train_step(self, global_batch: GlobalBatch) -> None:
@@ -196,12 +204,22 @@ class Loop:
             self._log_row()
         self.parts.journal.at_step(self.step)
         self.writer.check()
-        if self.parts.data.eval and _due(self.step, recipe.eval.every_steps):
+        if self.parts.data.eval and self._evaluation_is_due():
             stopped = self._evaluate(self.parts.data.eval)
+        if self._is_best and self._window_steps:
+            self._log_row()
         request = self._requests.read() if logs and self.step < self.end_step else None
-        if saves or request:
+        if saves or request or self._is_best:
             self._save()
         return self._obey(request) or stopped
+
+    def _evaluation_is_due(self) -> bool:
+        """After so many steps, or at the first step behind so many epochs."""
+        settings = self.parts.recipe.eval
+        if settings.every_epochs is None:
+            return _due(self.step, settings.every_steps)
+        steps = settings.every_epochs * self.parts.plan.steps_per_epoch
+        return periods(self.step, steps) > periods(self.step - 1, steps)
 
     def _obey(self, request: Request | None) -> bool:
         """Whether the request, for which a checkpoint was saved, ends the training."""
@@ -247,7 +265,8 @@ class Loop:
         self.eval_speed = meter.speed(replicas)
         self._evaluated_at = self.step
         parts.journal.row(self.step, self.epoch, dict(metrics))
-        stop = bool(parts.ranks.from_main(self.stopping.update(metrics)))
+        found = [self.stopping.update(metrics), self.best.update(self.step, metrics)]
+        stop, self._is_best = (bool(flag) for flag in parts.ranks.from_main(found))
         if stop:
             log.info("early stop at step %d: best %s %s", self.step, self.stopping.metric, self.stopping.best)
         parts.journal.enter("train", self.step)
@@ -265,6 +284,7 @@ class Loop:
         return self._one_length
 
     def _save(self) -> None:
+        self._is_best = False
         self.meter.pause()
         self.parts.journal.enter("save", self.step)
         stall_s = self.writer.save(self.parts.engine, self.state())
@@ -289,6 +309,7 @@ class Loop:
             data_fingerprint=self.parts.data.train.fingerprint,
             best=self.stopping.best,
             misses=self.stopping.misses,
+            kept=self.best.kept,
             stream=self._stream_position(),
         )
 
@@ -314,6 +335,11 @@ def sum_weights(task: Task, inputs: list[tuple[Batch, torch.Tensor]]) -> torch.T
     """What this rank's losses of one step sum over, as fp32."""
     parts = [task.weight(batch, weights).float() for batch, weights in inputs]
     return torch.stack(parts).sum()
+
+
+def periods(step: int, steps: float) -> int:
+    """How many whole periods of `steps`, which may be a fraction, have passed after `step`."""
+    return math.floor(step / steps + 1e-9)
 
 
 def _due(step: int, every_steps: int | None) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -25,6 +26,7 @@ from galley.trackers import summary_of, track_run
 from trainer import halves, lora, peers, strategies
 from trainer.backends.prepare import prepare_backend
 from trainer.batches import BatchPlan, StreamPlan
+from trainer.checkpoints.best import kept_folder, resumed_best, with_weights
 from trainer.checkpoints.resume import find_checkpoint
 from trainer.checkpoints.store import Checkpoint
 from trainer.data.stream import SampleStream
@@ -120,16 +122,17 @@ def run(
         checkpoint.load_engine(engine)
     journal.rewind(checkpoint.state.step if checkpoint else 0)
     journal.tracking = track_run(spec, folder, ranks.is_main)
+    kept = resumed_best(folder.checkpoints, checkpoint, ranks)
     loop = Loop(
         Parts(recipe, folder, ranks, task, data, engine, plan, journal),
-        checkpoint.state if checkpoint else None,
+        replace(checkpoint.state, kept=kept) if checkpoint else None,
     )
     energy = EnergyMeter(ranks, recipe.train.energy)
     train(loop, Restart(ranks.store, ranks.world_size, attempt.started_at))
     journal.last |= energy.stop()
     if loop.ended_by is None and recipe.checkpoint.model and not recipe.eval.only:
         journal.enter("save", loop.step)
-        save_model(folder, task, engine, ranks)
+        save_model(folder, task, engine, ranks, best_checkpoint(loop))
     result = make_result(loop, attempt, ranks, _resumed_from(folder, checkpoint))
     if ranks.is_main:
         folder.write_result(result)
@@ -234,11 +237,24 @@ def _resumed_from(folder: RunFolder, checkpoint: Checkpoint | None) -> str | Non
     return checkpoint.folder.name if own else str(checkpoint.folder)
 
 
-def save_model(folder: RunFolder, task: Task, engine: Engine, ranks: Ranks) -> None:
-    """model/ in Hugging Face format, by the main rank; the others gather with it and wait."""
+def best_checkpoint(loop: Loop) -> Path | None:
+    """The checkpoint that model/ is made of; None for the weights as they are."""
+    kept = loop.best.kept
+    if kept is None or kept.step == loop.step:
+        return None
+    log.info("model/ is of step %d, the best by %s: %g", kept.step, kept.metric, kept.value)
+    return kept_folder(loop.parts.folder.checkpoints, kept)
+
+
+def save_model(folder: RunFolder, task: Task, engine: Engine, ranks: Ranks, best: Path | None = None) -> None:
+    """model/ in Hugging Face format, by the main rank; the others gather with it and wait.
+
+    `best`: the checkpoint whose weights are saved in the place of the engine's.
+    """
     adapted = task.recipe.model.lora.r is not None
     state = engine.full_state(without=lora.frozen_names(engine.model) if adapted else ())
     if ranks.is_main:
+        state = state if best is None else with_weights(state, engine, Checkpoint(best))
         folder.model.mkdir(exist_ok=True)
         if adapted:
             lora.save(task, engine.model, state, str(folder.model))
@@ -255,11 +271,13 @@ def make_result(loop: Loop, attempt: Attempt, ranks: Ranks, resumed_from: str | 
         rates = speed.rates
     layout = loop.parts.engine.setup.layout
     state, exit_code = loop.ended_by.ends_as if loop.ended_by and loop.ended_by.ends_as else _SUCCEEDED
+    kept = loop.best.kept if loop.ended_by is None else None
     result = RunResult(
         state=state,
         exit_code=exit_code,
         message=stop_message(loop),
-        metrics=loop.parts.journal.metrics(),
+        metrics={**loop.parts.journal.metrics(), **(kept.metrics if kept else {})},
+        best_step=kept.step if kept else None,
         steps=loop.step,
         epochs=round(loop.epoch, 4),
         wall_s=round(time.monotonic() - attempt.started_at, 3),

@@ -12,7 +12,7 @@ from galley.schema.types import Fraction, NonNegative, Positive
 
 @dataclass(frozen=True)
 class Pruning:
-    """When a trial is ended early because others do better. Needs `eval.every_steps`.
+    """When a trial is ended early because others do better. Needs `eval.every_steps` or `eval.every_epochs`.
 
     Attributes:
         kind: `median`, `asha` and `hyperband` judge one objective; `pareto` any number, by

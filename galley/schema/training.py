@@ -146,9 +146,11 @@ class Eval:
 
     Attributes:
         only: train nothing and save no model; what `eval` sets.
-        every_steps: null evaluates once, at the end.
+        every_steps: optimizer steps between evaluations; there is always one at the end.
+        every_epochs: the same in epochs, such as 1 or 0.5; give one of them, or neither.
         batch_size: samples a rank holds at once.
-        metric: the metric that early stopping watches; null is the task's own first one.
+        metric: the metric that early stopping watches; null is that of `checkpoint.keep_best`, or else the
+            task's own first one.
         mode: whether a greater or a smaller value of it is better; null follows from the metric.
         patience: evaluations without improvement that end the run; null never does.
     """
@@ -156,6 +158,7 @@ class Eval:
     enabled: bool = True
     only: bool = False
     every_steps: Positive | None = None
+    every_epochs: Annotated[float, Field(gt=0)] | None = None
     batch_size: Positive = 64
     metric: str | None = None
     mode: Literal["max", "min"] | None = None
@@ -170,6 +173,9 @@ class Checkpoint:
         every_steps: null saves none; the final model is written all the same.
         model: write the final weights to model/; false for trials of which only the metrics count.
         keep: the newest so many are kept.
+        keep_best: `METRIC`, `METRIC:max` or `METRIC:min` of the evaluations, such as `eval/f1`: the
+            checkpoint of the best one is saved and kept beside the newest, model/ holds its weights, and
+            result.json its metrics. Null: model/ holds the last weights.
         resume_from: a checkpoint's folder, or that of a run with checkpoints, from which a new run
             continues under any strategy and number of ranks; it is read, never changed. Data, seed
             and global batch must be the same. The run's own checkpoints come first once it has any.
@@ -180,5 +186,6 @@ class Checkpoint:
     every_steps: Positive | None = None
     model: bool = True
     keep: Positive = 2
+    keep_best: str | None = None
     resume_from: str | None = None
     asynchronous: bool = True

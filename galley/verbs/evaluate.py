@@ -25,9 +25,9 @@ OF_MODEL = ("trust_remote_code", "attn_implementation")
 # Code is not in the folder: a module of the user's own is made again, and given the stored weights.
 OF_OWN_MODULE = ("architecture", "config")
 NOTHING_TRAINED = {
-    "eval": {"only": True, "enabled": True, "every_steps": None, "patience": None},
+    "eval": {"only": True, "enabled": True, "every_steps": None, "every_epochs": None, "patience": None},
     "batch": {"global_size": None, "micro_size": 1, "accumulation": 1},
-    "checkpoint": {"every_steps": None},
+    "checkpoint": {"every_steps": None, "keep_best": None},
 }
 
 

@@ -40,6 +40,7 @@ def _without_claim(spec: RunSpec) -> Iterator[Problem]:
     needs = {
         "launcher.k8s.transport": recipe.launcher.k8s.transport == "claim",
         "checkpoint.every_steps": recipe.checkpoint.every_steps is not None,
+        "checkpoint.keep_best": recipe.checkpoint.keep_best is not None,
         "launcher.k8s.max_nodes": recipe.launcher.k8s.max_nodes is not None,
     }
     for key, is_set in needs.items():

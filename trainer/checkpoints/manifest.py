@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from galley.errors import CheckpointError
-from galley.rundir import write_atomic
+from galley.rundir import checkpoint_name, write_atomic
 from galley.spec import from_json, to_json
 
 MANIFEST_NAME = "manifest.json"
@@ -41,6 +41,22 @@ class Manifest:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """The best evaluation so far, whose checkpoint is kept (`checkpoint.keep_best`).
+
+    Attributes:
+        value: of `metric`; `metrics` are all of that evaluation.
+        folder: of the checkpoint, if it is another run's; empty for the run's own.
+    """
+
+    step: int
+    metric: str
+    value: float
+    metrics: dict[str, float]
+    folder: str = ""
+
+
+@dataclass(frozen=True)
 class TrainState:
     """Where training stands after `step` optimizer steps.
 
@@ -48,6 +64,7 @@ class TrainState:
         epoch, batch: of the next global batch; they follow from `step` and are kept for readers.
         optimizer_steps: steps that changed the weights.
         best, misses: of early stopping: the best value so far, evaluations since it.
+        kept: the best evaluation; null without `checkpoint.keep_best`.
         data_fingerprint: of the training samples, whose order the position refers to.
         stream: where the next sample begins, if the samples are a stream.
     """
@@ -65,6 +82,7 @@ class TrainState:
     data_fingerprint: str
     best: float | None = None
     misses: int = 0
+    kept: Kept | None = None
     stream: Any = None
 
 
@@ -137,9 +155,12 @@ def latest_complete(root: Path) -> Found:
     return Found(None, rejected)
 
 
-def retain(root: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and what unfinished saves left behind."""
+def retain(root: Path, keep: int, best: Kept | None = None) -> None:
+    """Remove all but the newest `keep` checkpoints and the best, and what unfinished saves left behind."""
+    spared = "" if best is None or best.folder else checkpoint_name(best.step)
     for folder in list_checkpoints(root)[:-keep]:
+        if folder.name == spared:
+            continue
         # The manifest goes first: a removal that is cut short leaves nothing that looks complete.
         (folder / MANIFEST_NAME).unlink(missing_ok=True)
         shutil.rmtree(folder)

@@ -158,7 +158,7 @@ def _complete(partial: Path, snapshot: Snapshot, records: dict[str, FileRecord],
     write_manifest(partial, replace(snapshot.manifest, files=records))
     shutil.rmtree(folder, ignore_errors=True)
     partial.replace(folder)
-    retain(folder.parent, keep)
+    retain(folder.parent, keep, snapshot.state.kept)
 
 
 def _share(partial: Path, ranks: Ranks, snapshot: Snapshot) -> Path:

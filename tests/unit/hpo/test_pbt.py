@@ -181,6 +181,10 @@ WORDS = ("hpo=pbt", "train.max_steps=10", "hpo.objectives=[eval/f1]", "optim.lr=
         (("hpo.repeats=2",), "hpo.repeats: changes the seed"),
         (("hpo.pruning.kind=asha", "eval.every_steps=2"), "hpo.pruning.kind: would end what"),
         (("eval.patience=2", "eval.every_steps=2"), "eval.patience: would end a member"),
+        (
+            ("checkpoint.keep_best=eval/f1", "eval.every_steps=2"),
+            "checkpoint.keep_best: would judge an interval by other weights",
+        ),
         (("train.stop_at_step=5",), "train.stop_at_step: is set for each interval"),
         (("checkpoint.resume_from=.",), "checkpoint.resume_from: is set for each interval"),
         (("hpo.array=true", "launcher=slurm"), "hpo=pbt learns from each trial"),
