@@ -94,7 +94,7 @@ def _write(
 ) -> None:
     name = target.stem
     spec = RunFolder(Path(trial.run)).read_spec()
-    wanted = with_layout(spec.recipe, spec.layout)
+    wanted = replace(with_layout(spec.recipe, spec.layout), tracker=study.begun.recipe.tracker)
     if trial.parent is not None:  # whose checkpoint is the study's: the command says from where to go on
         wanted = replace(wanted, checkpoint=replace(wanted.checkpoint, resume_from=None))
     with writing(str(target)):

@@ -20,6 +20,7 @@ from galley.rundir import RunFolder
 from galley.schema import Hpo, Recipe
 from galley.seal import package_versions, seal_with
 from galley.spec import ClusterFacts, Layout, RunResult, RunSpec
+from galley.trackers import of_trial
 from hpo.points import override
 from hpo.population import birth
 from hpo.snapshots import Snapshots
@@ -177,9 +178,8 @@ class TrialRuns:
         """At a tracker the trials of a study stand together, under its name."""
         if recipe.tracker.kind == "none":
             return recipe
-        name = f"{self._study.name}-{trial.number:04d}"
-        group = recipe.tracker.group or self._study.name
-        return replace(recipe, tracker=replace(recipe.tracker, name=name, group=group))
+        folder = None if self.remote else self._study.folder.root
+        return replace(recipe, tracker=of_trial(recipe.tracker, self._study.name, trial.number, folder))
 
     def _launcher(self, spec: RunSpec) -> Launcher:
         """One a kind: it knows the processes that it started."""

@@ -10,7 +10,7 @@ import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 from galley.errors import Problem
 from galley.rundir import RunFolder, write_atomic
 from galley.schema import Recipe
+from galley.schema import Tracker as Settings
 from galley.spec import RunResult, RunSpec
 from galley.trackers.base import About, Tracker
 from galley.urls import cleaned, url_problem, variable
@@ -35,12 +36,14 @@ LIBRARIES = {"wandb": "wandb", "tensorboard": "tensorboardX", "mlflow": "mlflow"
 
 
 class Tracking:
-    """A tracker that cannot hurt the run: its first failure is logged, and ends the tracking."""
+    """A tracker that cannot hurt the run: its first failure is logged, and ends the tracking. What was opened
+    is closed all the same."""
 
     def __init__(self, make: Callable[[], Tracker] | None, uri: str | None = None) -> None:
         """`uri`: of the tracker, `tracker.uri`; a message is cleaned of its credentials."""
         self._uri = uri
         self._tracker: Tracker | None = None
+        self._has_failed = False
         if make is not None:
             self._guard("open", lambda: setattr(self, "_tracker", make()))
 
@@ -54,12 +57,13 @@ class Tracking:
 
     def finish(self, summary: Mapping[str, float | int | str], succeeded: bool) -> None:
         """Once; later calls do nothing."""
-        self._call("finish", lambda tracker: tracker.finish(summary, succeeded))
-        self._tracker = None
+        tracker, self._tracker = self._tracker, None
+        if tracker is not None:
+            self._guard("finish", lambda: tracker.finish(summary, succeeded))
 
     def _call(self, what: str, action: Callable[[Tracker], None]) -> None:
         tracker = self._tracker
-        if tracker is not None:
+        if tracker is not None and not self._has_failed:
             self._guard(what, lambda: action(tracker))
 
     def _guard(self, what: str, action: Callable[[], None]) -> None:
@@ -67,9 +71,10 @@ class Tracking:
         try:
             action()
         except Exception as error:  # noqa: BLE001
-            self._tracker = None
-            said = self._cleaned(f"{type(error).__name__}: {error}")
-            log.warning("tracker: cannot %s, goes on without it: %s", what, said)
+            if not self._has_failed:  # what follows from the first failure is no news
+                said = self._cleaned(f"{type(error).__name__}: {error}")
+                log.warning("tracker: cannot %s, goes on without it: %s", what, said)
+            self._has_failed = True
 
     def _cleaned(self, text: str) -> str:
         name = variable(self._uri)
@@ -96,6 +101,18 @@ def track_study(recipe: Recipe, name: str, folder: Path) -> Tracking:
         return _make(About(id_, name, name, "study", folder / "tracker", config, settings, resumed))
 
     return Tracking(make, settings.uri)
+
+
+def of_trial(settings: Settings, study: str, number: int, folder: Path | None) -> Settings:
+    """The settings of a trial's own run, which stands with the others of its study under the study's name.
+
+    `folder`: of the study; null if the trials run where this path is another folder, or none.
+    """
+    group = settings.group or study
+    found = replace(settings, name=f"{study}-{number:04d}", group=group)
+    if settings.kind != "mlflow" or settings.uri is not None or folder is None:
+        return found
+    return replace(found, uri=f"sqlite:///{folder / 'tracker'}/mlflow.db")  # one for all, as `track_study`
 
 
 def about_run(spec: RunSpec, folder: RunFolder) -> About:
