@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
+from galley.adapters import holds_adapters
 from galley.errors import Problem, valid_values
 from galley.model_shape import missing_targets
 from galley.schema import Lora, Model, Recipe
@@ -37,6 +38,7 @@ def own_code_problems(where: str, word: str, plugins: list[str]) -> Iterator[Pro
 def _lora(recipe: Recipe) -> Iterator[Problem]:
     lora, unused = recipe.model.lora, Lora()
     if lora.r is not None:
+        yield from _lost_base(recipe.model)
         for name, valid in missing_targets(recipe.model):
             what = f"the model has no layer '{name}'"
             yield Problem("model.lora.target_modules", what, valid_values(name, valid))
@@ -45,6 +47,20 @@ def _lora(recipe: Recipe) -> Iterator[Problem]:
         if getattr(lora, key.name) != getattr(unused, key.name):
             what = "is set, but model.lora.r is null: the whole model is trained"
             yield Problem(f"model.lora.{key.name}", what, "set model.lora.r=N, such as 8, or leave it out")
+
+
+def _lost_base(model: Model) -> Iterator[Problem]:
+    """Adapters are of use beside the very weights that they were trained with."""
+    if model.lora.merge:
+        return
+    if model.architecture is not None or model.from_config:
+        key = "from_config=true" if model.from_config else f"architecture={model.architecture}"
+        what = f"model.{key} draws the weights beside the adapters, and nothing keeps them"
+    elif holds_adapters(model.name):
+        what = f"{model.name} holds adapters itself: no folder has the weights that they make"
+    else:
+        return
+    yield Problem("model.lora.r", what, "keep the whole model: model.lora.merge=true; or name a stored model")
 
 
 def _architecture(recipe: Recipe) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from galley.adapters import base_of
 from galley.schema import Model
 
 # What PEFT gives adapters to where the recipe names nothing: the queries and values of most models.
@@ -112,7 +113,7 @@ def _is_target(path: str, targets: list[str] | None) -> bool:
 
 
 def _tensor_shapes(model: Model) -> dict[str, tuple[int, ...]]:
-    files = sorted(Path(model.name).expanduser().glob("*.safetensors"))
+    files = sorted(Path(base_of(model.name)).expanduser().glob("*.safetensors"))
     return {name: shape for file in files for name, shape in _header(file).items()}
 
 
@@ -126,7 +127,7 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
 
 def stored_config(model: Model) -> dict[str, Any]:
     """The config.json of a local folder; empty for any other model."""
-    file = Path(model.name).expanduser() / "config.json"
+    file = Path(base_of(model.name)).expanduser() / "config.json"
     return json.loads(file.read_text()) if file.is_file() else {}
 
 

@@ -15,7 +15,7 @@ import torch
 
 from galley.errors import ConfigError, Problem, valid_values
 from galley.schema import Lora, Recipe
-from trainer.models import new_modules
+from trainer.models import new_modules, new_tokens
 from trainer.tasks.base import Batch, Task
 
 ALL_LINEAR = "all-linear"
@@ -54,6 +54,7 @@ def with_adapters(model: torch.nn.Module, task: Task, recipe: Recipe) -> torch.n
         target_modules=targets,
         modules_to_save=[*lora.modules_to_save, *new_modules(model)] or None,
         use_rslora=lora.rank_stabilized,
+        trainable_token_indices=_new_rows(model),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -114,6 +115,18 @@ def _targets(model: torch.nn.Module, lora: Lora) -> list[str] | str:
         raise ConfigError(Problem(where, f"is null, and PEFT has no choice for a model '{kind}'", hint))
     chosen = KNOWN[kind]
     return chosen if isinstance(chosen, str) else list(chosen)
+
+
+def _new_rows(model: torch.nn.Module) -> dict[str, list[int]] | None:
+    """The rows of tokens that the stored model lacks, of its embeddings and of a head that is not tied to
+    them: drawn anew, they are trained and kept with the adapters."""
+    tokens, whole = new_tokens(model), getattr(model, "get_input_embeddings", None)
+    if not tokens or whole is None:
+        return None
+    embeddings, head = whole(), getattr(model, "get_output_embeddings", lambda: None)()
+    tied = head is None or head.weight is embeddings.weight
+    wanted = [embeddings] if tied else [embeddings, head]
+    return {name: tokens for name, module in model.named_modules() if any(module is one for one in wanted)}
 
 
 def _paths(model: torch.nn.Module, classes: tuple[str, ...] | None) -> list[str]:

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from galley.adapters import holds_adapters
 from galley.errors import ConfigError, Problem, nearest
 from galley.model_rules import is_own_module
 from galley.schema import Recipe
+from trainer.adapted import of_base, with_stored_adapters
 from trainer.assets import is_embedded, model_folder, tokenizer_folder
 from trainer.cache import cache_root
 from trainer.characters import character_tokenizer
@@ -36,8 +38,11 @@ class Source:
 
 
 def find_source(recipe: Recipe) -> Source:
-    """Where the recipe's model lies. Raises `ConfigError` for a folder that holds none."""
+    """Where the recipe's model lies, or its tokenizer beside adapters. Raises `ConfigError` for a folder
+    that holds none."""
     name = recipe.model.name
+    if holds_adapters(name):
+        return Source(str(Path(name).expanduser()), local=True)
     if is_embedded(name):
         return Source(str(model_folder(name, cache_root(recipe.data))), local=True)
     return _folder_or_hub(name, "model.name", "config.json")
@@ -126,6 +131,12 @@ def load_model(
     """
     if is_own_module(recipe.model):
         return own_model(recipe, _known(recipe, tokenizer, config))
+    if holds_adapters(recipe.model.name) and recipe.model.architecture is None:
+        base = load_model(of_base(recipe), auto_class, head, tokenizer, **config)
+        whole = with_stored_adapters(base, recipe.model.name, new_modules(base))
+        whole._galley_new_tokens = ()  # type: ignore[assignment]
+        mark_new(whole, [])
+        return whole
     import transformers
 
     family, options = getattr(transformers, auto_class), {}
@@ -245,6 +256,7 @@ def _first_known(*tokens: int | None) -> int | None:
 def _add_embeddings(recipe: Recipe, model: Any, size: int) -> None:
     had = model.get_input_embeddings().num_embeddings
     model.resize_token_embeddings(size, mean_resizing=False)
+    model._galley_new_tokens = tuple(range(had, size))
     log.info(
         "%d new embeddings for the tokenizer's %d tokens, drawn from seed %d", size - had, size, recipe.seed
     )
@@ -288,6 +300,11 @@ def mark_new(model: torch.nn.Module, names: list[str]) -> None:
 
 def new_names(model: torch.nn.Module) -> list[str]:
     return list(getattr(model, "_galley_new", ()))
+
+
+def new_tokens(model: torch.nn.Module) -> list[int]:
+    """Tokens for which the stored model has no embedding."""
+    return list(getattr(model, "_galley_new_tokens", ()))
 
 
 def new_modules(model: torch.nn.Module) -> list[str]:

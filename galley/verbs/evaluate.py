@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from galley.adapters import holds_adapters
 from galley.errors import ConfigError, Problem
 from galley.model_rules import is_own_module
 from galley.paths import CONF
@@ -19,7 +20,7 @@ from galley.verbs import Options
 
 RECIPE = "evaluation"
 # What of a run's recipe decides its evaluation, next to the model as its folder holds it: weights,
-# configuration, tokenizer and merged adapters are there, and nothing of it is made anew.
+# configuration, tokenizer and adapters are there, and nothing of it is made anew.
 SECTIONS = ("data", "task", "precision")
 OF_MODEL = ("trust_remote_code", "attn_implementation")
 # Code is not in the folder: a module of the user's own is made again, and given the stored weights.
@@ -53,10 +54,10 @@ def evaluate(words: Sequence[str], options: Options) -> int:
 
 
 def what_to_measure(word: str, options: Options) -> dict[str, Any]:
-    """The recipe of the evaluation, as YAML has it. Raises `ConfigError` where there is no whole model."""
+    """The recipe of the evaluation, as YAML has it. Raises `ConfigError` where there is no model."""
     folder = Path(word).expanduser()
     embedded = word.startswith("embedded:")
-    if embedded or (folder / "config.json").is_file():
+    if embedded or (folder / "config.json").is_file() or holds_adapters(word):
         model = {"name": word if embedded else str(folder.absolute()), "ignore_mismatched_head": False}
         return {"model": model, **NOTHING_TRAINED}
     from launchers.runs import find_run
@@ -66,10 +67,8 @@ def what_to_measure(word: str, options: Options) -> dict[str, Any]:
 
 
 def _of_recipe(recipe: Recipe, run: RunFolder) -> dict[str, Any]:
-    if not (run.model / "config.json").is_file():
-        adapters = (run.model / "adapter_config.json").is_file()
-        what = "holds adapters alone" if adapters else "is not there: the run has not finished"
-        hint = "train it with model.lora.merge=true" if adapters else f"continue it with `resume {run.root}`"
+    if not (run.model / "config.json").is_file() and not holds_adapters(str(run.model)):
+        what, hint = "is not there: the run has not finished", f"continue it with `resume {run.root}`"
         raise ConfigError(Problem(str(run.model), what, hint))
     found: dict[str, Any] = {name: asdict(getattr(recipe, name)) for name in SECTIONS}
     names = (*OF_MODEL, *OF_OWN_MODULE) if is_own_module(recipe.model) else OF_MODEL

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,15 @@ import torch
 
 from galley.compose import compose_recipe
 from galley.errors import ConfigError
-from galley.model_shape import num_adapter_parameters
-from galley.schema import Data, Lora, Model, Recipe
+from galley.model_rules import model_problems
+from galley.model_shape import num_adapter_parameters, num_parameters
+from galley.schema import Data, Lora, Model, Recipe, Task
+from galley.schema.task import LanguageModeling
+from galley.verbs import Options
+from galley.verbs.evaluate import what_to_measure
 from trainer import lora
 from trainer.models import new_modules
+from trainer.tasks.language_modeling import CausalLM
 from trainer.tasks.sequence_classification import SequenceClassification
 
 TOKENS = torch.tensor([[101, 2023, 2003, 102], [101, 2178, 2028, 102]])
@@ -87,6 +93,79 @@ def test_what_the_stored_model_lacks_is_trained_in_full(tiny_model: Path) -> Non
         "bert.pooler.dense.modules_to_save",
         "classifier.modules_to_save",
     }
+
+
+def test_a_folder_of_adapters_is_a_model(tiny_model: Path, tmp_path: Path) -> None:
+    """Its base is the one it names; the head of another size comes with the adapters."""
+    made = task(tiny_model, target_modules=["query"])
+    model = trained(made)
+    lora.save(made, model, state(model), str(tmp_path))
+    again = task(tmp_path)
+    whole = replace(again.recipe, model=Model(name=str(tmp_path)))
+    again.recipe = whole
+    assert len(again.tokenizer) == 30522
+    loaded = again.model().eval()
+    torch.testing.assert_close(loaded(input_ids=TOKENS).logits, model(input_ids=TOKENS).logits)
+    assert not any("lora" in name for name, _ in loaded.named_parameters())
+    assert new_modules(loaded) == []
+    assert num_parameters(whole.model) == num_parameters(Model(name=str(tiny_model)))
+    assert what_to_measure(str(tmp_path), Options())["model"]["name"] == str(tmp_path)
+    again.num_labels = 3
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        again.model()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_of_new_tokens_are_trained_and_kept(tmp_path: Path, tied: bool) -> None:
+    """Fill-in-the-middle adds three; PEFT loads them onto a base that was drawn anew."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(n_embd=8, n_layer=1, n_head=1, n_positions=16, tie_word_embeddings=tied)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
+    named = Model(str(tmp_path / "base"), tokenizer="embedded:gpt2_bpe", lora=Lora(r=2))
+    fim = LanguageModeling(fim_rate=0.5)
+    made = CausalLM(Recipe(model=named, data=Data(max_length=16), task=Task("causal_lm", lm=fim)))
+    made._prepare(None)
+    model = lora.with_adapters(made.model(), made, made.recipe)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn_like(parameter))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert sum("trainable_tokens" in name for name in trained) == (1 if tied else 2)
+    tokens = torch.tensor([[5, 50257, 7, 50258, 9, 50259]])
+    lora.save(made, model.eval(), state(model), str(tmp_path / "adapters"))
+    torch.manual_seed(7)
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    base.resize_token_embeddings(50260, mean_resizing=False)
+    loaded = PeftModel.from_pretrained(base, str(tmp_path / "adapters")).eval()
+    torch.testing.assert_close(loaded(input_ids=tokens).logits, model(input_ids=tokens).logits)
+    made.recipe = replace(made.recipe, seed=3, model=Model(str(tmp_path / "adapters")))
+    whole = made.model().eval()
+    torch.testing.assert_close(whole(input_ids=tokens).logits, model(input_ids=tokens).logits)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"from_config": True}, "model.from_config=true draws the weights"),
+        ({"architecture": "bert", "tokenizer": "characters"}, "model.architecture=bert draws the weights"),
+        ({"name": "adapters"}, "holds adapters itself"),
+    ],
+)
+def test_adapters_beside_a_model_that_nothing_keeps_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "adapters" / "adapter_config.json").write_text('{"base_model_name_or_path": "elsewhere"}')
+    model = Model(**{"lora": Lora(r=2), **changes})
+    (problem,) = model_problems(Recipe(model=model))
+    assert problem.where == "model.lora.r"
+    assert words in problem.what
+    assert not [*model_problems(Recipe(model=replace(model, lora=Lora(r=2, merge=True))))]
 
 
 def test_peft_chooses_the_layers_where_the_recipe_does_not(tiny_model: Path) -> None:
