@@ -14,6 +14,7 @@ from galley import proc
 from galley.drive import has_libaio
 from galley.errors import SubmissionError
 from galley.halves import this_cpu
+from galley.pinning import read_cores
 from galley.preload import find_libraries, inherited_preload, library_folders
 from galley.spec import ClusterFacts
 
@@ -40,6 +41,7 @@ def probe() -> ClusterFacts:
         libaio=has_libaio(),
         libraries=find_libraries(library_folders(os.environ)),
         preloaded=inherited_preload(os.environ),
+        cores=read_cores(Path("/sys"), os.sched_getaffinity(0)),
         instructions=this_cpu().instructions,
     )
 

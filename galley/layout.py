@@ -96,9 +96,12 @@ def _ccl_workers(recipe: Recipe, device: Device, procs: int, cores: int) -> int:
 
     Ranks that merely take turns, without threads or workers being asked for, are only warned about.
     """
-    if device == "cuda" or recipe.strategy.backend not in ("ccl", "probe"):
-        return 0
     workers, threads = recipe.strategy.ccl_workers, recipe.cluster.threads_per_proc
+    if device == "cuda" or recipe.strategy.backend not in ("ccl", "probe"):
+        unbound = recipe.strategy.pin_cores and device == "cpu" and core_problem(cores, procs, 0, threads)
+        if threads and unbound:
+            raise ConfigError(unbound)
+        return 0
     asked = bool(workers or threads)
     if workers is None:
         workers = 1 if cores // procs >= _CORES_FOR_A_WORKER else 0

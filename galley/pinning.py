@@ -10,11 +10,16 @@ Cores are physical, as sysfs tells them; the second hardware threads stay idle.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from galley.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from galley.schema import Recipe
+    from galley.spec import ClusterFacts, Layout
 
 
 @dataclass(frozen=True, order=True)
@@ -45,10 +50,10 @@ class RankPins:
         """The CPUs that compute, as Intel MPI writes them: `0xfffffff0`."""
         return hex(sum(1 << cpu for cpu in self.omp_cpus))
 
-    def numactl(self) -> tuple[str, ...]:
-        """Arguments that bind cores and memory; one without the other makes it worse."""
-        cpus = cpu_list((*self.ccl_cpus, *self.omp_cpus))
-        return ("numactl", f"--physcpubind={cpus}", f"--membind={cpu_list(self.numa_nodes)}")
+    def __str__(self) -> str:
+        workers = f", oneCCL's workers on {cpu_list(self.ccl_cpus)}" if self.ccl_cpus else ""
+        memory = f"memory of NUMA node {cpu_list(self.numa_nodes)}"
+        return f"CPUs {cpu_list(self.omp_cpus)} (mask {self.mask}){workers}, {memory}"
 
 
 @dataclass(frozen=True)
@@ -71,12 +76,17 @@ class Pins:
             "KMP_HW_SUBSET": "1T",
             "OMP_NUM_THREADS": str(self.threads),
         }
-        if self.ccl_workers:
-            env["CCL_WORKER_COUNT"] = str(self.ccl_workers)
-            env["CCL_WORKER_AFFINITY"] = ",".join(str(cpu) for rank in self.ranks for cpu in rank.ccl_cpus)
+        env |= self.ccl_environment()
         if local_rank is not None:
             env["GOMP_CPU_AFFINITY"] = " ".join(map(str, self.ranks[local_rank].omp_cpus))
         return env
+
+    def ccl_environment(self) -> dict[str, str]:
+        """The part that oneCCL reads; empty without workers."""
+        if not self.ccl_workers:
+            return {}
+        workers = ",".join(str(cpu) for rank in self.ranks for cpu in rank.ccl_cpus)
+        return {"CCL_WORKER_COUNT": str(self.ccl_workers), "CCL_WORKER_AFFINITY": workers}
 
 
 def plan_pins(cores: Iterable[Core], procs_per_node: int, ccl_workers: int, threads: int | None) -> Pins:
@@ -97,6 +107,23 @@ def plan_pins(cores: Iterable[Core], procs_per_node: int, ccl_workers: int, thre
         nodes = tuple(sorted({core.node for core in mine}))
         ranks.append(RankPins(cpus[ccl_workers:], cpus[:ccl_workers], nodes))
     return Pins(tuple(ranks), count, ccl_workers)
+
+
+def pins_of(layout: Layout, cores: Collection[Core]) -> Pins | None:
+    """What the ranks of a node with these cores bind themselves to; None if they must take turns."""
+    if layout.procs_per_node * (layout.threads_per_proc + layout.ccl_workers) > len(cores):
+        return None
+    return plan_pins(cores, layout.procs_per_node, layout.ccl_workers, layout.threads_per_proc)
+
+
+def planned_pins(recipe: Recipe, layout: Layout, facts: ClusterFacts) -> Pins | None:
+    """As far as can be known before the ranks read their own node: the cores of a node that is only
+    described are numbered from 0. None where no core is bound.
+    """
+    if layout.device != "cpu" or not recipe.strategy.pin_cores:
+        return None
+    described = tuple(Core(0, cpu) for cpu in range(facts.physical_cores))
+    return pins_of(layout, described if facts.declared else facts.cores)
 
 
 def core_problem(cores: int, procs_per_node: int, ccl_workers: int, threads: int | None) -> Problem | None:

@@ -14,10 +14,16 @@ from galley.spec import ClusterFacts
 
 LIBRARIES = {
     "tcmalloc": ("libtcmalloc.so.4", "libtcmalloc.so", "libtcmalloc_minimal.so.4"),
+    "jemalloc": ("libjemalloc.so.2", "libjemalloc.so"),
     "libiomp5": ("libiomp5.so",),
 }
 """Name -> its files, the better one first. The allocator is loaded before whatever allocates."""
-_SOURCES = {"tcmalloc": "apt-get install libgoogle-perftools4", "libiomp5": "pip install intel-openmp"}
+_ALLOCATORS = ("tcmalloc", "jemalloc")
+_SOURCES = {
+    "tcmalloc": "apt-get install libgoogle-perftools4",
+    "jemalloc": "apt-get install libjemalloc2",
+    "libiomp5": "pip install intel-openmp",
+}
 _KEY = "cluster.preload"
 
 
@@ -44,7 +50,10 @@ def inherited_preload(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def spelling_problems(asked: Collection[str]) -> Iterator[Problem]:
-    """Entries that are neither a known library nor the path of a file."""
+    """Entries that are neither a known library nor the path of a file, and a second allocator."""
+    if set(asked) >= set(_ALLOCATORS):
+        what = "one process has one allocator: the second would be loaded, and never called"
+        yield Problem(_KEY, f"{' and '.join(_ALLOCATORS)}: {what}", "name one of them")
     for entry in asked:
         if entry not in LIBRARIES and not entry.startswith("/"):
             hint = f"{valid_values(entry, LIBRARIES)}, or the whole path of a library"

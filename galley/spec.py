@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
+from galley.pinning import Core
 from galley.schema import Batch, Dtype, Recipe
 
 T = TypeVar("T")
@@ -56,6 +57,7 @@ class ClusterFacts:
         libaio: whether DeepSpeed can read and write an NVMe drive.
         libraries: paths of those that `cluster.preload` knows by name.
         preloaded: paths of what this process itself was preloaded with.
+        cores: its physical cores, those that this process may use; empty if not probed.
         instructions: those of its CPUs for half precision (`amx_bf16`), by the kernel's names.
         half_cost: time of `bf16` and `fp16` on its CPUs in units of fp32's; empty if not measured.
     """
@@ -77,6 +79,7 @@ class ClusterFacts:
     libaio: bool = False
     libraries: tuple[str, ...] = ()
     preloaded: tuple[str, ...] = ()
+    cores: tuple[Core, ...] = ()
     instructions: tuple[str, ...] = ()
     half_cost: dict[Dtype, float] = field(default_factory=dict)
 

@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 from galley.errors import ConfigError, Problem
+from galley.pinning import planned_pins
 from galley.schema import Launcher
-from galley.spec import RunSpec, compact_json
+from galley.spec import ClusterFacts, RunSpec, compact_json
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TORCHRUN = {"last_call_timeout": "30", "keep_alive_interval": "5"}
@@ -75,10 +76,17 @@ def rank_environment(spec: RunSpec, run_dir: Path) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
         **({"LD_PRELOAD": ":".join(spec.layout.preload)} if spec.layout.preload else {}),
+        **({"CCL_WORKER_COUNT": str(spec.layout.ccl_workers)} if spec.layout.ccl_workers else {}),
         **(_LONE_RANK if spec.layout.world_size == 1 else {}),
         **({} if spec.sealed is spec else {"GALLEY_LAYOUT": compact_json(spec.layout)}),
         **spec.recipe.launcher.env,
     }
+
+
+def pin_environment(spec: RunSpec, facts: ClusterFacts) -> dict[str, str]:
+    """Where oneCCL's threads run, on a node whose cores are known; elsewhere the ranks find out."""
+    pins = None if facts.declared else planned_pins(spec.recipe, spec.layout, facts)
+    return {} if pins is None else pins.ccl_environment()
 
 
 def _check_variables(env: dict[str, str]) -> None:

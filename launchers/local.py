@@ -28,6 +28,7 @@ from launchers.base import Diagnosis, Launcher, job_environment
 from launchers.command import (
     attempt_environment,
     elastic_conf,
+    pin_environment,
     rank_environment,
     torchrun,
     worker_arguments,
@@ -76,7 +77,12 @@ class LocalLauncher(Launcher):
         return LaunchPlan(
             launcher=self.name,
             argv=worker if spec.layout.world_size == 1 and not elastic else (*agent, *worker),
-            env={**attempt_environment(attempt), **restarted, **rank_environment(spec, run_dir)},
+            env={
+                **attempt_environment(attempt),
+                **restarted,
+                **pin_environment(spec, facts),
+                **rank_environment(spec, run_dir),
+            },
             forward_env=tuple(spec.recipe.launcher.forward_env),
             attempt=attempt,
         )

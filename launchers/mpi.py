@@ -20,7 +20,7 @@ from galley.rundir import RunFolder
 from galley.schema import Mpi, Recipe
 from galley.spec import ClusterFacts, LaunchPlan, MpiFacts, MpiFlavor, RunHandle, RunSpec
 from launchers.base import Diagnosis
-from launchers.command import attempt_environment, rank_environment, worker_command
+from launchers.command import attempt_environment, pin_environment, rank_environment, worker_command
 from launchers.local import LocalLauncher
 from launchers.mpi_dialect import Request, speak
 from launchers.mpi_hosts import host_name, hosts_of
@@ -63,6 +63,7 @@ class MpiLauncher(LocalLauncher):
         found, hosts = facts.mpi or usual(launcher.mpi), facts.hosts or ("localhost",)
         env = {
             **attempt_environment(attempt),
+            **pin_environment(spec, facts),
             **rank_environment(spec, run_dir),
             **rendezvous(facts.hosts, run_dir, attempt),
         }

@@ -118,8 +118,8 @@ class Cluster:
         max_procs_per_node: at most so many, where `procs_per_node` is null.
         device: `auto` is CUDA where it is found.
         threads_per_proc: OpenMP threads a rank; null is cores ÷ ranks.
-        preload: libraries that every rank loads before all others (`LD_PRELOAD`): `tcmalloc` (an
-            allocator), `libiomp5` (Intel's OpenMP), or the path of any other on the nodes.
+        preload: libraries that every rank loads before all others (`LD_PRELOAD`): `tcmalloc` or
+            `jemalloc` (allocators), `libiomp5` (Intel's OpenMP), or the path of any other on the nodes.
         gpus_per_node, cpus_per_node, memory_gib_per_node: what a node of a cluster has for the run
             and is asked for; null is as little as the ranks need. This machine is probed instead.
         gpu_memory_gib: of one GPU of such a node; null is not known, and no estimate is compared with it.

@@ -40,7 +40,7 @@ class Strategy:
             first of oneCCL, MPI and gloo that the CPU ranks have; any other is taken, or an error.
         ccl_workers: oneCCL's own threads a rank, each on a core that does not compute; null is one
             where a rank has at least four cores, otherwise none.
-        pin_cores: bind each CPU rank to its share of the physical cores.
+        pin_cores: bind each CPU rank to its share of the physical cores, and to their memory.
         offload_optimizer: where optimizer state lives between steps.
         offload_params: where parameters live between uses. fsdp offloads both to `cpu` or none.
         offload_pin_memory: page-locked host memory for what is offloaded; without a GPU there is none.

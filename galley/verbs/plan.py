@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+from galley.pinning import planned_pins
 from galley.verbs import Options
 from galley.verbs.prepare import Prepared, prepare
 
@@ -24,6 +25,8 @@ def plan(words: Sequence[str], options: Options) -> int:
         print("auto      " + "\n          ".join(prepared.choice.lines()))
     print(f"run       {prepared.spec.sha256[:12]} in {prepared.run_dir}")
     print(f"layout    {layout.world_size} ranks on {layout.device}, {layout.threads_per_proc} threads a rank")
+    for line in pin_lines(prepared):
+        print(line)
     copies = "ranks" if layout.model_parallel == 1 else "copies of the model"
     print(
         f"batch     {layout.global_size} = {layout.micro_size} × {layout.accumulation} accumulated"
@@ -42,9 +45,21 @@ def plan(words: Sequence[str], options: Options) -> int:
     return 0
 
 
+def pin_lines(prepared: Prepared) -> Iterator[str]:
+    """The cores and the memory that each rank of a node will be bound to; nothing if none is."""
+    pins = planned_pins(prepared.recipe, prepared.spec.layout, prepared.facts)
+    if pins is None:
+        return
+    if prepared.facts.declared:
+        yield "pins      as if a node's cores were numbered from 0, on one NUMA node; each rank reads its own"
+    for number, rank in enumerate(pins.ranks):
+        yield f"{'' if number or prepared.facts.declared else 'pins':<10}local rank {number}: {rank}"
+
+
 def as_json(prepared: Prepared) -> dict[str, object]:
     """The contract of `plan --json`."""
     launch = prepared.plan
+    pins = planned_pins(prepared.recipe, prepared.spec.layout, prepared.facts)
     return {
         "launcher": launch.launcher,
         "argv": list(launch.argv),
@@ -56,5 +71,6 @@ def as_json(prepared: Prepared) -> dict[str, object]:
         "warnings": prepared.warnings,
         "run_dir": str(prepared.run_dir),
         "sha256": prepared.spec.sha256,
+        "pins": pins and {"masks": [rank.mask for rank in pins.ranks], **pins.ccl_environment()},
         "layout": asdict(prepared.spec.layout),
     }

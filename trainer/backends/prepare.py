@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
-from galley.pinning import plan_pins, read_cores
+from galley.pinning import pins_of, read_cores
 from galley.schema import Recipe
 from galley.spec import Layout
 from trainer.backends.probe import Choice, Place, open_cpu_backend
 from trainer.cache import cache_root
+from trainer.numa import bind_memory
+
+log = logging.getLogger("galley")
 
 
 def prepare_backend(layout: Layout, recipe: Recipe, local_rank: int) -> Choice | None:
@@ -26,15 +30,16 @@ def prepare_backend(layout: Layout, recipe: Recipe, local_rank: int) -> Choice |
 
 
 def pin(layout: Layout, local_rank: int) -> None:
-    """Bind this process to its share of the node's cores, and oneCCL's workers to theirs.
+    """Bind this process to its share of the node's cores and to their memory, and oneCCL's workers to theirs.
 
     Where the launcher has bound the ranks already, or they must take turns, nothing is changed.
     """
-    cores = read_cores(Path("/sys"), os.sched_getaffinity(0))
-    if layout.procs_per_node * (layout.threads_per_proc + layout.ccl_workers) > len(cores):
+    pins = pins_of(layout, read_cores(Path("/sys"), os.sched_getaffinity(0)))
+    if pins is None:
         return
-    pins = plan_pins(cores, layout.procs_per_node, layout.ccl_workers, layout.threads_per_proc)
-    for name, value in pins.environment().items():
-        if name.startswith("CCL_"):
-            os.environ.setdefault(name, value)
-    os.sched_setaffinity(0, pins.ranks[local_rank].omp_cpus)
+    for name, value in pins.ccl_environment().items():
+        os.environ.setdefault(name, value)
+    mine = pins.ranks[local_rank]
+    os.sched_setaffinity(0, mine.omp_cpus)
+    refused = bind_memory(mine.numa_nodes)
+    log.info("bound to %s%s", mine, f" (memory is not bound: {refused})" if refused else "")

@@ -68,8 +68,9 @@ WORDS = (
 
 
 def test_every_rank_has_loaded_what_is_asked_for_the_allocator_first(tmp_path: Path) -> None:
-    expected = find_libraries(library_folders(os.environ))
-    if len(expected) < len(LIBRARIES):
+    found = find_libraries(library_folders(os.environ))
+    expected = [path for path in found if Path(path).name not in LIBRARIES["jemalloc"]]
+    if len(expected) < len(LIBRARIES) - 1:
         not_available("libtcmalloc.so.4 or libiomp5.so", "cluster.preload from the command line to the ranks")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "my_task.py").write_text(PLUGIN)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from galley.compose import compose_recipe
 from galley.errors import ConfigError
 from galley.layout import resolve_layout
 from galley.pinning import (
@@ -17,10 +21,14 @@ from galley.pinning import (
     cpu_list,
     environment_problem,
     plan_pins,
+    planned_pins,
     read_cores,
 )
 from galley.schema import Batch, Cluster, Launcher, Recipe, Strategy
-from galley.spec import ClusterFacts
+from galley.spec import ClusterFacts, CodeSnapshot, RunSpec
+from launchers.command import pin_environment, rank_environment
+from tests.support import REPO, run_process
+from trainer.numa import bind_memory
 
 NODE = tuple(Core(package=cpu // 16, cpu=cpu, node=cpu // 16) for cpu in range(32))
 
@@ -35,7 +43,9 @@ def test_the_documented_node_one_rank_of_32_cores_with_4_workers() -> None:
         "KMP_HW_SUBSET": "1T",
         "OMP_NUM_THREADS": "28",
     }
-    assert pins.ranks[0].numactl() == ("numactl", "--physcpubind=0-31", "--membind=0-1")
+    assert str(pins.ranks[0]) == (
+        "CPUs 4-31 (mask 0xfffffff0), oneCCL's workers on 0-3, memory of NUMA node 0-1"
+    )
 
 
 def test_two_ranks_each_stay_in_their_socket() -> None:
@@ -45,7 +55,9 @@ def test_two_ranks_each_stay_in_their_socket() -> None:
     assert env["I_MPI_PIN_DOMAIN"] == "[0xfffe,0xfffe0000]"
     assert env["CCL_WORKER_AFFINITY"] == "0,16"
     assert env["GOMP_CPU_AFFINITY"] == " ".join(map(str, range(17, 32)))
-    assert pins.ranks[1].numactl() == ("numactl", "--physcpubind=16-31", "--membind=1")
+    assert str(pins.ranks[1]) == (
+        "CPUs 17-31 (mask 0xfffe0000), oneCCL's workers on 16, memory of NUMA node 1"
+    )
 
 
 def test_without_workers_nothing_is_said_about_them() -> None:
@@ -170,3 +182,75 @@ def test_a_backend_that_was_named_is_sealed() -> None:
     recipe = replace(ONECCL, strategy=replace(ONECCL.strategy, backend="ccl"))
     assert resolve_layout(on(recipe, procs_per_node=2), facts(2)).backend == "ccl"
     assert resolve_layout(on(recipe, procs_per_node=1), facts(2)).backend == "none"
+
+
+def test_the_plan_states_the_pins_and_what_oneccl_is_told() -> None:
+    """The documented node: 32 cores, 4 of them for oneCCL."""
+    strategy = replace(ONECCL.strategy, ccl_workers=4, pin_cores=True)
+    recipe = replace(on(ONECCL, procs_per_node=1, nodes=2), strategy=strategy)
+    node = replace(facts(32), cores=NODE)
+    layout = resolve_layout(recipe, node)
+    pins = planned_pins(recipe, layout, node)
+    assert pins is not None
+    assert (pins.ranks[0].mask, pins.threads, pins.ranks[0].numa_nodes) == ("0xfffffff0", 28, (0, 1))
+    described = planned_pins(recipe, layout, replace(facts(32), declared=True))
+    assert described is not None
+    assert described.ranks[0].mask == "0xfffffff0"
+    spec = RunSpec(recipe, layout, CodeSnapshot("0" * 64, None, False), {}, "3.11")
+    assert rank_environment(spec, Path("/runs/a"))["CCL_WORKER_COUNT"] == "4"
+    assert pin_environment(spec, node)["CCL_WORKER_AFFINITY"] == "0,1,2,3"
+    assert pin_environment(spec, replace(facts(32), declared=True)) == {}, "the ranks read their own node"
+    unbound = replace(recipe, strategy=replace(strategy, pin_cores=False))
+    assert planned_pins(unbound, layout, node) is None
+
+
+def test_instances_that_cannot_all_be_bound_are_refused() -> None:
+    bound = Strategy("ddp", pin_cores=True)
+    recipe = replace(on(ONECCL, procs_per_node=2, threads_per_proc=3), strategy=bound)
+    assert resolve_layout(recipe, facts(6)).threads_per_proc == 3
+    with pytest.raises(ConfigError, match=r"2 ranks × \(3 threads \+ 0 CCL workers\) = 6 > 4 physical cores"):
+        resolve_layout(recipe, facts(4))
+    taking_turns = replace(recipe, strategy=Strategy("ddp"))
+    assert resolve_layout(taking_turns, facts(4)).threads_per_proc == 3
+
+
+PINNED = """
+import ctypes, json, os, sys
+from pathlib import Path
+from galley.pinning import pins_of, read_cores
+from galley.spec import Layout
+from trainer.backends import prepare
+layout = Layout(1, 2, 2, "cpu", "gloo", 1, 8, 4, 1)
+prepare.pin(layout, int(sys.argv[1]))
+mode, nodes = ctypes.c_int(), (ctypes.c_ulong * 16)()
+number = {"x86_64": 239, "aarch64": 236}[os.uname().machine]
+ctypes.CDLL(None).syscall(number, ctypes.byref(mode), nodes, 1024, 0, 0)
+print(json.dumps([sorted(os.sched_getaffinity(0)), mode.value, nodes[0]]))
+"""
+
+
+def test_ranks_are_bound_to_disjoint_cores_and_to_their_memory() -> None:
+    """get_mempolicy(2) is the witness: 2 is MPOL_BIND."""
+    cores = read_cores(Path("/sys"), os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("one core cannot be divided")
+    told = [
+        run_process([sys.executable, "-P", "-c", PINNED, str(n)], env={"PYTHONPATH": str(REPO)})
+        for n in (0, 1)
+    ]
+    (first, mode, nodes), (second, *_) = (json.loads(done.out) for done in told)
+    half = len(cores) // 2
+    assert (first, second) == ([cores[0].cpu], [cores[half].cpu])
+    assert (mode, nodes) == (2, 1 << cores[0].node)
+
+
+def test_memory_that_cannot_be_bound_is_told() -> None:
+    assert bind_memory([1000]) == "Invalid argument"
+    assert "no such call" in bind_memory([])
+
+
+def test_the_knobs_of_the_launch_are_searched_on_disjoint_cores() -> None:
+    recipe = compose_recipe(["recipe=bert_cpu_knobs"])
+    assert recipe.strategy.pin_cores
+    assert ["jemalloc"] in recipe.hpo.space["cluster.preload"]
+    assert recipe.hpo.space["launcher.env.KMP_BLOCKTIME"] == ["0", "1", "200"]

@@ -13,12 +13,12 @@ import pytest
 from galley.errors import ConfigError
 from galley.facts import probe
 from galley.layout import declared_facts, resolve_layout
-from galley.preload import find_libraries, inherited_preload, library_folders, loaded_problems
+from galley.preload import LIBRARIES, find_libraries, inherited_preload, library_folders, loaded_problems
 from galley.rules import recipe_problems
 from galley.schema import Batch, Cluster, Launcher, Recipe
 from galley.spec import ClusterFacts, CodeSnapshot, RunSpec
 from launchers.command import rank_environment
-from tests.support import run_process
+from tests.support import not_available, run_process
 
 HERE = ClusterFacts("here", 0, 0.0, 4, 8.0)
 
@@ -67,6 +67,25 @@ def test_a_wrong_name_and_a_second_word_are_problems() -> None:
     assert {"cluster.preload=tcmaloc", "cluster.preload=/a b.so", "launcher.env.LD_PRELOAD"} <= set(found)
     (wrong,) = [p for p in recipe_problems(recipe("tcmaloc")) if p.where == "cluster.preload=tcmaloc"]
     assert wrong.hint.startswith("did you mean 'tcmalloc'?")
+
+
+def test_one_allocator_is_enough() -> None:
+    found = [problem.what for problem in recipe_problems(recipe("jemalloc", "libiomp5", "tcmalloc"))]
+    assert any("tcmalloc and jemalloc: one process has one allocator" in what for what in found)
+    assert not list(recipe_problems(recipe("jemalloc", "libiomp5")))
+
+
+def test_jemalloc_allocates_where_it_is_asked_for() -> None:
+    """jemalloc's own statistics are the witness."""
+    paths = [p for p in find_libraries(library_folders(os.environ)) if Path(p).name in LIBRARIES["jemalloc"]]
+    if not paths:
+        not_available("libjemalloc.so.2", "cluster.preload=jemalloc")
+    layout = resolve_layout(recipe("jemalloc"), replace(HERE, libraries=(*paths, "/x/libiomp5.so")))
+    assert layout.preload == (paths[0],)
+    env = {"LD_PRELOAD": ":".join(layout.preload), "MALLOC_CONF": "stats_print:true"}
+    done = run_process([sys.executable, "-P", "-c", "print('done')"], env=env)
+    assert done.out == "done\n"
+    assert "Begin jemalloc statistics" in done.err
 
 
 def test_a_process_knows_what_it_has_loaded(tmp_path: Path) -> None:
