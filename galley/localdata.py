@@ -3,7 +3,9 @@ than takes about a second."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from galley.datafiles import SplitName
 from galley.errors import DataError, Problem
@@ -39,3 +41,17 @@ def local_problems(
         return judge(gathered(data, found, join))
     except DataError as error:
         return list(error.problems)
+
+
+def cache_problems(data: Data) -> list[Problem]:
+    """A `data.cache_dir` that cannot be made on this machine."""
+    if data.cache_dir is None:
+        return []
+    folder = Path(data.cache_dir).expanduser()
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    where, hint = f"data.cache_dir={data.cache_dir}", "a folder that you may write"
+    if not there.is_dir():
+        return [Problem(where, f"cannot be made: {there} is a file", hint)]
+    if there != folder and not os.access(there, os.W_OK | os.X_OK):
+        return [Problem(where, f"cannot be made: {there} may not be written", hint)]
+    return []

@@ -12,6 +12,7 @@ from galley.datacheck import check_class_sets, check_data, check_numbers
 from galley.errors import Problem, valid_values
 from galley.k8s_names import k8s_name_problems
 from galley.launcher_rules import unread_problems
+from galley.localdata import cache_problems
 from galley.metrics import (
     DIRECTIONS,
     TASK_METRICS,
@@ -68,6 +69,8 @@ def _data(recipe: Recipe) -> list[Problem]:
     """A task of the user's own may read anything: its rows are checked by the worker alone."""
     kind, data = recipe.task.kind, recipe.data
     problems = [*column_problems(data.columns, kind), *mixture_problems(data)]
+    if recipe.launcher.kind in ("local", "mpi"):
+        problems += cache_problems(data)
     here, need = data_here(recipe), needed(recipe, kind in LEARNS_NAMES)
     if kind in OWN_CHECKS:
         return problems + OWN_CHECKS[kind](here, need)

@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from galley.paths import user_cache
+from galley.errors import ConfigError, Problem
 from galley.schema import Data
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def cache_root(data: Data) -> Path:
-    """`data.cache_dir`, else the user's cache."""
-    return user_cache() if data.cache_dir is None else Path(data.cache_dir).expanduser()
+    """`data.cache_dir`, else `$XDG_CACHE_HOME/galley`, else `~/.cache/galley`; made if need be.
+
+    Raises `ConfigError` where it cannot be made.
+    """
+    if data.cache_dir is not None:
+        folder = Path(data.cache_dir).expanduser()
+    else:
+        base = os.environ.get("XDG_CACHE_HOME")
+        folder = (Path(base) if base else Path.home() / ".cache") / "galley"
+    with cache_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def cache_errors(folder: Path) -> Iterator[None]:
+    """Raises `ConfigError` for a folder that cannot be made or written; a full disk is another failure."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        what = f"cannot be made or written: {error.strerror or error}"
+        hint = "set data.cache_dir to a folder that you may write"
+        raise ConfigError(Problem(f"the cache {folder}", what, hint)) from error

@@ -9,14 +9,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from galley.errors import ConfigError, Problem
+from trainer.cache import cache_errors
 
 
 def made_once(target: Path, write: Callable[[Path], None]) -> Path:
     """`target`, filled by `write` on first use; safe when several processes ask at once."""
     if target.exists():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    with cache_errors(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         write(partial)
         partial.chmod(0o755)

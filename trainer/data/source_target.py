@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from galley.tables import Table
+from trainer.data.empty import check_lengths
 from trainer.data.encoding import Tokenization, Tokens, encode_all, tokenization
 from trainer.data.store import ArrowDataset, digest, stored
 
@@ -55,6 +56,7 @@ def _encode(table: Table, how: Translation, workers: int) -> pa.Table:
     targets = table.columns["target"]
     prefixed = [how.prefix + text for text in table.columns["source"]]
     ids = _tokens(table, "sources", prefixed, how.sources, workers)
+    check_lengths(table.where, [len(tokens) for tokens in ids])
     labels = [_ended(tokens, how) for tokens in _tokens(table, "targets", targets, how.targets, workers)]
     return pa.table([ids, labels, targets], schema=SCHEMA)
 

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from trainer.cache import cache_errors
 from trainer.tasks.base import Sample
 
 log = logging.getLogger("galley")
@@ -97,7 +98,9 @@ def stored(key: str, make: Callable[[], pa.Table], cache: Path) -> ArrowDataset:
             return ArrowDataset(_open(path), key)
         except (pa.ArrowException, OSError) as error:
             log.warning("%s is damaged (%s): tokenizing again", path, error)
-    _write(make(), path)
+    made = make()
+    with cache_errors(path.parent):
+        _write(made, path)
     return ArrowDataset(_open(path), key)
 
 

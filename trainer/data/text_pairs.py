@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from galley.tables import Table
+from trainer.data.empty import check_lengths
 from trainer.data.encoding import Tokenization, tokenization
 from trainer.data.store import ArrowDataset, digest, stored
 
@@ -27,6 +28,8 @@ def text_pairs(table: Table, tokenizer: Any, max_length: int, cache: Path) -> Ar
 
 def _encode(table: Table, how: Tokenization, max_length: int) -> pa.Table:
     first, second = ([entry.ids for entry in how.encode(column)] for column in table.columns.values())
+    for ids in (first, second):
+        check_lengths(table.where, [len(tokens) for tokens in ids])
     full = sum(len(ids) == max_length for ids in [*first, *second])
     if full:
         log.info("%s: %d texts reach data.max_length=%d tokens", table.where, full, max_length)

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from galley.splits import Split
+from trainer.data.empty import check_lengths
 from trainer.data.encoding import Tokenization, tokenization
 from trainer.data.store import ArrowDataset, digest, stored
 
@@ -32,6 +33,7 @@ def tokenized(split: Split, tokenizer: Any, max_length: int, cache: Path) -> Arr
 
 def _encode(split: Split, how: Tokenization, max_length: int) -> pa.Table:
     encoded = how.encode(split.texts[0] if len(split.texts) == 1 else list(zip(*split.texts, strict=True)))
+    check_lengths(split.where, [len(entry) for entry in encoded])
     full = sum(len(entry) == max_length for entry in encoded)
     if full:
         log.info("%s: %d samples reach data.max_length=%d tokens", split.where, full, max_length)
