@@ -49,5 +49,5 @@ def _train(batch: int, rates: Sequence[float]) -> Iterator[tuple[float, int, lis
     with tempfile.TemporaryDirectory() as folder:
         for trial in galley(Path(folder) / "study", *words):
             metrics = RunFolder(Path(trial["run"])).read_metrics()
-            curve = [report.losses for report in reports(metrics, steps, OBJECTIVES, 0.0)]
+            curve = [report.losses for report in reports(metrics, steps, OBJECTIVES, (), 0.0)]
             yield trial["params"]["optim.lr"], batch, curve

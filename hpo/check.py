@@ -7,19 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from galley.errors import ConfigError, Problem, valid_values
-from galley.metrics import RUN_METRICS
 from galley.rules import evaluates_during
 from galley.schema import Pbt, Recipe
 from hpo.backends import BACKENDS
-from hpo.objectives import read_objectives
+from hpo.objectives import VISIBLE, is_visible, read_objectives
 from hpo.points import count_points, draw, size_of
 from hpo.population import population_problems
 from hpo.space import read_space
-from hpo.values import Objective, Params, SpaceDim
+from hpo.values import Constraint, Objective, Params, SpaceDim
 
 _TRIES = 24  # random points that may show that a value works beside others
-# What a run tells while it lives; a trial is judged by nothing else.
-VISIBLE = ("samples_per_s", "tokens_per_s", "wall_s", "cost", "train/loss")
 
 
 def sweep_problems(recipe: Recipe) -> list[Problem]:
@@ -27,6 +24,7 @@ def sweep_problems(recipe: Recipe) -> list[Problem]:
     problems: list[Problem] = []
     space: tuple[SpaceDim, ...] = ()
     objectives: tuple[Objective, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
     try:
         space = read_space(recipe.hpo.space)
     except ConfigError as error:
@@ -34,12 +32,12 @@ def sweep_problems(recipe: Recipe) -> list[Problem]:
     else:
         problems += _size_problems(recipe, space)
     try:
-        objectives, _ = read_objectives(recipe)
+        objectives, constraints = read_objectives(recipe)
     except ConfigError as error:
         problems += error.problems
     problems += [*_backend_problems(recipe), *_array_problems(recipe)]
     problems += population_problems(recipe, space, objectives)
-    return [*problems, *_pruning_problems(recipe, objectives)]
+    return [*problems, *_pruning_problems(recipe, objectives, constraints)]
 
 
 def _backend_problems(recipe: Recipe) -> Iterator[Problem]:
@@ -99,21 +97,44 @@ def _size_problems(recipe: Recipe, space: Sequence[SpaceDim]) -> Iterator[Proble
             yield Problem("hpo.trials", what, f"at most {size * hpo.repeats}{all_of_them}")
 
 
-def _pruning_problems(recipe: Recipe, objectives: Sequence[Objective]) -> Iterator[Problem]:
+def _pruning_problems(
+    recipe: Recipe, objectives: Sequence[Objective], constraints: Sequence[Constraint]
+) -> Iterator[Problem]:
     kind = recipe.hpo.pruning.kind
     if kind == "none":
         return
     where = f"hpo.pruning.kind={kind}"
     if kind != "pareto" and len(objectives) > 1:
         yield Problem(where, f"judges one objective, but there are {len(objectives)}", "valid: pareto, none")
-    hidden = [o.metric for o in objectives if o.metric in RUN_METRICS and o.metric not in VISIBLE]
+    hidden = [o.metric for o in objectives if not is_visible(o.metric)]
     if hidden:
         what = f"cannot see '{hidden[0]}' while a trial runs"
         yield Problem(where, what, f"valid: eval/…, {', '.join(VISIBLE)}; or hpo.pruning.kind=none")
-    if not evaluates_during(recipe) and any(o.metric.startswith("eval/") for o in objectives):
+    seen = [*(o.metric for o in objectives), *(c.metric for c in constraints)]
+    if not evaluates_during(recipe) and any(name.startswith("eval/") for name in seen):
         yield Problem(
             where, "needs evaluations during the run", "set eval.every_steps=N or eval.every_epochs=N"
         )
+    elif only_at_the_end(recipe, any(name.startswith("eval/") for name in seen)):
+        what = "never acts: the first report of a trial comes with its end"
+        yield Problem(
+            where, what, "more often: eval.every_steps=N, eval.every_epochs=N, train.log_every_steps=N"
+        )
+    least = recipe.hpo.pruning.min_trials
+    if recipe.hpo.trials is not None and recipe.hpo.trials < least:
+        what = f"never acts: it waits for {least} trials, and there are {recipe.hpo.trials}"
+        yield Problem(
+            "hpo.pruning.min_trials", what, f"at most {recipe.hpo.trials}, or hpo.pruning.kind=none"
+        )
+
+
+def only_at_the_end(recipe: Recipe, evaluated: bool) -> bool:
+    """Whether a trial tells nothing of its objectives before its last step, as far as the recipe shows it."""
+    train, settings = recipe.train, recipe.eval
+    if evaluated and settings.every_epochs is not None:
+        return train.max_steps is None and settings.every_epochs >= train.epochs
+    every = settings.every_steps if evaluated else train.log_every_steps
+    return train.max_steps is not None and every is not None and every >= train.max_steps
 
 
 def check_points(space: Sequence[SpaceDim], compose: Callable[[Params], Any], seed: int) -> None:

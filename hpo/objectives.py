@@ -23,6 +23,8 @@ from galley.schema import Hpo, Recipe
 from galley.spec import RunResult
 from hpo.values import Constraint, Objective, TrialState
 
+# What a run tells of `RUN_METRICS` while it lives; a trial is judged by nothing else before its end.
+VISIBLE = ("samples_per_s", "tokens_per_s", "wall_s", "cost", "train/loss")
 _FORM = "METRIC, METRIC:max, METRIC:min, or {metric, direction, bound}"
 
 
@@ -233,10 +235,25 @@ def judge(
     return Verdict("succeeded", values, not broken, said)
 
 
+def is_visible(metric: str) -> bool:
+    """Whether a run tells it while it lives."""
+    return metric not in RUN_METRICS or metric in VISIBLE
+
+
 def violations(
     metrics: Mapping[str, float], objectives: Sequence[Objective], constraints: Sequence[Constraint]
 ) -> dict[str, float]:
     """Metric -> by how much its bound or constraint is not kept, for those that are not."""
+    return {name: excess for name, excess in excesses(metrics, objectives, constraints).items() if excess > 0}
+
+
+def excesses(
+    metrics: Mapping[str, float], objectives: Sequence[Objective], constraints: Sequence[Constraint]
+) -> dict[str, float]:
+    """Every bounded metric -> by how much it is beyond its bound; at most 0 where it keeps the bound.
+
+    The names are the same for all trials.
+    """
     found: dict[str, float] = {}
     for objective in objectives:
         if objective.bound is not None:
@@ -249,4 +266,4 @@ def violations(
             constraint.min - value if constraint.min is not None else -math.inf,
         )
         found[constraint.metric] = max(found.get(constraint.metric, -math.inf), over)
-    return {name: excess for name, excess in found.items() if excess > 0}
+    return found

@@ -1,11 +1,13 @@
 """Pareto arithmetic: pure functions of losses.
 
 A point is a sequence of losses, one an objective, all to be minimized (`losses` negates what is
-maximized) and finite. N points of M objectives each; indices refer to the given order.
+maximized). A point with a loss that is no number (NaN) is worse than every other. N points of M objectives
+each; indices refer to the given order.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from hpo.values import Objective
@@ -26,10 +28,12 @@ def dominates(a: Point, b: Point) -> bool:
 def front(points: Sequence[Point]) -> list[int]:
     """Indices of the points that none dominates, ascending. Equal points are all in, or all out.
 
+    A point with a NaN is never on it.
     O(N log N + N × F) for a front of F: in lexicographic order only an earlier point dominates.
     """
     kept: list[int] = []
-    for index in sorted(range(len(points)), key=lambda i: tuple(points[i])):
+    numbers = [index for index, point in enumerate(points) if not any(map(math.isnan, point))]
+    for index in sorted(numbers, key=lambda i: tuple(points[i])):
         if not any(dominates(points[other], points[index]) for other in kept):
             kept.append(index)
     return sorted(kept)
@@ -37,11 +41,11 @@ def front(points: Sequence[Point]) -> list[int]:
 
 def ranks(points: Sequence[Point]) -> list[int]:
     """Non-domination rank of each point: 0 is the front, 1 the front without it, and so on (Deb et al.,
-    NSGA-II, 2002)."""
+    NSGA-II, 2002). Points with a NaN are the last."""
     found = [0] * len(points)
     left, rank = list(range(len(points))), 0
     while left:
-        layer = {left[i] for i in front([points[i] for i in left])}
+        layer = {left[i] for i in front([points[i] for i in left])} or set(left)
         for index in layer:
             found[index] = rank
         left, rank = [index for index in left if index not in layer], rank + 1

@@ -29,7 +29,7 @@ from hpo.backends.optuna_samplers import check_sampler, make_sampler
 from hpo.backends.optuna_storage import answered, close_storage, open_storage
 from hpo.backends.optuna_study import foreign, open_study, refuse_foreign
 from hpo.base import HpoBackend, Search
-from hpo.objectives import violations
+from hpo.objectives import excesses
 from hpo.points import Grid, same_point
 from hpo.values import ENDED, Params, SpaceDim, Trial
 
@@ -124,7 +124,7 @@ class OptunaBackend(HpoBackend):
             return {INFEASIBLE: 1.0}
         if trial.state != "succeeded":
             return {}
-        return violations(trial.metrics, self.search.objectives, self.search.constraints)
+        return excesses(trial.metrics, self.search.objectives, self.search.constraints)
 
     def _report(self, live: optuna.Trial, trial: Trial) -> None:
         """The learning curve, for the dashboard; Optuna has none for several objectives."""

@@ -34,13 +34,7 @@ def _problems(search: Search) -> Iterator[Problem]:
     if missing:
         yield Problem(where, f"needs the package {missing[0]}", "pip install 'galley[optuna]'")
     if sampler == "cmaes":
-        if len(search.objectives) > 1:
-            yield Problem(
-                where, f"seeks one objective, not {len(search.objectives)}", "valid: tpe, nsga2, gp"
-            )
-        choices = [dim.key for dim in search.space if dim.kind == "categorical"]
-        if choices:
-            yield Problem(where, f"has no choices, such as '{choices[0]}'", "valid: tpe, gp, random")
+        yield from _problems_of_cmaes(where, search)
     if sampler in ("cmaes", "gp"):
         conditional = [dim.key for dim in search.space if dim.when]
         if conditional:
@@ -53,6 +47,22 @@ def _problems(search: Search) -> Iterator[Problem]:
             yield Problem(where, what, "valid: tpe, nsga2, random; or give the range a larger step")
     if sampler == "grid":
         check_finite(search.space)
+
+
+def _problems_of_cmaes(where: str, search: Search) -> Iterator[Problem]:
+    if len(search.objectives) > 1:
+        yield Problem(where, f"seeks one objective, not {len(search.objectives)}", "valid: tpe, nsga2, gp")
+    choices = [dim.key for dim in search.space if dim.kind == "categorical"]
+    if choices:
+        yield Problem(where, f"has no choices, such as '{choices[0]}'", "valid: tpe, gp, random")
+    if is_bounded(search):
+        what = "does not learn from bounds and constraints, and would draw on where none is kept"
+        yield Problem(where, what, "valid: tpe, nsga2, nsga3, gp, random")
+
+
+def is_bounded(search: Search) -> bool:
+    """Whether a trial may succeed and yet not be feasible."""
+    return bool(search.constraints) or any(objective.bound is not None for objective in search.objectives)
 
 
 def make_sampler(search: Search, generator: random.Random) -> BaseSampler:

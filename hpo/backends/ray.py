@@ -14,8 +14,10 @@ from typing import Any
 import optuna
 from ray.tune.search.optuna import OptunaSearch
 
+from galley.errors import ConfigError, Problem
 from hpo import pareto
 from hpo.backends.optuna import decode, distribution, encode
+from hpo.backends.optuna_samplers import is_bounded
 from hpo.base import HpoBackend, Search
 from hpo.values import ENDED, Params, Trial
 
@@ -26,6 +28,9 @@ class RayBackend(HpoBackend):
     name = "ray"
 
     def __init__(self, search: Search, trials: Sequence[Trial]) -> None:
+        if is_bounded(search):
+            what = "cannot tell bounds and constraints to Ray Tune's searcher"
+            raise ConfigError(Problem("hpo=ray", what, "choose hpo=optuna, which learns from them"))
         self.search = search
         self._dims = {dim.key: dim for dim in search.space}
         self._distributions = {dim.key: distribution(dim) for dim in search.space}

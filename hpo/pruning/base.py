@@ -5,6 +5,17 @@ from __future__ import annotations
 from hpo.values import Trial
 
 
+def may_win(trial: Trial, sees_bounds: bool) -> bool:
+    """Whether a trial may still be better than another one at the end, and can be a reason to end that one.
+
+    Not one that failed, or that ended beyond a bound. If `sees_bounds` is false, some bound is of a metric
+    that only the end of a run tells: then only a trial that has ended within its bounds.
+    """
+    if trial.state in ("running", "pruned", "cancelled"):
+        return sees_bounds
+    return trial.state == "succeeded" and trial.feasible
+
+
 class Pruner:
     """Judges nothing."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,10 @@ from statistics import fmean
 from typing import Any
 
 from galley.rundir import RunFolder
+from hpo.objectives import excesses, is_visible
 from hpo.pareto import losses
 from hpo.study import Study
-from hpo.values import Objective, Trial
+from hpo.values import Constraint, Objective, Trial
 
 _MEANS = ("samples_per_s", "tokens_per_s")  # of a window of steps each: noisy one by one
 _TIMES = ("wall_s", "cost")
@@ -24,10 +26,21 @@ class Report:
     Attributes:
         fraction: of the trial's optimizer steps, greater than 0.
         losses: as in `hpo.pareto`. Times are projected to the end, so that they can be compared.
+        excess: by how much each bound is missed that a run shows while it lives; 0 where it is kept.
     """
 
     fraction: float
     losses: tuple[float, ...]
+    excess: tuple[float, ...] = ()
+
+    @property
+    def point(self) -> tuple[float, ...]:
+        """In everything that counts; what is no finite number is NaN, and so worse than all else."""
+        return tuple(x if math.isfinite(x) else math.nan for x in (*self.losses, *self.excess))
+
+    @property
+    def keeps_bounds(self) -> bool:
+        return not any(self.excess)
 
 
 class Curves:
@@ -62,17 +75,29 @@ class Curves:
         progress = folder.read_progress()
         if progress is None or not progress.max_steps:
             return []
-        price = self._study.hpo.cost_per_hour or 0.0
-        return list(reports(folder.read_metrics(), progress.max_steps, self._study.objectives, price))
+        study, price = self._study, self._study.hpo.cost_per_hour or 0.0
+        rows = folder.read_metrics()
+        return list(reports(rows, progress.max_steps, study.objectives, study.constraints, price))
+
+
+def sees_bounds(study: Study) -> bool:
+    """Whether a run shows all bounded metrics while it lives."""
+    return all(is_visible(constraint.metric) for constraint in study.constraints)
 
 
 def reports(
-    rows: Iterator[dict[str, Any]], max_steps: int, objectives: Sequence[Objective], cost_per_hour: float
+    rows: Iterator[dict[str, Any]],
+    max_steps: int,
+    objectives: Sequence[Objective],
+    constraints: Sequence[Constraint],
+    cost_per_hour: float,
 ) -> Iterator[Report]:
-    """One where a row completes what the objectives need; where one is missing, there is none."""
+    """One where a row completes what objectives and visible bounds need; where one is missing, none."""
+    bounds = [constraint for constraint in constraints if is_visible(constraint.metric)]
+    needed = [*(o.metric for o in objectives), *(c.metric for c in bounds)]
     latest: dict[str, float] = {}
     rates: dict[str, list[float]] = {name: [] for name in _MEANS}
-    evaluated = {o.metric for o in objectives if o.metric.startswith("eval/")}
+    evaluated = {name for name in needed if name.startswith("eval/")}
     for row in rows:
         numbers = {name: float(value) for name, value in row.items() if value is not None}
         for name in rates.keys() & numbers.keys():
@@ -82,8 +107,10 @@ def reports(
         fraction = numbers.get("step", 0.0) / max_steps
         if completes and fraction > 0:
             values = _values(latest, fraction, cost_per_hour)
-            if all(objective.metric in values for objective in objectives):
-                yield Report(min(fraction, 1.0), losses(values, objectives))
+            if all(name in values for name in needed):
+                missed = excesses(values, objectives, bounds).values()
+                excess = tuple(max(0.0, x) for x in missed)
+                yield Report(min(fraction, 1.0), losses(values, objectives), excess)
 
 
 def _values(latest: Mapping[str, float], fraction: float, cost_per_hour: float) -> dict[str, float]:

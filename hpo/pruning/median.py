@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from statistics import median
 
-from hpo.pruning.base import Pruner
-from hpo.pruning.curves import Curves, Report
+from hpo.pruning.base import Pruner, may_win
+from hpo.pruning.curves import Curves, Report, sees_bounds
 from hpo.study import Study
 from hpo.values import Trial
 
@@ -16,6 +17,7 @@ class MedianPruner(Pruner):
     def __init__(self, study: Study) -> None:
         self._study = study
         self._curves = Curves(study)
+        self._sees_bounds = sees_bounds(study)
         self._seen: dict[int, int] = {}
 
     def judge(self, trial: Trial) -> str:
@@ -26,17 +28,25 @@ class MedianPruner(Pruner):
         if share < settings.min_fraction or share >= 1:
             return ""
         others = [
-            best(curve, share)
-            for curve in (
-                self._curves.of(other) for other in self._study.trials if other.number != trial.number
+            best(within, share)
+            for within in (
+                self._within_bounds(other) for other in self._study.trials if other.number != trial.number
             )
-            if curve and curve[-1].fraction >= share
+            if within and within[0].fraction <= share <= within[-1].fraction
         ]
         if len(others) < max(1, settings.min_trials - 1) or best(own, share) <= median(others):
             return ""
         return f"at {share:.0%} of its training it was worse than the median of {len(others)} others"
 
+    def _within_bounds(self, other: Trial) -> list[Report]:
+        """The reports at which a trial that may win keeps its bounds."""
+        if not may_win(other, self._sees_bounds):
+            return []
+        return [report for report in self._curves.of(other) if report.keeps_bounds]
+
 
 def best(curve: list[Report], share: float) -> float:
-    """The least loss up to a share of the training; of the first report where there is none before."""
-    return min([report.losses[0] for report in curve if report.fraction <= share] or [curve[0].losses[0]])
+    """The least loss up to a share of the training, infinite without a number; of the first report where
+    there is none before."""
+    until = [report for report in curve if report.fraction <= share] or curve[:1]
+    return min((r.losses[0] for r in until if not math.isnan(r.losses[0])), default=math.inf)

@@ -3,7 +3,8 @@
 A trial is judged once at each rung, a share of its training, against all that have reached that rung by
 then (Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020). With several objectives
 the order is that of NSGA-II with hypervolume in place of crowding (Beume et al., SMS-EMOA, 2007): first
-by non-domination rank, then by how much hypervolume a trial adds to its rank.
+by non-domination rank, then by how much hypervolume a trial adds to its rank. How far a trial is beyond a
+bound counts as one more objective: no trial is ended by one that is further beyond.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from collections.abc import Sequence
 
 from hpo import pareto
 from hpo.pareto import Point
-from hpo.pruning.base import Pruner
-from hpo.pruning.curves import Curves
+from hpo.pruning.base import Pruner, may_win
+from hpo.pruning.curves import Curves, sees_bounds
 from hpo.study import Study
 from hpo.values import Trial
 
@@ -57,12 +58,13 @@ class RungPruner(Pruner):
         self._curves = Curves(study)
         self._rungs = rungs(study.hpo.pruning.min_fraction, study.hpo.pruning.eta)
         self._brackets = len(self._rungs) if study.hpo.pruning.kind == "hyperband" else 1
+        self._sees_bounds = sees_bounds(study)
         self._seen: dict[int, int] = {}
         self._judged: set[tuple[int, float]] = set()
 
     def judge(self, trial: Trial) -> str:
-        if not self._curves.is_new(trial, self._seen):
-            return ""
+        if not self._curves.is_new(trial, self._seen) or self._curves.of(trial)[-1].fraction >= 1:
+            return ""  # there is nothing to save by ending a training that is over
         for rung in self._rungs[trial.number % self._brackets :]:
             own = self._at(trial, rung)
             if own is None:
@@ -85,9 +87,9 @@ class RungPruner(Pruner):
 
     def _are_rivals(self, trial: Trial, other: Trial) -> bool:
         same = other.number % self._brackets == trial.number % self._brackets
-        return same and other.number != trial.number
+        return same and other.number != trial.number and may_win(other, self._sees_bounds)
 
     def _at(self, trial: Trial, rung: float) -> tuple[float, ...] | None:
         """The trial's first report at or behind a rung; None before it."""
-        found = (report.losses for report in self._curves.of(trial) if report.fraction >= rung)
+        found = (report.point for report in self._curves.of(trial) if report.fraction >= rung)
         return next(found, None)

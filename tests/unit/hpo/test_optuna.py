@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from optuna.testing.pytest_storages import StorageTestCase
 
 from galley.errors import ConfigError
 from galley.schema import Hpo
-from hpo.backends.optuna import storage_url
+from hpo.backends.optuna import OptunaBackend, storage_url
 from hpo.backends.optuna_samplers import check_sampler, make_sampler, population
 from hpo.backends.optuna_storage import open_storage
 from hpo.base import Search
 from hpo.space import read_space
-from hpo.values import Objective
+from hpo.values import Constraint, Objective, Trial
 
 OBJECTIVES = (Objective("eval/f1", "maximize"), Objective("wall_s", "minimize"))
 
@@ -111,6 +112,49 @@ def test_what_a_sampler_cannot_express_is_an_error(
 ) -> None:
     with pytest.raises(ConfigError, match=complaint):
         check_sampler(make_search(tmp_path, space, objectives, sampler=sampler))
+
+
+def bounded(tmp_path: Path, sampler: str | None, space: dict[str, Any]) -> Search:
+    search = make_search(tmp_path, space, 1, sampler=sampler, trials=20)
+    return replace(search, constraints=(Constraint("wall_s", max=0.6), Constraint("eval/accuracy", min=0.1)))
+
+
+@pytest.mark.parametrize("sampler", [None, "nsga2", "nsga3", "gp"])
+def test_samplers_learn_from_constraints_which_every_trial_states_in_full(
+    tmp_path: Path, sampler: str | None
+) -> None:
+    """Where F1 is best, the constraint is not kept. The Gaussian process begins to draw at its 11th point,
+    and wants all constraints of all trials, kept or not; a new controller has the same ones."""
+    search = bounded(tmp_path, sampler, {"optim.lr": {"low": 0.0, "high": 1.0}})
+    backend, trials, count = OptunaBackend(search, []), [], 13
+    for number in range(count):
+        if number == 12:
+            backend.close()
+            backend = OptunaBackend(search, trials)
+        params = backend.ask(number)
+        assert params is not None
+        rate = params["optim.lr"]
+        metrics = {"eval/f1": rate, "wall_s": rate, "eval/accuracy": 0.5}
+        ended = Trial(number, "succeeded", params, {"eval/f1": rate}, metrics=metrics, feasible=rate <= 0.6)
+        trials.append(ended if number != 5 else Trial(number, "infeasible", params))
+        backend.tell(trials[-1])
+    stored = backend._study.get_trials()
+    for trial, known in zip(trials, stored, strict=True):
+        if trial.state == "succeeded":
+            wanted = {"wall_s": trial.metrics["wall_s"] - 0.6, "eval/accuracy": 0.1 - 0.5}
+            assert known.constraints == pytest.approx(wanted)
+    backend.close()
+
+
+def test_a_sampler_that_ignores_constraints_is_refused(tmp_path: Path) -> None:
+    space = {"optim.lr": {"low": 0.0, "high": 1.0}}
+    with pytest.raises(ConfigError, match=r"cmaes: does not learn from bounds(.|\n)*valid: tpe, nsga2"):
+        check_sampler(bounded(tmp_path, "cmaes", space))
+    search = make_search(tmp_path, space, 1, sampler="cmaes")
+    bound = (replace(OBJECTIVES[0], bound=0.5),)
+    with pytest.raises(ConfigError, match="does not learn from bounds"):
+        check_sampler(replace(search, objectives=bound))
+    check_sampler(search)
 
 
 def test_population_leaves_generations_to_evolve(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from galley.compose import compose_recipe
 from galley.errors import ConfigError
 from galley.schema import Hpo
 from hpo.base import Search
-from hpo.values import Objective, Params, SpaceDim, Trial
+from hpo.values import Constraint, Objective, Params, SpaceDim, Trial
 
 SPACE = (
     SpaceDim("optim.lr", "float", 1e-6, 1e-2, log=True),
@@ -30,6 +31,15 @@ SEARCH = Search(
     3,
     Hpo("ray"),
 )
+
+
+def test_bounds_that_the_searcher_would_not_learn_from_are_refused() -> None:
+    for bounded in (
+        replace(SEARCH, constraints=(Constraint("cost", max=1.0),)),
+        replace(SEARCH, objectives=(Objective("f1", "maximize", 0.5),)),
+    ):
+        with pytest.raises(ConfigError, match="hpo=ray: cannot tell bounds"):
+            ray_backend.RayBackend(bounded, [])
 
 
 def ended(number: int, params: Params) -> Trial:
