@@ -41,9 +41,11 @@ def defined_in(key: str) -> str:
     return f"{section.__module__.replace('.', '/')}.py"
 
 
+@cache
 def sections() -> list[str]:
-    """Top-level keys that hold further keys."""
-    return sorted({key.split(".")[0] for key in leaf_types() if "." in key})
+    """Keys that hold further keys, such as `model` and `model.lora`."""
+    parts = [leaf.split(".") for leaf in leaf_types()]
+    return sorted({".".join(names[:n]) for names in parts for n in range(1, len(names))})
 
 
 def is_known(key: str) -> bool:

@@ -1,0 +1,113 @@
+"""What a recipe says of one model falls away where another model is named."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from galley.choices import RECIPE_GROUP
+from galley.provenance import Source, file_sources
+
+if TYPE_CHECKING:
+    from galley.hydra_bridge import Loader
+
+SECTION = "model."
+NAMES = ("name", "architecture")
+SIZES = ("num_parameters", "shape")
+OF_NAME = ("architecture", "config", "tokenizer", "trust_remote_code", *SIZES)
+"""Describes a pretrained model. Its configuration and tokenizer are those of its folder."""
+OF_ARCHITECTURE = ("config", "trust_remote_code", *SIZES)
+_NULL = ("", "~", "null")
+
+Layer = Mapping[str, Source]
+"""Settings under `model` that belong together, of one file or of the command line, by the rest of the key."""
+
+
+def outdated(overrides: Sequence[str], typed: Sequence[Source], loader: Loader) -> list[Source]:
+    """Settings that describe a model in whose place a stronger file or the command line has named another.
+
+    Each has the null that is now in force, and the place that named the other model. A value over the
+    model's configuration makes a model of another size, too.
+    """
+    layers, left_out = file_layers(tuple(overrides), loader)
+    found, current = replaced([*layers, layer(typed)])
+    found = {**left_out, **found}
+    return [source for key, source in found.items() if key not in current]
+
+
+def file_layers(overrides: Sequence[str], loader: Loader) -> tuple[list[Layer], Layer]:
+    """The layers of the files, weakest first, and what was left out of them.
+
+    A recipe's own description is of the model that the recipe chooses. It is left out if a stronger
+    recipe or the command line chooses another option.
+    """
+    chosen = loader.chosen("model", overrides)
+    layers, left_out = [], {}
+    for path, package in loader.files(overrides):
+        if package not in ("", "model"):
+            continue
+        one = layer(list(file_sources(path, package)))
+        described = [key for key in one if _root(key) in OF_NAME]
+        if described and package == "" and "name" not in one and _model_of(path, loader) != chosen:
+            left_out |= {key: Source(f"{SECTION}{key}", f"model={chosen}", None) for key in described}
+            one = {key: source for key, source in one.items() if key not in described}
+        layers.append(one)
+    return layers, left_out
+
+
+def layer(sources: Sequence[Source]) -> Layer:
+    """The part of `sources` that lies under `model`, mappings as single keys."""
+    inside = (source for source in sources if source.key.startswith(SECTION))
+    return {one.key.removeprefix(SECTION): one for source in inside for one in _single(source)}
+
+
+def _single(source: Source) -> Iterator[Source]:
+    if not isinstance(source.value, dict):
+        yield source
+        return
+    for name, value in source.value.items():
+        yield from _single(Source(f"{source.key}.{name}", source.where, value))
+
+
+def replaced(layers: Sequence[Layer]) -> tuple[dict[str, Source], Layer]:
+    """What describes another model than the one that is named last, and the settings that are in force."""
+    current: dict[str, Source] = {}
+    found: dict[str, Source] = {}
+    for one in layers:
+        renamed = [key for key in NAMES if key in one and _value(one, key) != _value(current, key)]
+        sized = [key for key in one if _root(key) == "config"]
+        dropped = OF_NAME if "name" in renamed else OF_ARCHITECTURE if renamed else SIZES if sized else ()
+        for key in [key for key in current if _root(key) in dropped and key not in one]:
+            del current[key]
+            found[key] = Source(f"{SECTION}{key}", one[[*renamed, *sized][0]].where, None)
+        current |= one
+    return found, current
+
+
+def _root(key: str) -> str:
+    return key.split(".")[0]
+
+
+def _value(one: Layer, key: str) -> Any:
+    """Files give text, in which null has several spellings."""
+    value = one[key].value if key in one else None
+    return None if value in _NULL else value
+
+
+def _model_of(path: Path, loader: Loader) -> str | None:
+    """The option of `model` that a recipe chooses by itself."""
+    parts = path.with_suffix("").parts
+    name = "/".join(parts[len(parts) - parts[::-1].index(RECIPE_GROUP) :])
+    return loader.chosen("model", [f"{RECIPE_GROUP}@_global_={name}"])
+
+
+def forget(container: dict[str, Any], outdated_settings: Sequence[Source]) -> None:
+    """Take the settings out of a composed mapping, so that their defaults are in force."""
+    for source in outdated_settings:
+        *parents, last = source.key.split(".")
+        section: Any = container
+        for name in parents:
+            section = section.get(name) if isinstance(section, dict) else None
+        if isinstance(section, dict):
+            section.pop(last, None)
