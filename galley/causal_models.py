@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
-from galley.model_shape import model_type, num_parameters, stored_config
+from galley.model_shape import model_type, new_vocabulary, num_parameters, stored_config
 from galley.schema import Model
 
 Shape = tuple[int, ...]
@@ -72,6 +72,11 @@ class Parameters:
     layers: tuple[tuple[str, ...], ...]
     end: tuple[str, ...]
     tied: str
+
+    @property
+    def num_elements(self) -> int:
+        """Of all parameters, each once."""
+        return sum(prod(shape) for shape in self.shapes.values())
 
 
 HEAD = Module("lm_head", ("v", "h"), style="colwise_gather_output")
@@ -212,7 +217,7 @@ def _vocabulary(
         return int(config["v"] or 0)
     total = num_parameters(model)
     if total is None:
-        return None
+        return new_vocabulary(model)
     sizes = {**_sizes(config), "v": 0}
     modules = _modules(family, int(config["num_layers"] or 0), own_head)
     rest = sum(prod(s) for module in modules for _, s in _shapes(module, sizes, config, family.conv1d))

@@ -25,7 +25,7 @@ from galley.hydra_bridge import (
 )
 from galley.interop import Absorbed, absorb, names_outside_file
 from galley.keys import leaf_types
-from galley.model_identity import forget, outdated
+from galley.model_identity import outdated, settle
 from galley.overrides import DEFAULT_RECIPE, PUBLISHED_PROFILE, Request, add_sweeps, read_request
 from galley.provenance import Source, display_path, last_source
 from galley.rules import recipe_problems
@@ -118,9 +118,9 @@ def _compose(texts: Sequence[str], loader: Loader, check: Check) -> Composition:
     problems += [*add_sweeps(container, request), *command_line_only(container)]
     container["recipe"] = request.recipe or DEFAULT_RECIPE
     container["profile"] = request.profile or PUBLISHED_PROFILE
-    forgotten = _forget_outdated(container, overrides, request, loader)
+    settled = _settle_model(container, overrides, request, loader)
     absorbed = _absorb_files(container, overrides, request, loader)
-    absorbed = replace(absorbed, sources=(*forgotten, *absorbed.sources))
+    absorbed = replace(absorbed, sources=(*settled, *absorbed.sources))
     problems += absorbed.problems
     recipe, mistakes = validate(absorbed.container)
     if mistakes or problems:
@@ -164,12 +164,12 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     return replace(recipe, data=data, model=model, plugins=plugins, checkpoint=checkpoint, launcher=launcher)
 
 
-def _forget_outdated(
+def _settle_model(
     container: dict[str, Any], overrides: Sequence[str], request: Request, loader: Loader
 ) -> list[Source]:
     typed = {key: text for key, text in request.typed.items() if key.startswith("model.")}
     found = outdated(overrides, _typed_sources(typed), loader)
-    forget(container, found)
+    settle(container, found)
     return found
 
 

@@ -15,6 +15,7 @@ from galley import model_shape
 from galley.axes import layer_spans
 from galley.drive import STATE_BUFFERS, SUB_GROUP_SIZE
 from galley.held import Held, held_by_stage
+from galley.model_count import model_size
 from galley.model_shape import LayerShape
 from galley.optimizers import num_moments, state_bytes
 from galley.schema import Recipe, Strategy
@@ -143,8 +144,8 @@ def layers_of_rank(strategy: Strategy, num_layers: int, rank: int) -> int:
 
 
 def num_parameters(recipe: Recipe) -> int | None:
-    """Without adapters: from the recipe, else from a local model folder."""
-    return model_shape.num_parameters(recipe.model)
+    """Without adapters; see `model_size`."""
+    return model_size(recipe)
 
 
 def activation_bytes(recipe: Recipe, layout: Layout, shape: LayerShape, weights: int, rank: int = 0) -> float:

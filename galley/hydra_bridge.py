@@ -185,6 +185,11 @@ def parse_override(text: str) -> Override:
     return _parser().parse_override(text)
 
 
+def yaml_value(text: str) -> Any:
+    """The value of a plain scalar in a YAML file, as composition reads it."""
+    return OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"]  # type: ignore[call-overload,index]
+
+
 def composition_problem(error: BaseException) -> Problem:
     """What Hydra, OmegaConf or the YAML reader found wrong, with the file where it is known."""
     mark = getattr(error, "problem_mark", None)

@@ -27,13 +27,13 @@ Layer = Mapping[str, Source]
 def outdated(overrides: Sequence[str], typed: Sequence[Source], loader: Loader) -> list[Source]:
     """Settings that describe a model in whose place a stronger file or the command line has named another.
 
-    Each has the null that is now in force, and the place that named the other model. A value over the
-    model's configuration makes a model of another size, too.
+    Each has the value that is in force instead: that of the other model's option, or null with the place
+    that named the other model. A value over the model's configuration makes a model of another size, too.
     """
     layers, left_out = file_layers(tuple(overrides), loader)
     found, current = replaced([*layers, layer(typed)])
-    found = {**left_out, **found}
-    return [source for key, source in found.items() if key not in current]
+    restored = [current[key] for key in left_out if key in current]
+    return restored + [source for key, source in {**left_out, **found}.items() if key not in current]
 
 
 def file_layers(overrides: Sequence[str], loader: Loader) -> tuple[list[Layer], Layer]:
@@ -43,7 +43,8 @@ def file_layers(overrides: Sequence[str], loader: Loader) -> tuple[list[Layer], 
     recipe or the command line chooses another option.
     """
     chosen = loader.chosen("model", overrides)
-    layers, left_out = [], {}
+    layers: list[Layer] = []
+    left_out: dict[str, Source] = {}
     for path, package in loader.files(overrides):
         if package not in ("", "model"):
             continue
@@ -102,12 +103,17 @@ def _model_of(path: Path, loader: Loader) -> str | None:
     return loader.chosen("model", [f"{RECIPE_GROUP}@_global_={name}"])
 
 
-def forget(container: dict[str, Any], outdated_settings: Sequence[Source]) -> None:
-    """Take the settings out of a composed mapping, so that their defaults are in force."""
-    for source in outdated_settings:
+def settle(container: dict[str, Any], settings: Sequence[Source]) -> None:
+    """Put the values of `settings` into a composed mapping; null is the default of the key."""
+    from galley.hydra_bridge import yaml_value
+
+    for source in settings:
         *parents, last = source.key.split(".")
         section: Any = container
         for name in parents:
             section = section.get(name) if isinstance(section, dict) else None
-        if isinstance(section, dict):
-            section.pop(last, None)
+        if not isinstance(section, dict):
+            continue
+        section.pop(last, None)
+        if source.value is not None:
+            section[last] = yaml_value(source.value) if isinstance(source.value, str) else source.value

@@ -8,16 +8,12 @@ from pathlib import Path
 
 from galley.adapters import holds_adapters
 from galley.errors import Problem, valid_values
+from galley.model_shape import is_own_module as is_own_module  # part of these rules
 from galley.model_shape import missing_targets
 from galley.schema import Lora, Model, Recipe
 
 # What Transformers itself has; a kernel on the hub is named by its repository.
 ATTENTION = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
-
-
-def is_own_module(model: Model) -> bool:
-    """Whether the architecture is a class of the user's (`MODULE:CLASS`), not a type of Transformers."""
-    return ":" in (model.architecture or "")
 
 
 def model_problems(recipe: Recipe) -> Iterator[Problem]:

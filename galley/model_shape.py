@@ -19,11 +19,6 @@ _PEFT_DEFAULT = frozenset(
 )  # fmt: skip
 # `all-linear` leaves out what a task puts on top.
 _HEADS = frozenset({"classifier", "score", "lm_head", "qa_outputs"})
-EMBEDDED_TYPES = {
-    "embedded:minilm": "bert",
-    "embedded:deberta_minilm": "deberta-v2",
-    "embedded:smollm2": "llama",
-}
 _ATTENTION_LAYERS = 4  # query, key, value, output
 _FEED_FORWARD_LAYERS = 2
 
@@ -38,18 +33,61 @@ class LayerShape:
     intermediate_size: int
 
 
+@dataclass(frozen=True)
+class Embedded:
+    """A model that an installed package carries."""
+
+    type: str
+    num_parameters: int
+    shape: LayerShape
+    vocabulary: int
+
+
+EMBEDDED = {
+    "embedded:minilm": Embedded("bert", 22_713_986, LayerShape(6, 384, 12, 1536), 30_522),
+    "embedded:deberta_minilm": Embedded("deberta-v2", 24_537_218, LayerShape(6, 384, 12, 1536), 30_522),
+    "embedded:smollm2": Embedded("llama", 134_515_008, LayerShape(30, 576, 9, 1536), 49_152),
+}
+_VOCABULARIES = {"embedded:gpt2_bpe": 50_257} | {name: one.vocabulary for name, one in EMBEDDED.items()}
+
+
 def num_parameters(model: Model) -> int | None:
-    """From the recipe, else from the safetensors headers of a local model folder."""
+    """From the recipe, else from the safetensors headers of a local folder, or of an embedded model.
+
+    None where the values of `model.config` make another model of the stored one.
+    """
     if model.num_parameters is not None:
         return model.num_parameters
+    if model.config and not is_own_module(model):
+        return None
     shapes = _tensor_shapes(model)
-    return sum(prod(shape) for shape in shapes.values()) if shapes else None
+    if shapes:
+        return sum(prod(shape) for shape in shapes.values())
+    embedded = _embedded(model)
+    return None if embedded is None else embedded.num_parameters
+
+
+def is_own_module(model: Model) -> bool:
+    """Whether the architecture is a class of the user's (`MODULE:CLASS`), not a type of Transformers."""
+    return ":" in (model.architecture or "")
+
+
+def _embedded(model: Model) -> Embedded | None:
+    return EMBEDDED.get(model.name) if model.architecture is None else None
+
+
+def new_vocabulary(model: Model) -> int | None:
+    """Tokens of a new model, which are those of its tokenizer; None for a stored or unknown one."""
+    return None if model.architecture is None else _VOCABULARIES.get(model.tokenizer or "")
 
 
 def layer_shape(model: Model) -> LayerShape | None:
-    """From the recipe, else from the config.json of a local model folder; None where neither tells."""
-    said = model.shape
-    config = stored_config(model)
+    """From the recipe, else from the config.json of a local model folder; None where neither tells.
+
+    The values of `model.config` count as the model's own.
+    """
+    embedded, said = _embedded(model), model.shape
+    config = {**(_keys_of(embedded.shape) if embedded else stored_config(model)), **model.config}
     found = {
         "num_layers": said.num_layers or _first(config, "num_hidden_layers", "n_layer", "n_layers"),
         "hidden_size": said.hidden_size or _first(config, "hidden_size", "n_embd", "dim", "d_model"),
@@ -69,7 +107,9 @@ def layer_shape(model: Model) -> LayerShape | None:
 
 def model_type(model: Model) -> str | None:
     """Transformers' name of its kind, such as `llama`; None where only the hub or its code tells."""
-    found = model.architecture or EMBEDDED_TYPES.get(model.name) or stored_config(model).get("model_type")
+    embedded = _embedded(model)
+    stored = stored_config(model).get("model_type") if embedded is None else embedded.type
+    found = model.architecture or stored
     return None if found is None else str(found)
 
 
@@ -112,7 +152,20 @@ def _is_target(path: str, targets: list[str] | None) -> bool:
     return any(f".{path}".endswith(f".{target}") for target in targets)
 
 
+def _keys_of(shape: LayerShape) -> dict[str, Any]:
+    """As in a config.json."""
+    return {
+        "num_hidden_layers": shape.num_layers,
+        "hidden_size": shape.hidden_size,
+        "num_attention_heads": shape.num_heads,
+        "intermediate_size": shape.intermediate_size,
+    }
+
+
 def _tensor_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    """Of a local folder; a type of Transformers reads no folder."""
+    if model.architecture is not None and not is_own_module(model):
+        return {}
     files = sorted(Path(base_of(model.name)).expanduser().glob("*.safetensors"))
     return {name: shape for file in files for name, shape in _header(file).items()}
 
@@ -127,6 +180,8 @@ def _header(file: Path) -> dict[str, tuple[int, ...]]:
 
 def stored_config(model: Model) -> dict[str, Any]:
     """The config.json of a local folder; empty for any other model."""
+    if model.architecture is not None:
+        return {}
     file = Path(base_of(model.name)).expanduser() / "config.json"
     return json.loads(file.read_text()) if file.is_file() else {}
 

@@ -281,6 +281,7 @@ class Engaged:
         precision, reduce_dtype, master_dtype: formats of the work, of the sum of gradients over the
             ranks, and of the weights that the optimizer updates.
         compiled_graphs: of `train.compile`, on the main rank.
+        num_parameters: elements of the whole model, counted on the model itself; adapters included.
         elements_per_rank: for `params`, `grads` and `optimizer`, elements each rank holds,
             indexed by rank.
     """
@@ -294,6 +295,7 @@ class Engaged:
     reduce_dtype: str = ""
     master_dtype: str = ""
     compiled_graphs: int = 0
+    num_parameters: int | None = None
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from galley.disk import writing
 from galley.errors import ConfigError, Problem
 from galley.hydra_bridge import open_loader
 from galley.keys import leaf_types
+from galley.model_count import model_size
 from galley.paths import RECIPES
 from galley.rundir import RunFolder, write_atomic
 from galley.schema import Hpo, Recipe
-from galley.spec import Layout
+from galley.spec import Layout, RunResult
 from hpo.points import same_point
 from hpo.population import lineage
 from hpo.study import Study
@@ -95,6 +96,7 @@ def _write(
     name = target.stem
     spec = RunFolder(Path(trial.run)).read_spec()
     wanted = replace(with_layout(spec.recipe, spec.layout), tracker=study.begun.recipe.tracker)
+    wanted = with_size(wanted, RunFolder(Path(trial.run)).read_result())
     if trial.parent is not None:  # whose checkpoint is the study's: the command says from where to go on
         wanted = replace(wanted, checkpoint=replace(wanted.checkpoint, resume_from=None))
     with writing(str(target)):
@@ -124,6 +126,14 @@ def with_layout(recipe: Recipe, layout: Layout) -> Recipe:
     )
     checkpoint = replace(recipe.checkpoint, model=True)
     return replace(recipe, cluster=cluster, batch=batch, checkpoint=checkpoint, hpo=Hpo())
+
+
+def with_size(recipe: Recipe, result: RunResult | None) -> Recipe:
+    """The recipe with the size that the run has counted, where nothing else tells it beforehand."""
+    engaged = None if result is None else result.engaged
+    if engaged is None or recipe.model.lora.r is not None or model_size(recipe) is not None:
+        return recipe
+    return replace(recipe, model=replace(recipe.model, num_parameters=engaged.num_parameters))
 
 
 def recipe_text(

@@ -13,7 +13,7 @@ import torch
 
 from galley.adapters import holds_adapters
 from galley.errors import ConfigError, Problem, nearest
-from galley.model_rules import is_own_module
+from galley.model_shape import is_own_module
 from galley.schema import Recipe
 from trainer.adapted import of_base, with_stored_adapters
 from trainer.assets import is_embedded, model_folder, tokenizer_folder

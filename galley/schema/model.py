@@ -60,7 +60,8 @@ class Model:
             the values that its constructor is called with.
         tokenizer: as `name`, where it is not the model's own; `embedded:gpt2_bpe` is GPT-2's, and
             `characters` has one token for each character of the training data.
-        num_parameters: for the memory estimate, where it cannot be read from a local folder.
+        num_parameters: for the memory estimate, where it cannot be read from a local folder. It is that
+            of the `name` beside it: another name or configuration on the command line leaves it out.
         ignore_mismatched_head: give the model a new head when the stored one has another
             number of labels; otherwise that is an error.
         trust_remote_code: run code from the model's repository.

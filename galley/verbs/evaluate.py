@@ -12,7 +12,7 @@ import yaml
 
 from galley.adapters import holds_adapters
 from galley.errors import ConfigError, Problem
-from galley.model_rules import is_own_module
+from galley.model_shape import is_own_module
 from galley.paths import CONF
 from galley.rundir import RunFolder
 from galley.schema import Recipe

@@ -100,6 +100,7 @@ class EngagementProbe:
             reduce_dtype=_names({engine.reduce_dtype()}),
             master_dtype=_names({p.dtype for p in engine.trainable.values()}),
             compiled_graphs=num_graphs() if engine.setup.recipe.train.compile else 0,
+            num_parameters=engine.most_elements("params", 1),
             elements_per_rank={kind: [rank[kind] for rank in held] for kind in count},
         )
 

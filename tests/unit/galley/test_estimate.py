@@ -58,7 +58,7 @@ def test_what_is_frozen_has_no_gradient_and_no_moments() -> None:
     assert estimate.params_gib * GIB == pytest.approx(4 * (10**9 + estimate.num_trainable))
     assert estimate.grads_gib * GIB == pytest.approx(4 * estimate.num_trainable / 4)
     assert estimate.optimizer_gib == pytest.approx(2 * estimate.grads_gib)
-    unknown = replace(recipe, model=replace(model, shape=Shape()))
+    unknown = replace(recipe, model=replace(model, name="some/model", shape=Shape()))
     assert estimate_memory(unknown, resolve_layout(unknown, CPU)) is None
 
 

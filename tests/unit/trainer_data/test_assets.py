@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from galley.errors import ConfigError
-from galley.model_shape import EMBEDDED_TYPES
+from galley.model_shape import EMBEDDED
 from tests.support import REPO, run_process
 from trainer.assets import MODELS, PREFIX, deberta_minilm, minilm, model_folder
 
@@ -48,8 +48,8 @@ def test_the_kernel_knows_the_kinds_of_embedded_models(deberta: Path) -> None:
     folders = {"minilm": minilm.folder(), "deberta_minilm": deberta}
     for name, folder in folders.items():
         kind = json.loads((folder / "config.json").read_text())["model_type"]
-        assert kind == EMBEDDED_TYPES[PREFIX + name]
-    assert [*EMBEDDED_TYPES] == [PREFIX + name for name in MODELS]
+        assert kind == EMBEDDED[PREFIX + name].type
+    assert [*EMBEDDED] == [PREFIX + name for name in MODELS]
 
 
 def test_an_unknown_embedded_model_gets_the_valid_names(tmp_path: Path) -> None:
