@@ -184,12 +184,7 @@ def _checked(dim: SpaceDim) -> SpaceDim:
     """The dimension with bounds of its kind. Raises `ConfigError` where it holds no value, or contradicts
     itself."""
     if dim.kind == "categorical":
-        if not dim.choices:
-            raise _problem(dim.key, "has no choices", "a list of at least one value")
-        twice = [choice for i, choice in enumerate(dim.choices) if _holds(dim.choices[:i], choice)]
-        if twice:
-            raise _problem(dim.key, f"has {twice[0]!r} twice", "each choice once")
-        return dim
+        return _checked_choices(dim)
     (low, high), step = dim.bounds, dim.step
     if low > high:
         raise _problem(dim.key, f"low {low:g} is above high {high:g}", "low <= high")
@@ -206,6 +201,20 @@ def _checked(dim: SpaceDim) -> SpaceDim:
             raise _problem(dim.key, f"high {high:g} is no whole number of steps above low", f"high: {last:g}")
     number = int if dim.kind == "int" else float
     return replace(dim, low=number(low), high=number(high), step=None if step is None else number(step))
+
+
+def _checked_choices(dim: SpaceDim) -> SpaceDim:
+    if not dim.choices:
+        raise _problem(dim.key, "has no choices", "a list of at least one value")
+    odd = [choice for choice in dim.choices if isinstance(choice, float) and not math.isfinite(choice)]
+    if odd:
+        raise _problem(
+            dim.key, f"{odd[0]!r} is not a finite number", "JSON, which a study is kept in, has none"
+        )
+    twice = [choice for i, choice in enumerate(dim.choices) if _holds(dim.choices[:i], choice)]
+    if twice:
+        raise _problem(dim.key, f"has {twice[0]!r} twice", "each choice once")
+    return dim
 
 
 def _holds(values: Sequence[Any], value: Any) -> bool:

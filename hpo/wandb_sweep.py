@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from galley.errors import ConfigError, Problem
 from galley.paths import ROOT
 from galley.rundir import write_atomic
 from galley.schema import Recipe
+from galley.spec import RunResult
 from hpo.objectives import read_objectives
 from hpo.points import size_of, values_of
 from hpo.space import read_space
@@ -27,26 +29,30 @@ from hpo.values import Objective, SpaceDim
 
 # The agent writes KEY=VALUE as it is: a word of Hydra's grammar, and of no shell's.
 _LISTED = 1000  # values of one dimension
-_PLAIN = re.compile(r"[A-Za-z0-9_./:-]+")
+_PLAIN = re.compile(r"[A-Za-z0-9_./:+-]+")
 
 
-def export_sweep(recipe: Recipe, words: Sequence[str], file: Path) -> dict[str, Any]:
+def export_sweep(
+    recipe: Recipe, words: Sequence[str], file: Path, config_dirs: Sequence[Path] = ()
+) -> dict[str, Any]:
     """Write the configuration for `wandb sweep FILE`, and return it.
 
+    `config_dirs`: the user's folders, which the agents need too.
     Raises `ConfigError` with everything that W&B cannot express; then nothing is written.
     """
     space, (objectives, constraints) = read_space(recipe.hpo.space), read_objectives(recipe)
-    problems = list(_problems(recipe, space, objectives, constraints))
+    problems = [*_problems(recipe, space, objectives, constraints), *_word_problems(words)]
     if problems:
         raise ConfigError(problems)
     config = {
         "name": file.parent.name,
+        **({"entity": recipe.tracker.entity} if recipe.tracker.entity else {}),
         "project": recipe.tracker.project,
         "method": "bayes",
         "metric": {"name": objectives[0].metric, "goal": objectives[0].direction},
         "run_cap": recipe.hpo.trials,
         "parameters": {dim.key: parameter(dim) for dim in space},
-        "command": command(words, space),
+        "command": command(words, space, config_dirs),
     }
     write_atomic(file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     return config
@@ -71,12 +77,13 @@ def parameter(dim: SpaceDim) -> dict[str, Any]:
     return {"distribution": "log_uniform_values" if dim.log else "uniform", **bounds_f}
 
 
-def command(words: Sequence[str], space: Sequence[SpaceDim]) -> list[str]:
+def command(words: Sequence[str], space: Sequence[SpaceDim], config_dirs: Sequence[Path] = ()) -> list[str]:
     """What an agent runs: the user's words without the sweep, then the point."""
+    folders = [word for path in config_dirs for word in ("--config-dir", str(path.resolve()))]
     mine = {dim.key for dim in space}
     kept = [word for word in words if not _is_of_sweep(word.partition("=")[0].lstrip("+~"), mine)]
     program = [sys.executable, "-P", str(ROOT / "train.py"), "run"]
-    return [*program, *kept, "hpo=none", "tracker=wandb", "${args_no_hyphens}"]
+    return [*program, *folders, *kept, "hpo=none", "tracker=wandb", "${args_no_hyphens}"]
 
 
 def _is_of_sweep(key: str, dims: set[str]) -> bool:
@@ -97,8 +104,42 @@ def _problems(
         )
     if recipe.hpo.repeats > 1:
         yield Problem("hpo.repeats", "cannot be told to a W&B sweep", other)
+    for objective in objectives:
+        if not _is_logged(objective.metric):
+            what = (
+                f"no run logs '{objective.metric}', which Galley computes of a trial: W&B would learn nothing"
+            )
+            yield Problem("hpo.objectives", what, other)
+    if recipe.tracker.mode in ("offline", "disabled"):
+        what = f"is {recipe.tracker.mode}: no agent would tell W&B's server a metric"
+        yield Problem("tracker.mode", what, "valid: auto, online")
     for dim in space:
         yield from _dimension_problems(dim, other)
+
+
+def _is_logged(metric: str) -> bool:
+    """Whether a run tells its tracker the metric, in a row or in its summary."""
+    in_result = {field.name for field in fields(RunResult)} | {"train/loss", "energy_kwh"}
+    return metric.startswith("eval/") or metric in in_result
+
+
+def _word_problems(words: Sequence[str]) -> Iterator[Problem]:
+    """The command is sent to W&B's server as it is."""
+    for word in words:
+        key = word.partition("=")[0].lstrip("+~")
+        if key == "launcher.env" or key.startswith("launcher.env."):
+            what = "would be sent to W&B's server with its value"
+            yield Problem(key, what, "put it into a recipe; of a secret, the name into launcher.forward_env")
+
+
+def _arrives(choice: Any) -> bool:
+    """Whether `KEY=CHOICE`, as the agent writes it, is read back as this very value."""
+    from galley.hydra_bridge import parse_override
+
+    if not isinstance(choice, bool | int | float | str) or not _PLAIN.fullmatch(str(choice)):
+        return False
+    read = parse_override(f"key={choice}").value()
+    return type(read) is type(choice) and read == choice
 
 
 def _dimension_problems(dim: SpaceDim, other: str) -> Iterator[Problem]:
@@ -106,11 +147,9 @@ def _dimension_problems(dim: SpaceDim, other: str) -> Iterator[Problem]:
     if dim.when:
         yield Problem(where, "is conditional; a W&B sweep draws every dimension always", other)
     for choice in dim.choices:
-        plain = isinstance(choice, bool | int | float) or (
-            isinstance(choice, str) and _PLAIN.fullmatch(choice)
-        )
-        if not plain:
-            yield Problem(where, f"{choice!r} cannot be passed on by W&B's agent", "numbers and plain words")
+        if not _arrives(choice):
+            what = f"{choice!r} cannot be passed on by W&B's agent, which writes {choice}"
+            yield Problem(where, what, "numbers, true and false, and plain words that are no numbers")
     if dim.kind == "int" and dim.step not in (None, 1) and not dim.log and (size_of(dim) or 0) > _LISTED:
         what = f"has {size_of(dim)} values, which W&B takes as a list"
         yield Problem(where, what, f"at most {_LISTED}; or a range of step 1")

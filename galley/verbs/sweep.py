@@ -55,7 +55,7 @@ def _export_to_wandb(recipe: Recipe, words: Sequence[str], options: Options) -> 
     file = (
         Path(recipe.hpo.study_dir) if recipe.hpo.study_dir else options.root / name
     ).resolve() / "sweep.yaml"
-    config = export_sweep(recipe, words, file)
+    config = export_sweep(recipe, words, file, options.config_dirs)
     if options.json:
         print(json.dumps({"sweep": str(file), "config": config}))
     else:

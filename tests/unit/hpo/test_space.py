@@ -73,6 +73,8 @@ def test_dimensions_come_behind_their_parents() -> None:
         ("optim.lr", {"choices": [1], "low": 1}, "choices and a range"),
         ("optim.lr", [], "no choices"),
         ("optim.lr", [1e-4, 1e-4], "twice"),
+        ("optim.lr", [1e-4, float("inf")], "inf is not a finite number"),
+        ("optim.lr", "1e-4,nan", "nan is not a finite number"),
         ("batch.micro_size", {"low": 0.5, "high": 2}, "whole numbers"),
         ("hpo.trials", [1, 2], "the sweep's own"),
         ("run_dir", ["a", "b"], "the sweep's own"),

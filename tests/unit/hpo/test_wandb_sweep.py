@@ -11,6 +11,9 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 from galley.compose import compose_recipe
 from galley.errors import ConfigError
+from galley.spec import RunResult
+from galley.trackers import summary_of
+from galley.verbs import parse_arguments
 from hpo.values import SpaceDim
 from hpo.wandb_sweep import export_sweep, parameter
 
@@ -44,6 +47,28 @@ def test_the_agents_command_composes_the_point(tmp_path: Path) -> None:
     assert (recipe.hpo.kind, recipe.tracker.kind, recipe.data.max_samples) == ("none", "wandb", 64)
 
 
+@pytest.mark.parametrize("metric", ["eval/loss", "samples_per_s", "peak_memory_gib", "train/loss", "wall_s"])
+def test_an_objective_is_what_a_run_tells_its_tracker(metric: str, tmp_path: Path) -> None:
+    result = RunResult("succeeded", 0, metrics={"eval/loss": 0.5, "train/loss": 0.5}, samples_per_s=1.0,
+                       peak_memory_gib=1.0)  # fmt: skip
+    assert metric in summary_of(result)
+    assert export(tmp_path, LOG, f"hpo.objectives=[{metric}]")["metric"]["name"] == metric
+
+
+def test_an_agent_finds_the_users_folders_and_reports_to_the_entity(tmp_path: Path) -> None:
+    (tmp_path / "mine/recipes").mkdir(parents=True)
+    (tmp_path / "mine/recipes/own.yaml").write_text(
+        "tracker: {entity: our-team}\noptim: {lr: 0.25}\nbatch: {global_size: 8}\n"
+    )
+    folders = [tmp_path / "mine"]
+    words = ["recipe=own", *WORDS, "train.max_steps=3,4"]
+    config = export_sweep(compose_recipe(words, folders), words, tmp_path / "sweep.yaml", folders)
+    assert (config["entity"], config["project"]) == ("our-team", "galley")
+    verb, rest, options = parse_arguments([*config["command"][3:-1], "train.max_steps=4"], ["run"])
+    assert (verb, options.config_dirs) == ("run", tuple(folders))
+    assert compose_recipe(rest, options.config_dirs).optim.lr == 0.25
+
+
 @pytest.mark.parametrize(
     ("dim", "wanted"),
     [
@@ -70,6 +95,14 @@ def test_steps_of_integers_are_counted_from_low_as_here() -> None:
         (["hpo.objectives=[eval/f1,samples_per_s]"], "one metric"),
         (["hpo.constraints=[{metric: peak_memory_gib, max: 2}]"], "cannot be told"),
         (["hpo.repeats=5"], "hpo.repeats"),
+        (["hpo.objectives=[cost]", "hpo.cost_per_hour=2"], "no run logs 'cost'"),
+        (["tracker.mode=offline"], "no agent would tell W&B's server"),
+        (["launcher.env.TOKEN=abc"], "launcher.env.TOKEN: would be sent to W&B's server"),
+        (["+hpo.space={model.name: ['16', minilm]}"], "'16' cannot be passed on"),
+        (["+hpo.space={model.name: ['1e-5', minilm]}"], "'1e-5' cannot be passed on"),
+        (["+hpo.space={model.name: ['null', minilm]}"], "'null' cannot be passed on"),
+        (["+hpo.space={model.name: ['True', minilm]}"], "'True' cannot be passed on"),
+        (["+hpo.space={data.max_length: {low: 1, high: 4001, step: 2}}"], "2001 values, which W&B"),
         (["+hpo.space={strategy: [ddp, 'a b']}"], "cannot be passed on"),
         (["+hpo.space={strategy: [ddp, fsdp], strategy.wrap: {choices: [size], when: {strategy: [fsdp]}}}"],
          "conditional"),
