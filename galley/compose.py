@@ -181,7 +181,8 @@ def _absorb_files(
     from galley.interop.explicit import explicit_sources
 
     typed = _typed_sources(request.typed)
-    return absorb(container, explicit_sources(loader.files(overrides), request.groups, typed))
+    explicit = explicit_sources(loader.files(overrides), request.groups, typed)
+    return absorb(container, explicit, {*request.groups, *(source.key for source in typed)})
 
 
 def _failed_keys(request: Request) -> list[str]:

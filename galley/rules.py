@@ -221,7 +221,7 @@ def _strategy(recipe: Recipe) -> Iterator[Problem]:
 def _model_parallel(recipe: Recipe) -> Iterator[Problem]:
     """What is not combined with tensor or pipeline parallel, and what does not fit the model's shape."""
     strategy, name = recipe.strategy, recipe.strategy.name
-    if strategy.model_parallel == 1:
+    if strategy.model_parallel == 1 or strategy.engine != "torch":  # which is refused as it is
         return
     kind = "pipeline parallel" if strategy.pipeline_parallel > 1 else "tensor parallel"
     valid = PIPELINE_TASKS if strategy.pipeline_parallel > 1 else TENSOR_TASKS

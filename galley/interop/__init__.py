@@ -4,14 +4,15 @@
 and whatever else of a recipe their engines know. Three rules:
 
 - What a file does not state, or calls `"auto"`, is the recipe's.
-- What it states and the recipe or the command line states too must agree.
+- What it states and the recipe or the command line states too must agree; but where it runs (`cluster.*`,
+  `launcher.*`) the command line may say otherwise.
 - What cannot be honored is refused by its name; nothing is dropped in silence.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ from galley.provenance import Source
 from galley.schema import Recipe, Strategy
 
 FILES = ("deepspeed_config", "accelerate_config")
+# Where a file's processes run is whoever starts them to say: the command line wins.
+PLACES = ("cluster", "launcher")
+# Sections that one launcher alone reads -> that launcher.
+LAUNCHER_OF = {"launcher.torchrun": "local", "launcher.mpi": "mpi"}
 # Two words for one knob: stating the second contradicts the first.
 RIVALS = {"schedule.warmup_steps": "schedule.warmup_ratio"}
 
@@ -48,10 +53,13 @@ def names_outside_file(container: Mapping[str, Any]) -> bool:
     return isinstance(section, Mapping) and any(isinstance(section.get(name), str) for name in FILES)
 
 
-def absorb(container: Mapping[str, Any], explicit: Mapping[str, Source]) -> Absorbed:
+def absorb(
+    container: Mapping[str, Any], explicit: Mapping[str, Source], typed: Collection[str] = ()
+) -> Absorbed:
     """The mapping with the values of its outside files, and every mistake in them.
 
-    `explicit` are the settings of the recipe and of the command line (`explicit_sources`). The
+    `explicit` are the settings of the recipe and of the command line (`explicit_sources`), `typed` the
+    keys and groups of the command line. The
     strategy is the file's: of the section's other keys only explicit ones and those stay that the
     file calls `auto`.
     """
@@ -60,7 +68,8 @@ def absorb(container: Mapping[str, Any], explicit: Mapping[str, Source]) -> Abso
         readings = _read_files(container["strategy"], explicit)
     except ConfigError as error:
         return Absorbed(merged, (), error.problems)
-    sources = [source for reading in readings for source in reading.sources]
+    ours = {key for key in explicit if key in typed or key.split(".")[0] in typed}
+    sources = list(_placed([source for r in readings for source in r.sources], container, ours))
     problems = [problem for reading in readings for problem in reading.problems]
     problems += [*_disagreements(sources), *_conflicts(sources, container, explicit)]
     problems += [_no_such_key(source) for source in sources if not is_known(source.key)]
@@ -90,6 +99,21 @@ def _read_files(section: Mapping[str, Any], explicit: Mapping[str, Source]) -> l
         )
         raise ConfigError(Problem(place["deepspeed_config"], what, "leave it out"))
     return readings
+
+
+def _placed(sources: Sequence[Source], container: Mapping[str, Any], typed: set[str]) -> Iterator[Source]:
+    """Without what the command line says otherwise, and without what the launcher does not read.
+
+    Machines meet at a rendezvous only under `launcher=local`, and only if there are several.
+    """
+    left = [s for s in sources if s.key.split(".")[0] not in PLACES or s.key not in typed]
+    values = {key: _get(container, key) for key in ("launcher.kind", "cluster.nodes")}
+    values |= {source.key: source.value for source in left if source.key in values}
+    for source in left:
+        section = source.key.rpartition(".")[0]
+        alone = section == "launcher.torchrun" and values["cluster.nodes"] in (None, 1)
+        if not alone and LAUNCHER_OF.get(section, values["launcher.kind"]) == values["launcher.kind"]:
+            yield source
 
 
 def _disagreements(sources: Sequence[Source]) -> Iterator[Problem]:

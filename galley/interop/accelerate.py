@@ -6,16 +6,27 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from galley.errors import ConfigError, Problem
-from galley.interop.accelerate_keys import DEEPSPEED, DYNAMO, FP8, FP8_ALIASES, IPEX, MPIRUN, TOP
+from galley.interop.accelerate_keys import (
+    DEEPSPEED,
+    DYNAMO,
+    FP8,
+    FP8_ALIASES,
+    IPEX,
+    MPIRUN,
+    TENSOR_PARALLEL,
+    TOP,
+)
 from galley.interop.deepspeed import DEVICES, read_deepspeed, take_grad_clip, take_stage
 from galley.interop.document import Document, read_yaml
-from galley.interop.fsdp import read_fsdp, read_parallelism
-from galley.interop.reading import Block, Reading
+from galley.interop.fsdp import read_fsdp, read_parallelism, read_replicas
+from galley.interop.reading import Block, Reading, is_off
 from galley.interop.values import boolean, choice, integer, mapping, text
 
 PRECISIONS = {"no": "fp32", "false": "fp32", "fp16": "fp16", "bf16": "bf16", "fp8": "fp8"}
 """YAML reads an unquoted `no` as false."""
-TYPES = ("NO", "MULTI_CPU", "MULTI_GPU", "DEEPSPEED", "FSDP")
+TYPES = ("NO", "MULTI_CPU", "MULTI_GPU", "DEEPSPEED", "FSDP", "TP")
+OF_GPUS = ("MULTI_GPU", "DEEPSPEED", "FSDP", "TP")
+DEFAULT_PORT = 29500  # where Accelerate's processes meet
 FP8_ENGINES = {"TE": "transformer_engine", "MSAMP": "msamp", "AO": "torchao"}
 
 
@@ -28,15 +39,18 @@ def read_accelerate(path: Path, named_by: str, deepspeed_config: Path | None = N
     document = read_yaml(path, named_by)
     reading = Reading(document)
     if str(document.data.get("compute_environment", "LOCAL_MACHINE")) != "LOCAL_MACHINE":
-        reading.refuse(
-            "compute_environment", "is not supported: SageMaker runs jobs of its own", "LOCAL_MACHINE"
-        )
+        what = "is not supported: SageMaker runs jobs of its own"
+        reading.refuse("compute_environment", what, "LOCAL_MACHINE")
+        return [reading]
+    if str(document.data.get("distributed_type")).upper() in ("TPU", "XLA"):
+        reading.refuse("distributed_type", "TPUs are not supported", f"valid: {', '.join(TYPES)}")
         return [reading]
     top = Block(reading, "", document.data, TOP)
     kind = _distributed_type(top)
     _read_processes(top, kind)
     _read_precision(top)
     _read_launch(top)
+    _read_compile(top)
     readings = [reading]
     if kind == "DEEPSPEED":
         readings += _read_deepspeed(top, document, deepspeed_config)
@@ -47,6 +61,8 @@ def read_accelerate(path: Path, named_by: str, deepspeed_config: Path | None = N
         reading.take("strategy.engine", "torch", "distributed_type")
         reading.take("strategy.data_parallel", kind != "NO", "distributed_type")
         reading.take("strategy.shard", "none", "distributed_type")
+        read_replicas(top)
+        top.block("tp_config", TENSOR_PARALLEL).take("tp_size", "strategy.tensor_parallel", integer)
     _refuse_idle(top, kind)
     reading.close()
     return readings
@@ -59,30 +75,30 @@ def _distributed_type(top: Block) -> str | None:
     found = str(top.read("distributed_type", lambda value: "NO" if value is False else text(value)))
     if found.upper() in TYPES:
         return found.upper()
-    what = "TPUs are not supported" if found.upper() in ("TPU", "XLA") else f"{found} is not supported"
-    top.reading.refuse("distributed_type", what, f"valid: {', '.join(TYPES)}")
+    top.reading.refuse("distributed_type", f"{found} is not supported", f"valid: {', '.join(TYPES)}")
     return None
 
 
 def _refuse_idle(top: Block, kind: str | None) -> None:
     """Accelerate does not read the block of another type; whoever wrote it expected something."""
-    for name, owner in (
-        ("deepspeed_config", "DEEPSPEED"),
-        ("fsdp_config", "FSDP"),
-        ("parallelism_config", "FSDP"),
+    for name, owners in (
+        ("deepspeed_config", ("DEEPSPEED",)),
+        ("fsdp_config", ("FSDP",)),
+        ("parallelism_config", ("FSDP", "MULTI_GPU", "MULTI_CPU", "TP")),
+        ("tp_config", ("TP", "MULTI_GPU")),
     ):
-        if kind not in (None, owner) and top.read(name, mapping):
-            top.reading.refuse(name, f"is not used: distributed_type is {kind}", f"distributed_type: {owner}")
+        if kind not in (None, *owners) and not is_off(top.read(name, mapping)):
+            what = f"is not used: distributed_type is {kind}"
+            top.reading.refuse(name, what, f"distributed_type: {owners[0]}")
 
 
 def _read_processes(top: Block, kind: str | None) -> None:
     """Accelerate counts the processes of all machines together."""
     machines = top.take("num_machines", "cluster.nodes", integer) or 1
     processes = top.read("num_processes", integer)
-    if kind == "MULTI_CPU":
-        top.reading.take("cluster.device", "cpu", "distributed_type")
-    if top.read("use_cpu", boolean):
-        top.reading.take("cluster.device", "cpu", "use_cpu")
+    _read_device(top, kind)
+    if machines > 1:
+        _read_rendezvous(top)
     if processes in (None, -1):
         return
     each, rest = divmod(processes, machines)
@@ -91,6 +107,38 @@ def _read_processes(top: Block, kind: str | None) -> None:
         top.reading.refuse("num_processes", what)
     else:
         top.reading.take("cluster.procs_per_node", each, "num_processes")
+
+
+def _read_device(top: Block, kind: str | None) -> None:
+    """A file of GPUs means GPUs also where it is read on a machine without one."""
+    if kind == "MULTI_CPU":
+        top.reading.take("cluster.device", "cpu", "distributed_type")
+    elif kind == "MULTI_GPU":
+        top.reading.take("cluster.device", "cuda", "distributed_type")
+    cpu = top.read("use_cpu", boolean)
+    if cpu or (cpu is False and kind in OF_GPUS):
+        top.reading.take("cluster.device", "cpu" if cpu else "cuda", "use_cpu")
+
+
+def _read_rendezvous(top: Block) -> None:
+    """Where the machines meet under `launcher=local`; alone, a machine needs no such place."""
+    host, port = top.read("main_process_ip", text), top.read("main_process_port", integer)
+    if host is not None:
+        place = f"{host}:{port or DEFAULT_PORT}"
+        top.reading.take("launcher.torchrun.rendezvous", place, "main_process_ip")
+        top.take("rdzv_backend", "launcher.torchrun.backend", choice({"static": "static", "c10d": "c10d"}))
+
+
+def _read_compile(top: Block) -> None:
+    """NO asks for nothing: the recipe may compile."""
+    block = top.block("dynamo_config", DYNAMO)
+    for part in (top, block):
+        backend = part.read("dynamo_backend", lambda value: "NO" if value is False else text(value))
+        if backend is not None and backend.upper() == "INDUCTOR":
+            top.reading.take("train.compile", True, part.name("dynamo_backend"))
+        elif backend is not None and backend.upper() != "NO":
+            what = f"{backend} is not supported: models are compiled by inductor"
+            top.reading.refuse(part.name("dynamo_backend"), what, "valid: NO, INDUCTOR")
 
 
 def _read_precision(top: Block) -> None:
@@ -113,12 +161,25 @@ def _read_launch(top: Block) -> None:
     if gpus is not None and gpus != "all":
         top.reading.take("launcher.env.CUDA_VISIBLE_DEVICES", gpus, "gpu_ids")
     mpirun = top.block("mpirun_config", MPIRUN)
-    if mpirun.has("mpirun_hostfile"):
-        top.reading.take("launcher.kind", "mpi", mpirun.name("mpirun_hostfile"))
-    mpirun.take("mpirun_hostfile", "launcher.hostfile", text)
+    file = mpirun.read("mpirun_hostfile", text)
+    if file is not None:
+        name = mpirun.name("mpirun_hostfile")
+        top.reading.take("launcher.kind", "mpi", name)
+        _read_hosts(top.reading, file, name)
     mpirun.take("mpirun_ccl", "launcher.env.CCL_WORKER_COUNT", str)
     top.block("ipex_config", IPEX)
-    top.block("dynamo_config", DYNAMO)
+
+
+def _read_hosts(reading: Reading, file: str, name: str) -> None:
+    """Of an mpirun hostfile: `HOST`, `HOST slots=N` (Open MPI) or `HOST:N` (MPICH, Intel MPI) a line."""
+    try:
+        lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        hint = "name the hosts in its place: launcher=mpi 'launcher.mpi.hosts=[HOST, …]', without the key"
+        reading.refuse(name, f"'{file}' cannot be read here", hint)
+        return
+    words = [line.partition("#")[0].split() for line in lines]
+    reading.take("launcher.mpi.hosts", [found[0].split(":")[0] for found in words if found], name)
 
 
 def _read_deepspeed(top: Block, document: Document, given: Path | None) -> list[Reading]:

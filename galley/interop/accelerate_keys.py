@@ -30,16 +30,17 @@ TOP: Table = {
     "mpirun_config": Take(),
     "ipex_config": Take(),
     "dynamo_config": Take(),
+    "dynamo_backend": Take(),
+    "tp_config": Take(),
+    "main_process_ip": Take(),
+    "main_process_port": Take(),
+    "rdzv_backend": Take(),
     "machine_rank": Settled(),
-    "main_process_ip": Settled(),
-    "main_process_port": Settled(),
     "main_training_function": Settled(),
-    "rdzv_backend": Settled(),
     "same_network": Settled(),
     "deepspeed_hostfile": HOSTS,
     "debug": Refuse("to see what hangs, set launcher.env.TORCH_DISTRIBUTED_DEBUG=DETAIL"),
     "enable_cpu_affinity": Refuse("binding to cores is the launcher's"),
-    "dynamo_backend": Refuse("models are not compiled", ok=("NO",)),
     "megatron_lm_config": MEGATRON,
     "use_mps_device": Refuse("Apple's GPUs are not supported"),
     "downcast_bf16": Refuse("it is for TPUs, which are not supported; precision=bf16 is the format"),
@@ -125,7 +126,7 @@ STATE_DICT_TYPES = ("FULL_STATE_DICT", "LOCAL_STATE_DICT", "SHARDED_STATE_DICT")
 PARALLELISM: Table = {
     "parallelism_config_dp_replicate_size": Take(),
     "parallelism_config_dp_shard_size": Take(),
-    "parallelism_config_tp_size": Refuse("tensor parallelism is not part of this description", ok=(1,)),
+    "parallelism_config_tp_size": Take(),
     "parallelism_config_cp_size": Refuse("there is no context parallelism here", ok=(1,)),
     "parallelism_config_sp_size": Refuse("there is no sequence parallelism here", ok=(1,)),
     "parallelism_config_cp_backend": Settled(),
@@ -161,10 +162,12 @@ IPEX: Table = {
     "ipex": Refuse("Accelerate 1.15 has removed IPEX, and torch's own CPU kernels have taken its place"),
     "use_xpu": Refuse("Intel GPUs (xpu) are not supported"),
 }
+TENSOR_PARALLEL: Table = {"tp_size": Take()}
+_COMPILED = "models are compiled by torch.compile with its defaults, for batches of any length"
 DYNAMO: Table = {
-    "dynamo_backend": Refuse("models are not compiled", ok=("NO",)),
-    "dynamo_mode": Settled(),
-    "dynamo_use_fullgraph": Settled(),
+    "dynamo_backend": Take(),
+    "dynamo_mode": Refuse(_COMPILED, ok=("default",)),
+    "dynamo_use_fullgraph": Refuse(_COMPILED),
     "dynamo_use_dynamic": Settled(),
     "dynamo_use_regional_compilation": Settled(),
 }

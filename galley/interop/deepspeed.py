@@ -13,21 +13,26 @@ from galley.interop.deepspeed_keys import (
     ACTIVATION_CHECKPOINTING,
     ADAM,
     BF16,
+    COMPILE,
     DATA_TYPES,
     FP16,
     OFFLOAD,
     OPTIMIZER,
+    REPORTS,
     SCHEDULER,
     SCHEDULES,
     STAGES,
+    TENSOR_PARALLEL,
+    TENSOR_PARALLEL_ALIASES,
     TOP,
     TOP_ALIASES,
+    TP,
     WARMUP,
     ZERO,
     ZERO_ALIASES,
 )
 from galley.interop.document import read_json
-from galley.interop.reading import OPTIONS, Block, Reading
+from galley.interop.reading import OPTIONS, Block, Reading, is_off
 from galley.interop.values import boolean, choice, integer, number, numbers, text
 
 DEVICES = {name: name for name in ("none", "cpu", "nvme")}
@@ -54,6 +59,10 @@ def read_deepspeed(path: Path, named_by: str) -> Reading:
     _read_scheduler(top)
     top.block("activation_checkpointing", ACTIVATION_CHECKPOINTING)
     top.block("data_types", DATA_TYPES)
+    _read_tensor_parallel(top)
+    _read_compile(top)
+    if reading.value("strategy.engine") != "deepspeed":
+        _leave_out_options(reading)
     reading.close()
     return reading
 
@@ -125,6 +134,39 @@ def _take_first(block: Block, name: str, key: str, value: object) -> None:
         earlier = block.reading.value(key)
         option = f"{OPTIONS}.{block.name(name)}"
         block.reading.take(key if earlier in (None, value) else option, value, block.name(name))
+
+
+def _leave_out_options(reading: Reading) -> None:
+    """Stage 0 is plain DDP, which has no use for sizes of buckets; what is to be printed is refused.
+
+    Without a stage there is no engine yet that could take or refuse them.
+    """
+    kept = [source for source in reading.sources if not source.key.startswith(f"{OPTIONS}.")]
+    if reading.value("strategy.engine") == "torch":
+        for name in REPORTS:
+            if not is_off(reading.value(f"{OPTIONS}.{name}")):
+                what = "is DeepSpeed's, which does not carry stage 0: that is plain DDP here"
+                reading.refuse_alike(name, what, "switch it off, or choose a stage from 1 to 3")
+    if "strategy.engine" not in reading.left_to_recipe:
+        reading.sources[:] = kept
+
+
+def _read_tensor_parallel(top: Block) -> None:
+    block = top.block("tensor_parallel", TENSOR_PARALLEL, TENSOR_PARALLEL_ALIASES)
+    inner = block.block("tp", TP)
+    for part, name in ((block, "autotp_size"), (inner, "tp_size")):
+        size = part.read(name, integer)
+        if size is not None and size > 1:  # 0 and 1 cut nothing
+            top.reading.take("strategy.tensor_parallel", size, part.name(name))
+
+
+def _read_compile(top: Block) -> None:
+    """A block without a word about it is DeepCompile's, which is off unless it says otherwise."""
+    block = top.block("compile", COMPILE)
+    for name, meaning in (("enabled", True), ("disable", False)):
+        said = block.read(name, boolean)
+        if said is not None:
+            top.reading.take("train.compile", said is meaning, block.name(name))
 
 
 def _read_precision(top: Block) -> None:

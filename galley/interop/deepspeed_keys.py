@@ -7,7 +7,7 @@ Names as DeepSpeed 0.19.8 reads them: `deepspeed/runtime/{config,constants,preci
 
 from __future__ import annotations
 
-from galley.interop.reading import Keep, Refuse, Table, Take
+from galley.interop.reading import Keep, Refuse, Settled, Table, Take
 from galley.interop.values import boolean, integer, mapping, plain_number, text
 
 REMOVED = Refuse("DeepSpeed has removed it")
@@ -54,9 +54,9 @@ TOP: Table = {
     "checkpoint": Refuse("checkpoints are Galley's own: see checkpoint.*"),
     "nebula": Refuse("checkpoints are Galley's own: see checkpoint.*"),
     "datastates_ckpt": Refuse("checkpoints are Galley's own: see checkpoint.*"),
-    "compile": Refuse("DeepCompile is not used"),
+    "compile": Take(),
     "pipeline": OTHER_AXIS,
-    "tensor_parallel": OTHER_AXIS,
+    "tensor_parallel": Take(),
     "expert_parallel": OTHER_AXIS,
     "use_data_before_expert_parallelism": OTHER_AXIS,
     "hybrid_engine": Refuse("it generates text while training; no task here does"),
@@ -171,13 +171,54 @@ ACTIVATION_CHECKPOINTING: Table = {
     name: Refuse(f"recomputation is whole-layer: train.gradient_checkpointing=true ({why})")
     for name, why in {
         "partition_activations": "partitioning needs model parallelism",
-        "number_checkpoints": "the model's layers are the checkpoints",
         "contiguous_memory_optimization": "it belongs to partition_activations",
         "synchronize_checkpoint_boundary": "nothing is synchronized",
         "cpu_checkpointing": "activations stay on the device",
         "profile": "see profile=",
     }.items()
+} | {"number_checkpoints": Settled()}  # a detail of contiguous_memory_optimization
+TENSOR_PARALLEL: Table = {
+    "autotp_size": Take(),
+    "tp": Take(),
+    "tp_overlap_comm": Settled(),
+    "dtype": Settled(),  # of inference; training has the formats of fp16 and bf16
+    "partition_config": Refuse("how modules are cut is strategy.tp_plan"),
+    "preset_model": Refuse("how modules are cut is strategy.tp_plan"),
+    "injection_policy_tuple": Refuse("how modules are cut is strategy.tp_plan"),
+    "vocab_parallel_lm_head": Settled(),
+    "vocab_parallel_ce_backend": Settled(),
+    "keep_module_on_host": Refuse("the model is cut where it is"),
+    "replace_with_kernel_inject": Refuse("kernels of inference are not used"),
 }
+TENSOR_PARALLEL_ALIASES = {"tensor_parallel": "tp", "kernel_inject": "replace_with_kernel_inject"}
+TP: Table = {"tp_size": Take(), "tp_grain_size": Settled()}
+
+# `enabled`, `disable`, `backend` and `kwargs` are of DeepSpeed 0.14, the rest is DeepCompile's.
+_DEEP = Refuse("DeepCompile is not used; train.compile is torch.compile")
+COMPILE: Table = {
+    "enabled": Take(),
+    "disable": Take(),
+    "backend": Refuse("the model is compiled by inductor", ok=("inductor",)),
+    "kwargs": Refuse("torch.compile is used with its defaults"),
+    "deepcompile": _DEEP,
+    "passes": _DEEP,
+    "autoep_non_moe": _DEEP,
+    **dict.fromkeys(
+        (
+            "free_activation", "free_activation_threshold", "offload_activation",
+            "offload_activation_pin_memory", "offload_opt_states", "double_buffer", "symmetric_memory",
+            "debug_log", "offload_parameters", "sync_before_reduce", "sync_after_reduce",
+            "sync_before_allgather", "sync_after_allgather", "keep_int_input_tensors",
+            "keep_all_input_tensors",
+        ),
+        Settled(),
+    ),
+}  # fmt: skip
+
+# Options that ask for output: of no use without DeepSpeed, but somebody would wait for it.
+REPORTS = (
+    "wall_clock_breakdown", "memory_breakdown", "dump_state", "timers", "comms_logger", "flops_profiler"
+)  # fmt: skip
 DATA_TYPES: Table = {
     "grad_accum_dtype": Refuse("gradients are accumulated in fp32", ok=("fp32", "float32")),
     "param_dtype": FP32_MASTERS,

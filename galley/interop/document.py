@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,23 +35,49 @@ class Document:
 
 
 def read_json(path: Path, named_by: str) -> Document:
-    """A DeepSpeed file. Raises `ConfigError` if it is missing, not JSON, or gives a key twice.
+    """A DeepSpeed file, read as DeepSpeed does: with Hjson's comments and trailing commas.
 
-    `named_by` is the setting that names the file, for the message.
+    Raises `ConfigError` if it is missing, neither JSON nor Hjson, or gives a key twice. `named_by` is
+    the setting that names the file, for the message.
     """
     text = _read_text(path, named_by)
     try:
-        data = json.loads(text, object_pairs_hook=_unique_pairs)
+        data = _parsed(text)
     except json.JSONDecodeError as error:
         where = f"{display_path(path)}:{error.lineno}"
         raise ConfigError(Problem(where, error.msg, "the file is not valid JSON")) from error
     except _DuplicateKeyError as error:
         raise ConfigError(_duplicate(display_path(path), str(error))) from error
-    try:  # JSON is YAML, but for tabs: then only the lines are lost
-        lines = dict(_lines(yaml.compose(text, Loader=yaml.SafeLoader)))
+    try:  # JSON is YAML, but for tabs and comments: with tabs only the lines are lost
+        lines = dict(_lines(yaml.compose(_COMMENT.sub(_blank, text), Loader=yaml.SafeLoader)))
     except yaml.YAMLError:
         lines = {}
     return Document(path, _mapping(data, path), lines)
+
+
+def _parsed(text: str) -> Any:
+    """Raises JSON's own error, which is the clearer one, for what is not Hjson either."""
+    try:
+        return json.loads(text, object_pairs_hook=_unique_pairs)
+    except json.JSONDecodeError as error:
+        import hjson
+
+        try:
+            data = hjson.loads(text, object_pairs_hook=_unique_pairs)
+        except hjson.HjsonDecodeError:
+            raise error from None
+        if not isinstance(data, dict):  # a text without quotes is Hjson, too
+            raise
+        return data
+
+
+# A string, or a comment outside of one.
+_COMMENT = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|\#[^\n]*|/\*.*?\*/', re.DOTALL)
+
+
+def _blank(found: re.Match[str]) -> str:
+    text = found[0]
+    return text if text.startswith('"') else "\n" * text.count("\n")
 
 
 def read_yaml(path: Path, named_by: str) -> Document:
@@ -84,14 +111,14 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_duplicates(node: yaml.Node, path: Path) -> None:
-    """PyYAML itself would keep the last value without a word."""
+    """PyYAML itself would keep the last value without a word; where all are equal nothing is lost."""
     if isinstance(node, yaml.MappingNode):
-        seen = set()
+        seen: dict[str, str] = {}
         for key, value in node.value:
-            if key.value in seen:
+            written = yaml.serialize(value)
+            if seen.setdefault(key.value, written) != written:
                 where = f"{display_path(path)}:{key.start_mark.line + 1}"
                 raise ConfigError(_duplicate(where, str(key.value)))
-            seen.add(key.value)
             _refuse_duplicates(value, path)
 
 

@@ -54,7 +54,7 @@ def fsdp_text(recipe: Recipe) -> tuple[str, list[Problem]]:
 def _common(recipe: Recipe, kind: str) -> dict[str, Any]:
     cluster = recipe.cluster
     compute = recipe.precision.compute
-    config = {
+    config: dict[str, Any] = {
         "compute_environment": "LOCAL_MACHINE",
         "debug": False,
         "distributed_type": kind,
@@ -62,8 +62,11 @@ def _common(recipe: Recipe, kind: str) -> dict[str, Any]:
         "main_training_function": "main",
         "mixed_precision": "no" if compute == "fp32" else compute,
         "num_machines": cluster.nodes,
-        "use_cpu": kind in ("NO", "MULTI_CPU") and cluster.device == "cpu",
     }
+    if kind not in ("FSDP", "DEEPSPEED") or cluster.device == "cuda":  # else it is the machine's to say
+        config["use_cpu"] = kind in ("NO", "MULTI_CPU") and cluster.device == "cpu"
+    if recipe.train.compile:
+        config["dynamo_config"] = {"dynamo_backend": "INDUCTOR"}
     ranks = 1 if kind == "NO" else cluster.procs_per_node and cluster.procs_per_node * cluster.nodes
     if ranks is not None:  # else `accelerate launch --num_processes N`
         config["num_processes"] = ranks

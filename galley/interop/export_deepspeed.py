@@ -111,6 +111,7 @@ def _problems(recipe: Recipe) -> Iterator[Problem]:
         yield Problem("optim.kind", what, "optim.kind=adamw")
     yield from one_process(strategy)
     yield from model_parallel(strategy)
+    yield from _compiled(recipe)
     if strategy.hybrid:
         yield Problem("strategy.hybrid", "ZeRO partitions over all ranks", "--format fsdp")
     if strategy.cpu_ram_efficient_loading:
@@ -130,6 +131,12 @@ def _problems(recipe: Recipe) -> Iterator[Problem]:
     scale = recipe.precision.min_loss_scale
     if recipe.precision.compute == "fp16" and scale is not None and scale != int(scale):
         yield Problem("precision.min_loss_scale", f"{scale} is no whole number", "at least 1")
+
+
+def _compiled(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.train.compile:
+        what = "DeepSpeed's file has no key for it; in Accelerate's it is dynamo_config"
+        yield Problem("train.compile", what, "--format accelerate, or train.compile=false")
 
 
 def model_parallel(strategy: Strategy) -> Iterator[Problem]:

@@ -47,9 +47,25 @@ def read_fsdp(top: Block) -> None:
         block.reading.refuse(block.name("fsdp_use_orig_params"), what, "valid: true")
 
 
+def read_replicas(top: Block) -> None:
+    """`parallelism_config` without FSDP: copies of a model that `tp_size` ranks hold."""
+    block = top.block("parallelism_config", PARALLELISM)
+    _read_tensor_parallel(block)
+    if (block.read("parallelism_config_dp_shard_size", integer) or 1) > 1:
+        where = block.name("parallelism_config_dp_shard_size")
+        top.reading.refuse(where, "shards are FSDP's", "distributed_type: FSDP")
+
+
+def _read_tensor_parallel(block: Block) -> None:
+    size = block.read("parallelism_config_tp_size", integer)
+    if size is not None and size > 1:
+        block.reading.take("strategy.tensor_parallel", size, block.name("parallelism_config_tp_size"))
+
+
 def read_parallelism(top: Block) -> None:
     """Replicas of shards (HSDP): `dp_replicate_size × dp_shard_size` ranks."""
     block = top.block("parallelism_config", PARALLELISM)
+    _read_tensor_parallel(block)
     replicas = block.read("parallelism_config_dp_replicate_size", integer) or 1
     shards = block.read("parallelism_config_dp_shard_size", integer) or 1
     if replicas == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,6 +58,7 @@ class Reading:
     problems: list[Problem] = field(default_factory=list)
     left_to_recipe: set[str] = field(default_factory=set)
     unknown: list[tuple[str, str]] = field(default_factory=list)
+    alike: dict[tuple[str, str], list[str]] = field(default_factory=dict)
 
     def take(self, key: str, value: Any, name: str) -> None:
         """The file's key `name` sets the recipe's `key`."""
@@ -66,12 +67,18 @@ class Reading:
     def refuse(self, name: str, why: str, hint: str = "") -> None:
         self.problems.append(Problem(self.document.where(name), why, hint))
 
+    def refuse_alike(self, name: str, why: str, hint: str) -> None:
+        """Keys that are refused for one reason become one problem."""
+        self.alike.setdefault((why, hint), []).append(name)
+
     def value(self, key: str) -> Any:
         """What the file sets the recipe's `key` to; None if it does not."""
         return next((source.value for source in self.sources if source.key == key), None)
 
     def close(self) -> None:
-        """All unknown keys of the file in one problem, each with the nearest name."""
+        """Keys refused alike, and all unknown keys with the nearest names, in one problem each."""
+        for (why, hint), (first, *others) in self.alike.items():
+            self.refuse(first, f"{why}; the same holds for {', '.join(others)}" if others else why, hint)
         if self.unknown:
             count = "an unknown key" if len(self.unknown) == 1 else f"{len(self.unknown)} unknown keys"
             listing = "; ".join(f"'{name}' {guess}".strip() for name, guess in self.unknown)
@@ -102,6 +109,8 @@ class Block:
         self._data: dict[str, tuple[str, Any]] = {}
         for written, value in data.items():
             name = self._aliases.get(written, str(written))
+            if name not in table and is_comment(str(written)):
+                continue
             if name not in table:
                 known = nearest(str(written), [*table, *self._aliases])
                 reading.unknown.append((f"{prefix}{written}", f"({known})" if known else ""))
@@ -113,8 +122,8 @@ class Block:
         match entry:
             case Keep(read) if not is_auto(value):
                 self._keep(name, full, value, read)
-            case Refuse(why, ok) if not (_is_off(value) or value in ok):
-                self.reading.refuse(full, why, "remove it" if not _can_be_off(value) else "switch it off")
+            case Refuse(why, ok) if not (is_off(value) or value in ok):
+                self.reading.refuse_alike(full, why, "switch it off" if _can_be_off(value) else "remove it")
             case Take() if name in self._data and self._data[name][1] != value:
                 first, other = self._data[name]
                 self.reading.refuse(full, f"is {value!r}, but its other name {first} is {other!r}")
@@ -163,12 +172,28 @@ class Block:
         return Block(self.reading, f"{self.name(name)}.", data, table, aliases)
 
 
-def _is_off(value: Any) -> bool:
+def is_comment(name: str) -> bool:
+    """Whether a key is a remark, as JSON has no comments: `_comment`, `//`, `#`."""
+    return name.startswith(("_comment", "__comment", "//", "#"))
+
+
+def is_off(value: Any) -> bool:
+    """Whether a value asks for nothing. A block is off if it says so, or if all that it holds do."""
     if isinstance(value, dict):
-        return not value or _is_off(value.get("enabled", True))
+        said = [value["enabled"]] if "enabled" in value else list(_switches(value))
+        return not value or (bool(said) and all(map(is_off, said)))
     if isinstance(value, str):
         return value.lower() in (*FALSE, "", "none", "auto")
     return not value
+
+
+def _switches(block: Mapping[str, Any]) -> Iterator[Any]:
+    """Every `enabled` of the blocks in a block."""
+    for name, value in block.items():
+        if name == "enabled":
+            yield value
+        elif isinstance(value, dict):
+            yield from _switches(value)
 
 
 def _can_be_off(value: Any) -> bool:

@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
+from galley.errors import ConfigError
 from galley.interop.accelerate_keys import FSDP_ALIASES
+from galley.interop.export import export_strategy
+from galley.layout import resolve_layout
+from galley.spec import ClusterFacts
 from tests.unit.interop.files import accelerate_file, compose, deepspeed_file, fsdp, problem, problems, zero
 
 GPUS = {"distributed_type": "MULTI_GPU"}
@@ -70,7 +74,10 @@ def test_all_unknown_keys_are_named_at_once_with_the_nearest(tmp_path: Path) -> 
         ("mixed_precision", {"mixed_precision": "fp8"}),
         ("mixed_precision", {"mixed_precision": "fp4"}),
         ("ipex_config.ipex", {"ipex_config": {"ipex": True}}),
-        ("dynamo_config.dynamo_backend", {"dynamo_config": {"dynamo_backend": "INDUCTOR"}}),
+        ("dynamo_config.dynamo_backend", {"dynamo_config": {"dynamo_backend": "CUDAGRAPHS"}}),
+        ("dynamo_config.dynamo_mode", {"dynamo_config": {"dynamo_mode": "max-autotune"}}),
+        ("dynamo_backend", {"dynamo_backend": "IPEX"}),
+        ("tp_config", {"distributed_type": "FSDP", "tp_config": {"tp_size": 2}}),
         ("megatron_lm_config", {"megatron_lm_config": {"megatron_lm_tp_degree": 2}}),
         ("enable_cpu_affinity", {"enable_cpu_affinity": True}),
         ("debug", {"debug": True}),
@@ -172,3 +179,85 @@ def test_a_key_given_twice_and_a_file_that_is_no_yaml(tmp_path: Path) -> None:
     assert "holds a list" in problem(override)
     file.write_text("")
     assert "(distributed_type): is missing" in problem(override)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPUS,
+        {"distributed_type": "FSDP", "use_cpu": False},
+        {"distributed_type": "DEEPSPEED", "deepspeed_config": {"zero_stage": 2}, "use_cpu": False},
+    ],
+)
+def test_a_file_of_gpus_is_of_gpus_on_a_login_node_too(tmp_path: Path, config: dict[str, Any]) -> None:
+    """Without a GPU the command ends, rather than train on one CPU rank a core."""
+    override = accelerate_file(tmp_path, config)
+    recipe = compose(override)
+    assert recipe.cluster.device == "cuda"
+    login = ClusterFacts("login", gpus=0, gpu_memory_gib=0.0, physical_cores=16, memory_gib=64.0)
+    with pytest.raises(ConfigError, match="no CUDA device on login"):
+        resolve_layout(recipe, login)
+    assert compose(override, "cluster.device=auto").cluster.device == "auto"
+
+
+def test_where_it_runs_may_be_said_otherwise_on_the_command_line(tmp_path: Path) -> None:
+    config = {"num_machines": 2, "num_processes": 16, "main_process_ip": "10.0.0.1", "rdzv_backend": "c10d"}
+    override = accelerate_file(tmp_path, GPUS | config)
+    shared = compose(override)
+    assert (shared.cluster.nodes, shared.cluster.procs_per_node) == (2, 8)
+    found = (shared.launcher.torchrun.rendezvous, shared.launcher.torchrun.backend)
+    assert found == ("10.0.0.1:29500", "c10d")
+    four = compose(override, "cluster.nodes=4", "launcher.torchrun.rendezvous=other:1")
+    assert (four.cluster.nodes, four.cluster.procs_per_node) == (4, 8)
+    assert four.launcher.torchrun.rendezvous == "other:1"
+    alone = compose(override, "cluster.nodes=1")
+    assert (alone.cluster.nodes, alone.launcher.torchrun.rendezvous) == (1, None)
+    slurm = compose(override, "launcher=slurm")
+    assert (slurm.launcher.kind, slurm.launcher.torchrun.rendezvous) == ("slurm", None)
+    assert "precision.compute is 'fp32' here" in problem(
+        accelerate_file(tmp_path, GPUS | {"mixed_precision": "bf16"}), "precision=fp32"
+    )
+
+
+def test_a_port_of_one_machine_asks_for_nothing(tmp_path: Path) -> None:
+    config = GPUS | {"num_machines": 1, "main_process_ip": "localhost", "main_process_port": 29501}
+    assert compose(accelerate_file(tmp_path, config)).launcher.torchrun.rendezvous is None
+
+
+def test_a_model_is_compiled_by_inductor_or_not(tmp_path: Path) -> None:
+    for config in ({"dynamo_backend": "inductor"}, {"dynamo_config": {"dynamo_backend": "INDUCTOR"}}):
+        found = compose(accelerate_file(tmp_path, GPUS | config))
+        assert found.train.compile
+        written = tmp_path / "written.yaml"
+        written.write_text(export_strategy(found, "accelerate"))
+        assert compose(f"strategy.accelerate_config={written}").train.compile
+        with pytest.raises(ConfigError, match=r"train\.compile: cannot be written as --format deepspeed"):
+            export_strategy(found, "deepspeed")
+    assert not compose(accelerate_file(tmp_path, GPUS | {"dynamo_backend": False})).train.compile
+
+
+LLAMA = ("model.architecture=llama", "model.tokenizer=characters", "task=causal_lm", "data=pydoc_text")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPUS | {"parallelism_config": {"parallelism_config_tp_size": 2}},
+        {"distributed_type": "TP", "tp_config": {"tp_size": 2}},
+    ],
+)
+def test_a_size_of_tensor_parallel(tmp_path: Path, config: dict[str, Any]) -> None:
+    found = compose(accelerate_file(tmp_path, config), *LLAMA).strategy
+    assert (found.engine, found.tensor_parallel) == ("torch", 2)
+
+
+def test_tensor_parallel_beside_fsdp_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    config = fsdp(fsdp_version=2) | {"parallelism_config": {"parallelism_config_tp_size": 2}}
+    found = problem(accelerate_file(tmp_path, config), *LLAMA)
+    assert "is not combined with fsdp" in found
+
+
+def test_remarks_and_equal_keys_ask_for_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "acc.yaml"
+    file.write_text("_comment: ours\ndistributed_type: MULTI_CPU\ndebug: false\ndebug: false\n")
+    assert compose(f"strategy.accelerate_config={file}").strategy.name == "ddp"

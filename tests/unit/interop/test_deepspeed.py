@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from galley import interop
 from galley.interop.deepspeed_keys import TOP, ZERO
+from galley.keys import is_known, leaf_types, sections
 from tests.unit.interop.files import compose, deepspeed_file, problem, problems, zero
 
 
@@ -168,7 +171,9 @@ def test_a_file_that_is_no_configuration(tmp_path: Path) -> None:
     override = f"strategy.deepspeed_config={file}"
     assert "does not exist" in problem(override)
     for text, what in {
-        '{"a": 1,}': "not valid JSON",
+        '{"a": 1': "not valid JSON",
+        '"a": {': "not valid JSON",
+        "zero": "not valid JSON",
         "[1]": "holds a list",
         '{"zero_optimization": {"stage": 1, "stage": 2}}': "'stage' is given twice",
         '{\n"zero_optimization":\n{"stage": 7}}': f"{file}:3 (zero_optimization.stage): 7 is not",
@@ -196,3 +201,97 @@ def test_the_table_knows_every_field_of_the_installed_deepspeed() -> None:
     assert len(fields) > 40
     assert fields <= {*ZERO, *ZERO_ALIASES}
     assert "zero_optimization" in TOP
+
+
+def test_stage_0_is_ddp_with_whatever_only_tunes_deepspeed(tmp_path: Path) -> None:
+    tuned = {"stage": 0, "allgather_bucket_size": 5e8, "overlap_comm": True, "reduce_scatter": True}
+    config = {"zero_optimization": tuned, "steps_per_print": 100, "zero_allow_untested_optimizer": True}
+    off = {"wall_clock_breakdown": False, "flops_profiler": {"enabled": False}}
+    found = compose(deepspeed_file(tmp_path, config | off)).strategy
+    assert (found.name, found.engine, found.engine_options) == ("ddp", "torch", {})
+    loud = {"wall_clock_breakdown": True, "comms_logger": {"enabled": True}}
+    said = problem(deepspeed_file(tmp_path, config | loud))
+    assert "(wall_clock_breakdown): is DeepSpeed's, which does not carry stage 0" in said
+    assert "the same holds for comms_logger" in said
+
+
+def test_without_a_stage_there_is_one_problem(tmp_path: Path) -> None:
+    config = {"train_micro_batch_size_per_gpu": 1, "steps_per_print": 10, "wall_clock_breakdown": True}
+    assert "(zero_optimization.stage): states no stage" in problem(deepspeed_file(tmp_path, config))
+
+
+HJSON = """{
+  // as many write it
+  "_comment": "two lines",
+  "zero_optimization": {
+    "stage": 2,       # gradients
+    "//": "not a key",
+    "overlap_comm": true,
+    /* twice
+       as large */
+    "reduce_bucket_size": 1e9,
+    "stage3_max_live_parameters": 1.5,
+  },
+  "bf16": {"enabled": true,}
+}
+"""
+
+
+def test_comments_and_trailing_commas_are_read_as_deepspeed_does(tmp_path: Path) -> None:
+    file = tmp_path / "ds.json"
+    file.write_text(HJSON)
+    said = problem(f"strategy.deepspeed_config={file}")
+    assert said.startswith(f"{file}:11 (zero_optimization.stage3_max_live_parameters): 1.5 is not")
+    file.write_text(HJSON.replace("1.5", '"http://1" // no comment').replace('"http://1"', "15"))
+    found = compose(f"strategy.deepspeed_config={file}")
+    assert (found.strategy.name, found.precision.compute) == ("zero2", "bf16")
+    assert found.strategy.engine_options["zero_optimization"] == {
+        "overlap_comm": True, "reduce_bucket_size": 10**9, "stage3_max_live_parameters": 15
+    }  # fmt: skip
+
+
+def test_blocks_in_which_everything_is_off_ask_for_nothing(tmp_path: Path) -> None:
+    shared = {"shared_parameters": {"enabled": False, "quantize_groups": 1}, "different_groups": {"a": {}}}
+    inert = {
+        "activation_checkpointing": {"partition_activations": False, "number_checkpoints": 4},
+        "compression_training": {"weight_quantization": shared, "layer_reduction": {"enabled": False}},
+    }
+    assert compose(deepspeed_file(tmp_path, zero() | inert)).strategy.name == "zero2"
+    shared["shared_parameters"]["enabled"] = True
+    assert "(compression_training): it changes" in problem(deepspeed_file(tmp_path, zero() | inert))
+
+
+@pytest.mark.parametrize(
+    ("block", "compiled"),
+    [
+        ({"disable": False, "backend": "inductor"}, True),  # as axolotl's zero1_torch_compile.json
+        ({"enabled": True}, True),
+        ({"enabled": False, "backend": "inductor"}, False),
+        ({"deepcompile": False, "debug_log": True}, False),
+    ],
+)
+def test_a_model_is_compiled_where_the_file_says_so(
+    tmp_path: Path, block: dict[str, Any], compiled: bool
+) -> None:
+    assert compose(deepspeed_file(tmp_path, zero(1, compile=block))).train.compile is compiled
+    said = problem(deepspeed_file(tmp_path, zero(1, compile=block | {"deepcompile": True})))
+    assert "(compile.deepcompile): DeepCompile is not used" in said
+
+
+def test_tensor_parallel_of_a_file(tmp_path: Path) -> None:
+    """With ZeRO it is refused; in stage 0 it is `tp`."""
+    model = ("model.architecture=llama", "model.tokenizer=characters", "task=causal_lm", "data=pydoc_text")
+    override = deepspeed_file(tmp_path, zero(0, tensor_parallel={"autotp_size": 2}))
+    assert compose(override, *model).strategy.tensor_parallel == 2
+    override = deepspeed_file(tmp_path, zero(1, tensor_parallel={"tp": {"tp_size": 2}}))
+    assert "is not combined with deepspeed" in problem(override, *model)
+    assert compose(deepspeed_file(tmp_path, zero(1, tensor_parallel={"autotp_size": 1})))
+
+
+def test_every_key_that_files_are_read_into_exists() -> None:
+    written = "\n".join(file.read_text() for file in Path(interop.__file__).parent.glob("*.py"))
+    found = {*re.findall(r'"((?:' + "|".join(sections()) + r')\.[a-z0-9_.]+)"', written)}
+    assert "strategy.offload_nvme_path" in found
+    assert "launcher.mpi.hosts" in found
+    known = {".".join(leaf.split(".")[:depth]) for leaf in leaf_types() for depth in range(1, 4)}
+    assert [key for key in sorted(found) if key not in known and not is_known(key)] == []

@@ -40,6 +40,8 @@ def neutral(recipe: Recipe) -> Recipe:
 @pytest.mark.parametrize(
     ("name", "strategy", "shard", "compute", "ranks"),
     [
+        ("accelerate_0_11_0", "single", "none", "fp32", 1),
+        ("accelerate_0_12_0", "single", "none", "fp32", 1),
         ("accelerate_multi_gpu", "ddp", "none", "fp16", 2),
         ("accelerate_zero2_plugin", "zero2", "grads", "fp16", 2),
         ("accelerate_zero2_file", "zero2", "grads", "fp16", 2),
@@ -58,6 +60,8 @@ def test_fixture_becomes_the_equivalent_strategy(
 
 
 ROUND_TRIPS = [
+    ("accelerate_0_11_0", "accelerate"),
+    ("accelerate_0_12_0", "accelerate"),
     ("accelerate_multi_gpu", "accelerate"),
     ("accelerate_zero2_plugin", "accelerate"),
     ("accelerate_zero2_plugin", "deepspeed"),
@@ -82,13 +86,50 @@ def test_fixture_written_and_read_again_is_the_same_recipe(
     file = tmp_path / "written"
     file.write_text(export_strategy(first, file_format))
     ranks = [f"cluster.procs_per_node={n}" for n in [first.cluster.procs_per_node] if n is not None]
+    ranks += [f"cluster.device={first.cluster.device}"] if kind == "deepspeed" else []  # it says neither
     assert neutral(compose(f"strategy.{kind}_config={file}", *ranks)) == neutral(first)
 
 
 def test_every_fixture_is_read_or_refused(fixtures: Path) -> None:
     """None is forgotten here: a new one must appear in a test of this file, or be a job for Kubernetes."""
-    covered = {name for name, _ in ROUND_TRIPS} | {"accelerate_fp8_0_34_0", "accelerate_mpi_0_28_0"}
+    covered = {name for name, _ in ROUND_TRIPS} | {name for name, _ in REFUSED}
+    covered |= {"accelerate_fp8_0_34_0", "accelerate_mpi_0_28_0"}
     assert {file.stem for file in fixtures.iterdir()} == covered | {"pytorchjob"}
+
+
+REFUSED = [
+    (
+        "accelerate_latest",
+        ".yaml:18 (tpu_name): TPUs are not supported; the same holds for tpu_zone, command_file",
+    ),
+    ("accelerate_invalid_keys", "2 unknown keys: 'invalid_key'; 'another_invalid_key'"),
+    (
+        "accelerate_sagemaker_0_30_0",
+        "accelerate_sagemaker_0_30_0.yaml:1 (compute_environment): is not supported: SageMaker",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "said"), REFUSED)
+def test_what_a_fixture_asks_for_in_vain_is_said_once(fixtures: Path, name: str, said: str) -> None:
+    assert said in problem(f"strategy.accelerate_config={fixtures}/{name}.yaml")
+
+
+def test_a_hostfile_of_mpirun_is_the_launcher_s_hosts(fixtures: Path, tmp_path: Path) -> None:
+    """The fixture without IPEX, on the hosts of a file as Open MPI and as Intel MPI write it."""
+    hosts = tmp_path / "hostfile"
+    hosts.write_text("# 4 nodes\nnode-1 slots=4\nnode-2:4\n\nnode-3\nuser@node-4 slots=4 # spare\n")
+    text = (fixtures / "accelerate_mpi_0_28_0.yaml").read_text().replace("ipex: true", "ipex: false")
+    file = tmp_path / "mpi.yaml"
+    file.write_text(text.replace("/home/user/hostfile", str(hosts)))
+    launcher = compose(f"strategy.accelerate_config={file}").launcher
+    assert (launcher.kind, launcher.mpi.hosts) == ("mpi", ["node-1", "node-2", "node-3", "user@node-4"])
+    assert launcher.torchrun.rendezvous is None
+    assert launcher.env["CCL_WORKER_COUNT"] == "1"
+    hosts.unlink()
+    assert f"(mpirun_config.mpirun_hostfile): '{hosts}' cannot be read here" in problem(
+        f"strategy.accelerate_config={file}"
+    )
 
 
 def test_zero2_file_keeps_what_only_deepspeed_knows(fixtures: Path) -> None:
