@@ -103,6 +103,10 @@ def _by_config_map(recipe: Recipe) -> str | None:
     return None if recipe.launcher.k8s.transport == "claim" else "transport is 'configmap'"
 
 
+def _no_claim(recipe: Recipe) -> str | None:
+    return None if recipe.launcher.k8s.claim is not None else "there is no claim"
+
+
 def _no_names(recipe: Recipe) -> str | None:
     return None if recipe.launcher.forward_env else "launcher.forward_env names no variable"
 
@@ -138,6 +142,7 @@ UNREAD: dict[str, tuple[Unread, ...]] = {
             (
                 *("gang", "gang_timeout_s", "scheduler", "priority_class"),
                 *("keep_s", "max_restarts", "image_pull_policy"),
+                *("env_from", "topology_spread", "host_network", "dns_policy", "init_containers"),
             ),
             _runtime,
             "set it in the runtime, or launcher.k8s.runtime=null",
@@ -149,6 +154,7 @@ UNREAD: dict[str, tuple[Unread, ...]] = {
         Unread(("runtime_kind",), _own_runtime, "set launcher.k8s.runtime=NAME, or leave it out"),
         Unread(("gang_timeout_s",), _no_gang, "set launcher.k8s.gang=coscheduling, or leave it out"),
         Unread(("claim_here",), _by_config_map, "set launcher.k8s.transport=claim, or leave it out"),
+        Unread(("sub_path",), _no_claim, "set launcher.k8s.claim=NAME, or leave it out"),
         Unread(("secret",), _no_names, "name the variables in launcher.forward_env, or leave it out"),
     ),
     "ray": (),

@@ -59,7 +59,9 @@ def pod_folders(recipe: Recipe) -> dict[str, str]:
     """Folder that the pods of `launcher=k8s` see -> what it is."""
     options = recipe.launcher.k8s
     volume = f"the claim '{options.claim}'" if options.claim is not None else "an empty folder of each pod"
-    return {options.mount_path: volume, **dict.fromkeys(options.image_folders, "a folder of the image")}
+    further = [str(entry["mountPath"]) for entry in options.volumes if "mountPath" in entry]
+    found = {options.mount_path: volume, **dict.fromkeys(further, "a volume")}
+    return {**found, **dict.fromkeys(options.image_folders, "a folder of the image")}
 
 
 def _in_pods(recipe: Recipe, path: str) -> bool:

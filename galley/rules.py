@@ -10,7 +10,7 @@ from pathlib import Path
 from galley.axes import PLANNED_MODELS, STAGED_MODELS, UNPLANNED_MODELS, shape_problems
 from galley.datacheck import check_class_sets, check_data, check_numbers
 from galley.errors import Problem, valid_values
-from galley.k8s_names import k8s_name_problems
+from galley.k8s_rules import k8s_problems
 from galley.launcher_rules import unread_problems
 from galley.localdata import cache_problems
 from galley.metrics import (
@@ -97,7 +97,7 @@ def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from _environment(recipe)
     yield from unread_problems(recipe)
     if recipe.launcher.kind in IN_PODS:
-        yield from k8s_name_problems(recipe)
+        yield from k8s_problems(recipe)
     yield from tracker_problems(recipe)
     yield from filter(None, [url_problem("hpo.storage", recipe.hpo.storage)])
     yield from _energy(recipe)

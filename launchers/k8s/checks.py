@@ -11,14 +11,11 @@ from typing import Any
 
 from galley.errors import Problem, valid_values
 from galley.k8s_names import MAX_LABEL, not_an_image
-from launchers.k8s.fields import OBJECTS, Fields, Kind, ListOf, MapOf
+from launchers.k8s.fields import OBJECTS
+from launchers.k8s.types import amount, type_problems
 
 Object = dict[str, Any]
 
-# As the CRDs and the API server read a quantity.
-_QUANTITY = re.compile(
-    r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+))?"
-)
 _DNS_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 _DNS_1123 = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _ENV_NAME = re.compile(r"[A-Za-z_.-][A-Za-z0-9_.-]*")
@@ -51,75 +48,8 @@ def object_problems(body: Object) -> list[Problem]:
     if fields is None:
         valid = ", ".join(f"{version} {kind}" for version, kind in OBJECTS)
         return [Problem("kind", f"{identity[0]} {identity[1]} is not written by Galley", f"valid: {valid}")]
-    found = list(_types(body, fields, "")) or list(_rules(body))
+    found = list(type_problems(body, fields)) or list(_rules(body))
     return [Problem(f"{identity[1]} {p.where}", p.what, p.hint) for p in found]
-
-
-def _types(value: Any, kind: Kind, path: str) -> Iterator[Problem]:
-    if isinstance(kind, Fields):
-        yield from _mapping(value, kind, path)
-    elif isinstance(kind, MapOf):
-        if not isinstance(value, dict):
-            yield _wrong(path, value, "a mapping")
-            return
-        for key, item in value.items():
-            yield from _types(item, kind.value, f"{path}.{key}")
-    elif isinstance(kind, ListOf):
-        yield from _list(value, kind, path)
-    elif not _is_scalar(value, kind):
-        yield _wrong(path, value, _SCALARS[kind])
-
-
-def _mapping(value: Any, kind: Fields, path: str) -> Iterator[Problem]:
-    if not isinstance(value, dict):
-        yield _wrong(path, value, "a mapping")
-        return
-    for name in kind.required:
-        if name not in value:
-            yield Problem(_join(path, name), "is required")
-    for name, item in value.items():
-        if name in kind.of:
-            yield from _types(item, kind.of[name], _join(path, name))
-        else:
-            yield Problem(_join(path, str(name)), "is not a field here", valid_values(str(name), kind.of))
-
-
-def _list(value: Any, kind: ListOf, path: str) -> Iterator[Problem]:
-    if not isinstance(value, list):
-        yield _wrong(path, value, "a list")
-        return
-    if kind.longest is not None and len(value) > kind.longest:
-        yield Problem(path, f"has {len(value)} items", f"at most {kind.longest} are allowed")
-    for index, item in enumerate(value):
-        yield from _types(item, kind.item, f"{path}[{index}]")
-
-
-_SCALARS = {
-    "string": "text (quote numbers and true/false)",
-    "integer": "a whole number",
-    "boolean": "true or false",
-    "quantity": "a quantity such as 4, 500m or 16Gi",
-}
-
-
-def _is_scalar(value: Any, kind: str) -> bool:
-    if kind == "string":
-        return isinstance(value, str)
-    if kind == "boolean":
-        return isinstance(value, bool)
-    if isinstance(value, bool):
-        return False
-    if kind == "integer":
-        return isinstance(value, int)
-    return isinstance(value, int) or (isinstance(value, str) and _QUANTITY.fullmatch(value) is not None)
-
-
-def _wrong(path: str, value: Any, expected: str) -> Problem:
-    return Problem(path, f"{value!r} is not {expected}")
-
-
-def _join(path: str, name: str) -> str:
-    return f"{path}.{name}" if path else name
 
 
 def _rules(body: Object) -> Iterator[Problem]:
@@ -163,6 +93,13 @@ def _labels(labels: dict[str, str], path: str) -> Iterator[Problem]:
             yield Problem(f"{path}.{key}", f"'{key}: {value}' is not a label", hint)
 
 
+def _pod_metadata(metadata: Object, path: str) -> Iterator[Problem]:
+    yield from _labels(metadata.get("labels", {}), f"{path}.labels")
+    for key in metadata.get("annotations", {}):
+        if not _LABEL_KEY.fullmatch(key):
+            yield Problem(f"{path}.annotations.{key}", f"'{key}' is not the name of an annotation")
+
+
 def _one_of(value: str | None, valid: Collection[str], path: str) -> Iterator[Problem]:
     if value is not None and value not in valid:
         yield Problem(path, f"'{value}' is not a valid value", valid_values(value, valid))
@@ -194,7 +131,7 @@ def _replica(replica: Object, path: str) -> Iterator[Problem]:
     yield from _at_least(replica, "replicas", 1, path)
     yield from _one_of(replica.get("restartPolicy"), RESTART, f"{path}.restartPolicy")
     template = replica["template"]
-    yield from _labels(template.get("metadata", {}).get("labels", {}), f"{path}.template.metadata.labels")
+    yield from _pod_metadata(template.get("metadata", {}), f"{path}.template.metadata")
     yield from _pod(template["spec"], f"{path}.template.spec", "pytorch")
 
 
@@ -265,6 +202,7 @@ def _node_pods(spec: Object, path: str, patched: bool) -> Iterator[Problem]:
         yield from _one_of(job["name"], ("node",), f"{here}.name")
         template = job.get("template", {}).get("spec", {}).get("template", {})
         pod = template.get("spec", {})
+        yield from _pod_metadata(template.get("metadata", {}), f"{here}.template.spec.template.metadata")
         here += ".template.spec.template.spec"
         yield from _pod(pod, here, "node", patched)
         for number, container in enumerate(pod.get("containers", [])):
@@ -288,8 +226,12 @@ def _pod(pod: Object, path: str, container_name: str, patched: bool = False) -> 
     volumes = [volume["name"] for volume in pod.get("volumes", [])]
     for index, volume in enumerate(pod.get("volumes", [])):
         yield from _volume(volume, volumes, f"{path}.volumes[{index}]")
-    for index, container in enumerate(containers):
-        yield from _container(container, volumes, f"{path}.containers[{index}]", patched)
+    first = pod.get("initContainers", [])
+    for index, container in enumerate([*first, *containers]):
+        place = f"initContainers[{index}]" if index < len(first) else f"containers[{index - len(first)}]"
+        yield from _container(container, volumes, f"{path}.{place}", patched)
+        if [*(entry["name"] for entry in first), *names].count(container["name"]) > 1:
+            yield Problem(f"{path}.{place}.name", f"there are two containers '{container['name']}'")
 
 
 def _container(container: Object, volumes: list[str], path: str, patched: bool) -> Iterator[Problem]:
@@ -321,7 +263,9 @@ def _volume(volume: Object, names: list[str], path: str) -> Iterator[Problem]:
     claim = volume.get("persistentVolumeClaim", {}).get("claimName")
     if claim is not None and not _DNS_1123.fullmatch(claim):
         yield Problem(f"{path}.persistentVolumeClaim.claimName", f"'{claim}' is not a name")
-    yield from _one_of(volume.get("emptyDir", {}).get("medium"), ("", "Memory"), f"{path}.emptyDir.medium")
+    medium = volume.get("emptyDir", {}).get("medium", "")
+    if not medium.startswith("HugePages"):
+        yield from _one_of(medium, ("", "Memory", "HugePages"), f"{path}.emptyDir.medium")
 
 
 def _toleration(toleration: Object, path: str) -> Iterator[Problem]:
@@ -353,9 +297,17 @@ def _env(env: list[Object], path: str, reserved: Collection[str]) -> Iterator[Pr
 
 
 def _resources(resources: Object, path: str) -> Iterator[Problem]:
-    """Guaranteed pods: what is limited is requested, no more and no less."""
+    """A request is no more than its limit; of devices and huge pages it is the limit."""
     limits, requests = resources.get("limits", {}), resources.get("requests", {})
     for name in dict.fromkeys((*limits, *requests)):
-        if str(limits.get(name)) != str(requests.get(name)):
-            what = f"{name}: request {requests.get(name)} and limit {limits.get(name)} differ"
-            yield Problem(f"{path}.requests.{name}", what, "they must be equal")
+        if name not in limits or name not in requests:
+            what = f"{name}: request {requests.get(name)} and limit {limits.get(name)} belong together"
+            yield Problem(f"{path}.requests.{name}", what, "state both")
+            continue
+        request, limit = amount(requests[name]), amount(limits[name])
+        if request > limit:
+            what = f"{name}: request {requests[name]} is more than limit {limits[name]}"
+            yield Problem(f"{path}.requests.{name}", what, "request as much, or less")
+        elif request < limit and ("/" in name or name.startswith("hugepages-")):
+            what = f"{name}: request {requests[name]} and limit {limits[name]} differ"
+            yield Problem(f"{path}.requests.{name}", what, "devices and huge pages are not overcommitted")

@@ -1,16 +1,18 @@
-"""The fields of the objects that Galley writes, with their types: the part of Kubernetes' and
-Kubeflow's definitions that it uses. Everything else is refused before a server is asked.
+"""The fields of the objects that Galley writes, with their types: all of a pod's, and the part of
+Kubeflow's definitions that is used. Everything else is refused before a server is asked.
 
 Tests hold this table against the CRDs: each field is there, and has this type.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal, cast
 
-Scalar = Literal["string", "integer", "boolean", "quantity"]
+Scalar = Literal["string", "integer", "boolean", "quantity", "number or text"]
 
 
 @dataclass(frozen=True)
@@ -44,116 +46,53 @@ METADATA = Fields(
 )
 POD_METADATA = Fields({"labels": LABELS, "annotations": LABELS})
 
-_KEY_REFERENCE = Fields({"name": "string", "key": "string", "optional": "boolean"}, required=("key",))
-ENV = ListOf(
-    Fields(
-        {
-            "name": "string",
-            "value": "string",
-            "valueFrom": Fields({"secretKeyRef": _KEY_REFERENCE, "configMapKeyRef": _KEY_REFERENCE}),
-        },
-        required=("name",),
+_SCALARS: dict[str, Scalar] = {
+    "string": "string", "integer": "integer", "boolean": "boolean", "quantity": "quantity",
+    "number or text": "number or text",
+}  # fmt: skip
+
+
+def _read(written: Any) -> Kind:
+    """A kind as `scripts/write_pod_fields.py` writes it."""
+    if isinstance(written, str):
+        return _SCALARS[written]
+    if isinstance(written, list):
+        return ListOf(_read(written[0]))
+    if "*" in written:
+        return MapOf(_read(written["*"]))
+    of = {name: _read(part) for name, part in written.items() if name != "!"}
+    return Fields(of, required=tuple(written.get("!", ())))
+
+
+def _fields(kind: Kind) -> Fields:
+    """The fields of a mapping, or of the items of a list."""
+    return cast("Fields", kind.item if isinstance(kind, ListOf) else kind)
+
+
+def _only(kind: Kind, *names: str) -> Fields:
+    """A mapping with some of its fields."""
+    whole = _fields(kind)
+    return Fields(
+        {name: whole.of[name] for name in names}, tuple(name for name in names if name in whole.required)
     )
-)
-TRAINER_ENV = ListOf(ENV.item, longest=128)
-RESOURCES = Fields({"limits": MapOf("quantity"), "requests": MapOf("quantity")})
-CONTAINER_SECURITY = Fields(
-    {
-        "allowPrivilegeEscalation": "boolean",
-        "readOnlyRootFilesystem": "boolean",
-        "runAsNonRoot": "boolean",
-        "runAsUser": "integer",
-        "runAsGroup": "integer",
-        "capabilities": Fields({"drop": ListOf("string"), "add": ListOf("string")}),
-    }
-)
-VOLUME_MOUNTS = ListOf(
-    Fields(
-        {"name": "string", "mountPath": "string", "subPath": "string", "readOnly": "boolean"},
-        required=("name", "mountPath"),
-    )
-)
-CONTAINER = Fields(
-    {
-        "name": "string",
-        "image": "string",
-        "imagePullPolicy": "string",
-        "command": ListOf("string"),
-        "args": ListOf("string"),
-        "workingDir": "string",
-        "env": ENV,
-        "resources": RESOURCES,
-        "securityContext": CONTAINER_SECURITY,
-        "volumeMounts": VOLUME_MOUNTS,
-    },
-    required=("name",),
-)
-_CONFIG_MAP = Fields({"name": "string", "optional": "boolean", "defaultMode": "integer"})
-_PROJECTION = Fields({"configMap": Fields({"name": "string", "optional": "boolean"})})
-VOLUMES = ListOf(
-    Fields(
-        {
-            "name": "string",
-            "persistentVolumeClaim": Fields(
-                {"claimName": "string", "readOnly": "boolean"}, required=("claimName",)
-            ),
-            "emptyDir": Fields({"medium": "string", "sizeLimit": "quantity"}),
-            "configMap": _CONFIG_MAP,
-            "projected": Fields({"sources": ListOf(_PROJECTION), "defaultMode": "integer"}),
-        },
-        required=("name",),
-    )
-)
-_POD_SECURITY = Fields(
-    {
-        "runAsNonRoot": "boolean",
-        "runAsUser": "integer",
-        "runAsGroup": "integer",
-        "fsGroup": "integer",
-        "seccompProfile": Fields({"type": "string", "localhostProfile": "string"}, required=("type",)),
-    }
-)
-_TOLERATION = Fields(
-    {
-        "key": "string",
-        "operator": "string",
-        "value": "string",
-        "effect": "string",
-        "tolerationSeconds": "integer",
-    }
-)
-# What a TrainJob may say of the pods of its runtime.
+
+
+POD = _fields(_read(json.loads(Path(__file__).with_name("pod_fields.json").read_text(encoding="utf-8"))))
+CONTAINER = _fields(POD.of["containers"])
+RESOURCES = _only(CONTAINER.of["resources"], "limits", "requests")
+TRAINER_ENV = ListOf(_fields(CONTAINER.of["env"]), longest=128)
+_PATCHED_CONTAINERS = ListOf(_only(POD.of["containers"], "name", "env", "securityContext", "volumeMounts"))
+# What a TrainJob may say of the pods of a runtime that is there already.
 PATCHED_POD = Fields(
     {
-        "serviceAccountName": "string",
-        "imagePullSecrets": ListOf(Fields({"name": "string"})),
-        "nodeSelector": LABELS,
-        "tolerations": ListOf(_TOLERATION),
-        "securityContext": _POD_SECURITY,
-        "terminationGracePeriodSeconds": "integer",
-        "volumes": VOLUMES,
-        "containers": ListOf(
-            Fields(
-                {
-                    "name": "string",
-                    "env": ENV,
-                    "securityContext": CONTAINER_SECURITY,
-                    "volumeMounts": VOLUME_MOUNTS,
-                },
-                required=("name",),
-            )
-        ),
+        **_only(
+            POD,
+            *("affinity", "imagePullSecrets", "nodeSelector", "schedulingGates", "securityContext"),
+            *("serviceAccountName", "terminationGracePeriodSeconds", "tolerations", "volumes"),
+        ).of,
+        "initContainers": _PATCHED_CONTAINERS,
+        "containers": _PATCHED_CONTAINERS,
     }
-)
-POD = Fields(
-    {
-        **PATCHED_POD.of,
-        "schedulerName": "string",
-        "priorityClassName": "string",
-        "restartPolicy": "string",
-        "containers": ListOf(CONTAINER),
-    },
-    required=("containers",),
 )
 _REPLICA = Fields(
     {

@@ -19,6 +19,7 @@ from galley.schema import K8s, Recipe
 from galley.spec import FINAL_STATES, ClusterFacts, LaunchPlan, RunHandle, RunResult, RunSpec, State
 from launchers import agent_log as agents
 from launchers.base import Diagnosis, Launcher
+from launchers.k8s.blame import name_keys
 from launchers.k8s.bundle import code_config_map, size_problems
 from launchers.k8s.checks import manifest_problems
 from launchers.k8s.client import Client, Place
@@ -100,7 +101,7 @@ class K8sLauncher(Launcher):
             raise ConfigError(problems)
         job = make_job(spec, run_dir, facts, attempt)
         objects = build(job)
-        problems = manifest_problems(objects)
+        problems = name_keys(manifest_problems(objects), job.options)
         if problems:
             raise ConfigError(problems)
         options = job.options

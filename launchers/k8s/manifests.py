@@ -14,11 +14,13 @@ from galley.schema import K8s
 from galley.spec import ClusterFacts, RunSpec, to_json
 from launchers.command import elastic_conf
 from launchers.k8s import pod
+from launchers.k8s.merge import merge
 from launchers.k8s.names import base_name, job_name, pod_run_dir
 
 Object = dict[str, Any]
 
 MANAGER = "galley.dev/launcher"  # whose patches of the runtime these are
+NODE = "node"  # the job of a TrainJob's pods, and the container of each that trains
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 TRAINER_LABEL = "trainer.kubeflow.org/trainjob-ancestor-step"
 UNPACK = Path(__file__).with_name("unpack.py")
@@ -142,35 +144,46 @@ def _run_policy(job: Job) -> Object:
 
 def _replica(job: Job, count: int) -> Object:
     """Pods of one role. The operator knows the container by its name, `pytorch`."""
+    return {
+        "replicas": count,
+        "restartPolicy": "OnFailure" if job.options.max_restarts else "Never",
+        "template": pod_template(job, "pytorch"),
+    }
+
+
+def pod_template(job: Job, container: str) -> Object:
+    """A pod of the run, with `launcher.k8s.patch` merged into it; `container` is the one that trains."""
     options = job.options
-    container = {
-        "name": "pytorch",
+    trains: Object = {
+        "name": container,
         "image": options.image,
         "imagePullPolicy": options.image_pull_policy,
         "command": pod.command(job.spec, job.run_dir, job.name, job.attempt),
         "env": pod.environment(job.spec, job.run_dir, job.attempt),
+        **({"envFrom": options.env_from} if options.env_from else {}),
         "resources": pod.resources(job.spec),
-        "securityContext": pod.container_security(),
+        "securityContext": pod.container_security(options),
         "volumeMounts": pod.volume_mounts(options),
     }
-    return {
-        "replicas": count,
-        "restartPolicy": "OnFailure" if options.max_restarts else "Never",
-        "template": {
-            "metadata": {"labels": metadata(job, job.name)["labels"]},
-            "spec": {
-                **pod.scheduling_fields(options),
-                **pod.pod_fields(job.spec, job.facts, job.name),
-                "containers": [container],
-            },
+    own = metadata(job, job.name)["labels"]
+    annotations = {"annotations": options.annotations} if options.annotations else {}
+    template = {
+        "metadata": {"labels": {**options.labels, **own}, **annotations},
+        "spec": {
+            **pod.scheduling_fields(options),
+            **pod.pod_fields(job.spec, job.facts, job.name, own),
+            "containers": [trains],
         },
     }
+    return dict(merge(template, options.patch))
 
 
 def train_job(job: Job) -> Object:
-    """A TrainJob; what its own fields cannot say of the pods is a patch of the runtime."""
+    """A TrainJob. What its own fields cannot say of the pods is in the runtime that Galley brings, or in a
+    patch of the one that is there already."""
     options, limit = job.options, job.spec.recipe.cluster.time_limit_min
     runtime = {"name": options.runtime, "kind": options.runtime_kind}
+    trainer, template = _trainer_and_pods(job)
     return {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
         "kind": "TrainJob",
@@ -182,29 +195,33 @@ def train_job(job: Job) -> Object:
             },
             **({"activeDeadlineSeconds": 60 * limit} if limit is not None else {}),
             "trainer": {
-                "image": options.image,
-                "command": pod.command(job.spec, job.run_dir, job.name, job.attempt),
-                "env": pod.environment(job.spec, job.run_dir, job.attempt),
+                **trainer,
                 "numNodes": job.spec.layout.nodes,
                 "numProcPerNode": job.spec.layout.procs_per_node,
-                "resourcesPerNode": pod.resources(job.spec),
             },
-            "runtimePatches": [_runtime_patch(job)],
+            **({"runtimePatches": [_runtime_patch(template)]} if options.runtime else {}),
         },
     }
 
 
-def _runtime_patch(job: Job) -> Object:
-    container = {
-        "name": "node",
-        "securityContext": pod.container_security(),
-        "volumeMounts": pod.volume_mounts(job.options),
-    }
-    pods = {
-        "metadata": {"labels": metadata(job, job.name)["labels"]},
-        "spec": {**pod.pod_fields(job.spec, job.facts, job.name), "containers": [container]},
-    }
-    nodes = {"name": "node", "template": {"spec": {"template": pods}}}
+# A container's field -> the trainer's that the operator puts into its place.
+_TRAINER = {"image": "image", "command": "command", "env": "env", "resources": "resourcesPerNode"}
+
+
+def _trainer_and_pods(job: Job) -> tuple[Object, Object]:
+    """The pod template without what the trainer of a TrainJob says, and that."""
+    template = pod_template(job, NODE)
+    containers = template["spec"]["containers"]
+    trains: Object = next((c for c in containers if c.get("name") == NODE), {})
+    trainer = {name: trains[field] for field, name in _TRAINER.items() if field in trains}
+    moved = _TRAINER if job.options.runtime is None else {**_TRAINER, "imagePullPolicy": ""}
+    left = {field: value for field, value in trains.items() if field not in moved}
+    others = [left if container is trains else container for container in containers]
+    return trainer, {**template, "spec": {**template["spec"], "containers": others}}
+
+
+def _runtime_patch(template: Object) -> Object:
+    nodes = {"name": NODE, "template": {"spec": {"template": template}}}
     spec = {"template": {"spec": {"replicatedJobs": [nodes]}}}
     return {"manager": MANAGER, "trainingRuntimeSpec": spec}
 
@@ -212,10 +229,12 @@ def _runtime_patch(job: Job) -> Object:
 def training_runtime(job: Job) -> Object:
     """The runtime of a TrainJob that names none: torch on `node` pods, nothing restarted."""
     options = job.options
-    container = {"name": "node", "image": options.image, "imagePullPolicy": options.image_pull_policy}
-    pods = {
-        "spec": {**pod.scheduling_fields(options), "restartPolicy": "Never", "containers": [container]},
-    }
+    trainer, pods = _trainer_and_pods(job)
+    containers = [
+        {"name": NODE, "image": trainer["image"], **container} if container.get("name") == NODE else container
+        for container in pods["spec"]["containers"]
+    ]
+    pods = {**pods, "spec": {**pods["spec"], "restartPolicy": "Never", "containers": containers}}
     forget = {"ttlSecondsAfterFinished": options.keep_s} if options.keep_s is not None else {}
     gang: dict[str, Object] = {
         "none": {},
@@ -225,7 +244,7 @@ def training_runtime(job: Job) -> Object:
         },
     }
     node_job = {
-        "name": "node",
+        "name": NODE,
         "template": {
             "metadata": {"labels": {TRAINER_LABEL: "trainer"}},
             "spec": {"backoffLimit": options.max_restarts, "template": pods},

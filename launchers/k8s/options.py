@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from galley.errors import Problem
-from galley.k8s_names import k8s_name_problems
+from galley.k8s_rules import k8s_problems
 from galley.launcher_rules import unread_problems
 from galley.spec import RunSpec
 
@@ -14,7 +14,7 @@ def option_problems(spec: RunSpec) -> Iterator[Problem]:
     """What the manifests could not say."""
     options = spec.recipe.launcher.k8s
     yield from unread_problems(spec.recipe)
-    yield from k8s_name_problems(spec.recipe)
+    yield from k8s_problems(spec.recipe)
     if options.claim is None:
         yield from _without_claim(spec)
     if options.transport != "claim" or options.claim_here != options.mount_path:

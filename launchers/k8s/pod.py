@@ -96,21 +96,26 @@ def secret_reference(name: str, secret: str) -> Object:
 
 
 def resources(spec: RunSpec) -> Object:
-    """Requests equal to limits: the pod is never squeezed, and the last to be evicted."""
-    cluster, layout = spec.recipe.cluster, spec.layout
+    """Requests equal to limits, but for what the recipe requests less of: the pod is never squeezed, and
+    the last to be evicted."""
+    cluster, layout, options = spec.recipe.cluster, spec.layout, spec.recipe.launcher.k8s
     cpus = cluster.cpus_per_node or layout.procs_per_node * layout.threads_per_proc
-    wanted = {"cpu": str(cpus)}
+    limits = {"cpu": str(cpus)}
     if cluster.memory_gib_per_node is not None:
-        wanted["memory"] = quantity(cluster.memory_gib_per_node)
+        limits["memory"] = quantity(cluster.memory_gib_per_node)
     if layout.device == "cuda":
         gpus = cluster.gpus_per_node or layout.procs_per_node
-        wanted[spec.recipe.launcher.k8s.gpu_resource] = str(gpus)
-    return {"limits": wanted, "requests": dict(wanted)}
+        limits[options.gpu_resource] = str(gpus)
+    limits |= {name: str(amount) for name, amount in options.resources.items()}
+    return {"limits": limits, "requests": limits | {name: str(n) for name, n in options.requests.items()}}
 
 
 def quantity(gib: float) -> str:
     """GiB as Kubernetes writes them."""
     return f"{gib:.0f}Gi" if gib == int(gib) else f"{round(gib * 1024)}Mi"
+
+
+_OF_A_MOUNT = ("mountPath", "subPath", "subPathExpr", "readOnly", "mountPropagation", "recursiveReadOnly")
 
 
 def volumes(options: K8s, job: str) -> list[Object]:
@@ -121,44 +126,86 @@ def volumes(options: K8s, job: str) -> list[Object]:
     if options.shm_gib is not None:
         shm["sizeLimit"] = quantity(options.shm_gib)
     kept: Object = {"persistentVolumeClaim": {"claimName": options.claim}}
+    further = [
+        {"name": _volume_name(number, volume)}
+        | {name: part for name, part in volume.items() if name not in _OF_A_MOUNT}
+        for number, volume in enumerate(options.volumes)
+    ]
     return [
         {"name": "run", **(kept if options.claim is not None else {"emptyDir": {}})},
         {"name": "source", "projected": {"sources": sources}},
         {"name": "shm", "emptyDir": shm},
+        *further,
     ]
+
+
+def _volume_name(number: int, volume: Object) -> str:
+    return str(volume.get("name", f"volume-{number}"))
 
 
 def volume_mounts(options: K8s) -> list[Object]:
+    further = [
+        {"name": _volume_name(number, volume)}
+        | {name: volume[name] for name in _OF_A_MOUNT if name in volume}
+        for number, volume in enumerate(options.volumes)
+    ]
+    part = {} if options.sub_path is None else {"subPath": options.sub_path}
     return [
-        {"name": "run", "mountPath": options.mount_path},
+        {"name": "run", "mountPath": options.mount_path, **part},
         {"name": "source", "mountPath": SOURCE, "readOnly": True},
         {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
+        *further,
     ]
 
 
-def container_security() -> Object:
-    return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+def container_security(options: K8s) -> Object:
+    added: Object = {"add": options.capabilities} if options.capabilities else {}
+    return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"], **added}}
 
 
-def pod_fields(spec: RunSpec, facts: ClusterFacts, job: str) -> Object:
-    """The fields of a pod besides its containers; those that are not set are left out."""
+def pod_fields(spec: RunSpec, facts: ClusterFacts, job: str, labels: dict[str, str]) -> Object:
+    """The fields of a pod besides the container that trains; those that are not set are left out.
+
+    `labels` are those of the job's pods.
+    """
     options = spec.recipe.launcher.k8s
+    ids = {
+        "runAsUser": options.run_as_user,
+        "runAsGroup": options.run_as_group,
+        "fsGroup": options.fs_group,
+    }
     fields: Object = {
         "serviceAccountName": options.service_account,
         "imagePullSecrets": [{"name": name} for name in options.image_pull_secrets],
         "nodeSelector": options.node_selector,
+        "affinity": options.affinity,
         "tolerations": [dict(toleration) for toleration in options.tolerations],
+        "topologySpreadConstraints": [_spread(entry, labels) for entry in options.topology_spread],
+        "hostNetwork": options.host_network or None,
+        "dnsPolicy": options.dns_policy or ("ClusterFirstWithHostNet" if options.host_network else None),
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": options.run_as_user,
-            "runAsGroup": options.run_as_group,
-            "fsGroup": options.fs_group,
+            **{name: number for name, number in ids.items() if number is not None},
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "terminationGracePeriodSeconds": termination_grace_s(spec, facts),
         "volumes": volumes(options, job),
+        "initContainers": [_init_container(options, written) for written in options.init_containers],
     }
     return {name: value for name, value in fields.items() if value not in (None, [], {})}
+
+
+def _spread(entry: Object, labels: dict[str, str]) -> Object:
+    return {"labelSelector": {"matchLabels": labels}, **entry}
+
+
+def _init_container(options: K8s, written: Object) -> Object:
+    return {
+        "image": options.image,
+        "securityContext": container_security(options),
+        "volumeMounts": volume_mounts(options),
+        **written,
+    }
 
 
 def termination_grace_s(spec: RunSpec, facts: ClusterFacts) -> int:

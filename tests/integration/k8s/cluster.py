@@ -350,7 +350,7 @@ def train_pods(job: Object, runtime: Object, port: int) -> list[Pod]:
     node = next(entry for entry in node_jobs(runtime["spec"]) if entry["name"] == "node")
     pod = dict(node["template"]["spec"]["template"]["spec"])
     container = dict(pod["containers"][0])
-    labels: dict[str, str] = {}
+    labels = dict(node["template"]["spec"]["template"].get("metadata", {}).get("labels", {}))
     for patch in job["spec"].get("runtimePatches", []):
         template = node_jobs(patch["trainingRuntimeSpec"])[0]["template"]["spec"]["template"]
         labels |= template.get("metadata", {}).get("labels", {})

@@ -92,6 +92,8 @@ MUTATIONS = [
     Mutation("ClusterTrainingRuntime", "spec.mlPolicy.numNodes", "2", True),
     Mutation("ClusterTrainingRuntime", "spec.mlPolicy.torch.numProcPerNode", "auto", True),
     # What the CRDs let through, and the operators or the pods trip over.
+    job(f"{POD}.initContainers", [{"name": "fetch"}], False, f"{POD}.initContainers[0].image"),
+    job(f"{POD}.initContainers", [{"name": "pytorch", "image": "x"}], False, f"{POD}.initContainers[0].name"),
     job("spec.elasticPolicy.minReplicas", 5, False),
     job("spec.pytorchReplicaSpecs.Master.replicas", 2, False),
     job("spec.pytorchReplicaSpecs.Chief", "Worker", False),
@@ -112,7 +114,7 @@ MUTATIONS = [
     job(f"{CONTAINER}.env[0].name", "A B", False),
     job(f"{CONTAINER}.env[0].name", "RANK", False),
     job(f"{CONTAINER}.env[1].name", "GALLEY_ATTEMPT", False),
-    job(f"{CONTAINER}.resources.requests.cpu", "1", False),
+    job(f"{CONTAINER}.resources.requests.cpu", "4001m", False),
     job(f"{CONTAINER}.volumeMounts[2].name", "dshm", False),
     job(f"{CONTAINER}.volumeMounts[1].mountPath", "/galley", False),
     job(f"{CONTAINER}.volumeMounts[1].mountPath", "etc", False),
@@ -143,6 +145,8 @@ def crds(shared_dir: Path) -> dict[str, Schema]:
 
 def good(kind: str) -> Object:
     k8s: dict[str, Any] = {"kind": "pytorchjob" if kind == "PyTorchJob" else "trainjob", "gang": "volcano"}
+    if kind == "TrainJob":  # which patches a runtime that is there already
+        k8s |= {"runtime": "torch-distributed", "gang": "none"}
     return next(body for body in objects(make_spec(k8s)) if body["kind"] == kind)
 
 
