@@ -21,6 +21,9 @@ _TRIES = 24  # random points that may show that a value works beside others
 
 def sweep_problems(recipe: Recipe) -> list[Problem]:
     """Everything that can be seen in the recipe itself."""
+    if recipe.hpo.kind == "wandb":
+        what = "is run by W&B's agents: Galley writes it down for them, and has nothing to plan or to run"
+        return [Problem("hpo=wandb", what, "python train.py sweep hpo=wandb …")]
     problems: list[Problem] = []
     space: tuple[SpaceDim, ...] = ()
     objectives: tuple[Objective, ...] = ()

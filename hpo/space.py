@@ -111,11 +111,12 @@ def _number(key: str, name: str, value: Any) -> float:
 
 
 def _kind(key: str, numbers: Sequence[float], asked: Any) -> Literal["float", "int"]:
-    """`int` where the recipe's key takes whole numbers only."""
+    """`int` where the recipe's key takes whole numbers only, also if they are written as 8.0."""
     if asked not in (None, "float", "int"):
         raise _problem(key, f"type: {asked!r} is not a type", "valid: float, int")
-    whole = all(isinstance(number, int) for number in numbers)
     known = key in leaf_types()
+    is_int = asked == "int" or (known and not accepts(key, float))
+    whole = all(isinstance(_whole(number) if is_int else number, int) for number in numbers)
     if asked is None:
         asked = ("float" if accepts(key, float) else "int") if known else ("int" if whole else "float")
     if asked == "int" and not whole:
@@ -163,7 +164,7 @@ def _range(key: str, start: float, stop: float, step: float, log: bool) -> Space
 
 
 def _whole(number: float) -> float:
-    """An interval's `8.0` means 8 where the key takes whole numbers."""
+    """`8.0` means 8 where the key takes whole numbers."""
     return int(number) if float(number).is_integer() else number
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from galley.errors import ConfigError
-from galley.spec import to_json
 from hpo.display import table, title
 from hpo.study import Study
 from hpo.values import ENDED, ParetoFront
@@ -68,7 +68,11 @@ def study_state(study: Study) -> str:
 def status_json(study: Study) -> dict[str, Any]:
     """`status STUDY --json`."""
     counts = Counter(trial.state for trial in study.trials)
-    return {**asdict(study_row(study)), "states": dict(counts), "list": [asdict(t) for t in study.trials]}
+    return {
+        **asdict(study_row(study)),
+        "states": dict(counts),
+        "list": plain([asdict(t) for t in study.trials]),
+    }
 
 
 def print_status(study: Study, stream: IO[str]) -> None:
@@ -89,7 +93,16 @@ def print_status(study: Study, stream: IO[str]) -> None:
 
 def front_json(found: ParetoFront, study_dir: Path) -> dict[str, Any]:
     """`pareto --json`: the front as it is, and the folder of the study."""
-    return {**json.loads(to_json(found)), "study_dir": str(study_dir)}
+    return {**plain(asdict(found)), "study_dir": str(study_dir)}
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it: null stands for a number that is infinite, or none."""
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_front(found: ParetoFront, stream: IO[str]) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from galley.rundir import write_atomic
-from galley.spec import to_json
 from hpo.report.page import render
 from hpo.report.picture import draw
+from hpo.summary import plain
 from hpo.values import ParetoFront
 
 PAGE, PICTURE, TABLE, DATA = "report.html", "front.png", "trials.csv", "front.json"
@@ -21,9 +23,15 @@ def write_report(front: ParetoFront, params: Sequence[str], folder: Path) -> lis
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / PAGE, render(front, params, folder))
     write_atomic(folder / TABLE, _table(front, params))
-    write_atomic(folder / DATA, to_json(front))
+    write_atomic(folder / DATA, _data(front))
     draw(front, folder / PICTURE)
     return [folder / name for name in (PAGE, PICTURE, TABLE, DATA)]
+
+
+def _data(front: ParetoFront) -> str:
+    return (
+        json.dumps(plain(asdict(front)), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    )
 
 
 def _table(front: ParetoFront, params: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ def importances(trials: Sequence[Trial], params: Sequence[str], metric: str) -> 
 
 def _share(trials: Sequence[Trial], name: str, metric: str) -> float:
     """1 - (SS_within / (n - k)) / (SS_total / (n - 1)), at least 0."""
-    values = [trial.metrics[metric] for trial in trials]
+    values = _scaled([trial.metrics[metric] for trial in trials])
     groups: dict[str, list[float]] = {}
     for group, value in zip(_groups([trial.params.get(name) for trial in trials]), values, strict=True):
         groups.setdefault(group, []).append(value)
@@ -38,6 +38,14 @@ def _share(trials: Sequence[Trial], name: str, metric: str) -> float:
         return 0.0
     within = sum(_squares(group) for group in groups.values())
     return max(0.0, 1.0 - (within / freedom) / (total / (len(values) - 1)))
+
+
+def _scaled(values: Sequence[float]) -> list[float]:
+    """To 0 … 1, which leaves the shares as they are: squares of large or small numbers are no numbers."""
+    largest = max(map(abs, values)) or 1.0  # first, since a difference of large numbers may be infinite
+    values = [value / largest for value in values]
+    low, high = min(values), max(values)
+    return [(value - low) / (high - low) for value in values] if high > low else values
 
 
 def _groups(column: Sequence[Any]) -> list[str]:

@@ -104,12 +104,11 @@ function pointAt(node, trial) {
 }
 function place(event) {
   const x = event.clientX + 16, y = event.clientY + 12;
-  tip.style.left = Math.min(x, innerWidth - tip.offsetWidth - 12) + "px";
+  tip.style.left = Math.max(4, Math.min(x, innerWidth - tip.offsetWidth - 12)) + "px";
   tip.style.top = Math.min(y, innerHeight - tip.offsetHeight - 12) + "px";
 }
 function picker(parent, title, names, chosen, redraw) {
-  html(parent, "label", title + " ");
-  const select = html(parent, "select");
+  const select = html(html(parent, "label", title + " "), "select");  // one line, or the next one together
   select.setAttribute("aria-label", title);
   names.forEach((name) => { html(select, "option", name).value = name; });
   select.value = chosen;

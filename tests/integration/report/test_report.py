@@ -91,6 +91,22 @@ def test_the_page_shows_hovers_sorts_and_needs_nothing_else(tmp_path: Path) -> N
         page.mouse("move", "h1")
         assert page.evaluate("getComputedStyle(tip).display") == "none"
 
+        page.call(
+            "Emulation.setDeviceMetricsOverride", width=400, height=800, deviceScaleFactor=1, mobile=False
+        )
+        page.mouse("move", '#plot2 [data-trial="1"]')  # at the right edge: the names stay in one line
+        names = "[...document.querySelectorAll('#tip tr:not(:last-child) td:first-child')]"
+        assert max(page.evaluate(f"{names}.map(c => c.getBoundingClientRect().height)")) < 30
+        right = page.evaluate("tip.getBoundingClientRect().right")
+        assert page.evaluate("tip.getBoundingClientRect().left") >= 0
+        assert right <= 400
+        labels = (
+            "[...document.querySelectorAll('header label')].map(c => [c.offsetHeight, c.children.length])"
+        )
+        assert all(height < 30 and children == 1 for height, children in page.evaluate(labels))
+        page.call("Emulation.clearDeviceMetricsOverride")
+        page.mouse("move", "h1")
+
         assert first_column(page) == list(range(10))
         page.mouse("click", "#trials th:nth-child(3)")
         assert first_column(page) == [0, 4, 6, 2, 5, 3, 7, 1, 8, 9], "by F1, absent values last"

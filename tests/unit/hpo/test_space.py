@@ -45,6 +45,12 @@ def test_kind_follows_from_the_key() -> None:
     assert read_one({"low": 1, "high": 3}, "train.epochs").kind == "float"
     assert read_one("interval(1, 8)", "batch.micro_size").kind == "int"
     assert read_one({"low": 1, "high": 3}, "launcher.env.OMP_NUM_THREADS").kind == "int"
+    whole = read_one({"low": 8.0, "high": 64.0, "step": 8.0}, "batch.micro_size")
+    assert whole == SpaceDim("batch.micro_size", "int", 8, 64, 8)
+    assert [type(bound) for bound in whole.bounds] == [int, int]
+    assert read_one({"low": "1e1", "high": 1e2}, "batch.micro_size").bounds == (10, 100)
+    assert read_one({"low": 1.0, "high": 3.0}, "launcher.env.OMP_NUM_THREADS").kind == "float"
+    assert read_one({"low": 1.0, "high": 3.0, "type": "int"}, "launcher.env.OMP_NUM_THREADS").kind == "int"
 
 
 def test_dimensions_come_behind_their_parents() -> None:
