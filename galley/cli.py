@@ -55,6 +55,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "drift of code, configuration, packages and data since RUN was sealed",
     ),
     "diff": ("galley.verbs.compare:diff", "what differs between RUN_A and RUN_B"),
+    "compare": (
+        "galley.verbs.compare:compare",
+        "speed and quality of RUN_B as ratios of RUN_A's; refuses what cannot be compared",
+    ),
     "doctor": ("galley.verbs.doctor:doctor", "what this machine can do"),
 }
 

@@ -1,4 +1,4 @@
-"""`diff RUN_A RUN_B` and `verify RUN`."""
+"""`diff RUN_A RUN_B`, `compare RUN_A RUN_B` and `verify RUN`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from galley.comparison import Finished, Row, compared, efficiency, incomparable
 from galley.drift import find_drift
 from galley.errors import ConfigError, Problem
+from galley.rundir import RunFolder
 from galley.verbs import Options
 
 
 def diff(words: Sequence[str], options: Options) -> int:
     """Print every key of the two sealed runs that differs."""
-    from launchers.runs import find_run
-
-    if len(words) != 2:
-        raise ConfigError(Problem("diff", "takes two runs", "diff RUN_A RUN_B (see `list`)"))
-    first, second = (flatten(asdict(find_run(word, options.root).read_spec())) for word in words)
+    folders = _two_runs("diff", words, options)
+    first, second = (flatten(asdict(folder.read_spec())) for folder in folders)
     changed = {key: (first.get(key), second.get(key)) for key in sorted({*first, *second})}
     changed = {key: pair for key, pair in changed.items() if pair[0] != pair[1]}
     if options.json:
@@ -29,6 +28,60 @@ def diff(words: Sequence[str], options: Options) -> int:
     if not changed:
         print("the runs are the same")
     return 0
+
+
+def compare(words: Sequence[str], options: Options) -> int:
+    """Print what RUN_B is to RUN_A. Raises `ConfigError` for runs that have not succeeded, or differ in what
+    they learn."""
+    first, second = (_finished(folder) for folder in _two_runs("compare", words, options))
+    if problems := incomparable(first, second):
+        raise ConfigError(problems)
+    rows, scaling = compared(first, second), efficiency(first, second)
+    if options.json:
+        names = {"run_a": first.name, "run_b": second.name}
+        print(json.dumps({**names, "efficiency": scaling, "rows": [asdict(row) for row in rows]}))
+        return 0
+    print("\n".join(comparison_lines(first, second, rows, scaling)))
+    return 0
+
+
+def comparison_lines(first: Finished, second: Finished, rows: list[Row], scaling: float | None) -> list[str]:
+    """A table: a line for each figure, the second run's as a multiple of the first's."""
+    width = max(len(row.name) for row in rows) if rows else 0
+    marks = {True: "better", False: "worse", None: ""}
+    lines = [f"A  {_carried(first)}", f"B  {_carried(second)}", ""]
+    lines.append(f"{'':<{width}}  {'A':>12}  {'B':>12}  {'B ÷ A':>8}")
+    for row in rows:
+        ratio = "–" if row.ratio is None else f"{row.ratio:.3f}"
+        figures = f"{row.first:>12.5g}  {row.second:>12.5g}  {ratio:>8}"
+        lines.append(f"{row.name:<{width}}  {figures}  {marks[row.better]}".rstrip())
+    if scaling is not None:
+        ranks = f"{second.result.world_size} ranks next to {first.result.world_size}"
+        lines += ["", f"scaling efficiency {scaling:.1%} ({ranks})"]
+    return lines
+
+
+def _carried(run: Finished) -> str:
+    ranks = "1 rank" if run.result.world_size == 1 else f"{run.result.world_size} ranks"
+    engaged = run.result.engaged
+    carried = f"{engaged.strategy} in {engaged.precision}" if engaged else run.spec.recipe.strategy.name
+    return f"{run.name}: {carried}, {ranks}, {run.result.steps} steps"
+
+
+def _finished(folder: RunFolder) -> Finished:
+    result = folder.read_result()
+    if result is None or result.state != "succeeded":
+        what = "has not ended" if result is None else f"ended as {result.state}"
+        raise ConfigError(Problem(str(folder.root), what, "only runs that have succeeded are compared"))
+    return Finished(folder.root.name, folder.read_spec(), result, folder.read_data())
+
+
+def _two_runs(verb: str, words: Sequence[str], options: Options) -> list[RunFolder]:
+    from launchers.runs import find_run
+
+    if len(words) != 2:
+        raise ConfigError(Problem(verb, "takes two runs", f"{verb} RUN_A RUN_B (see `list`)"))
+    return [find_run(word, options.root) for word in words]
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
