@@ -80,6 +80,7 @@ RUN_METRICS: dict[str, Metric] = {
     "peak_memory_gib": Metric("minimize", 0.0, unit="GiB"),
     "cost": Metric("minimize", 0.0),
     "energy_kwh": Metric("minimize", 0.0, unit="kWh"),
+    "co2_eq_kg": Metric("minimize", 0.0, unit="kg"),
     "train/loss": Metric("minimize"),
 }
 

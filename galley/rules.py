@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 from galley.axes import PLANNED_MODELS, STAGED_MODELS, UNPLANNED_MODELS, shape_problems
 from galley.datacheck import check_class_sets, check_data, check_numbers
 from galley.errors import Problem, valid_values
+from galley.hub_rules import energy_problems, hub_problems
 from galley.k8s_rules import k8s_problems
 from galley.launcher_rules import unread_problems
 from galley.localdata import cache_problems
@@ -100,13 +100,8 @@ def _rules(recipe: Recipe) -> Iterator[Problem]:
         yield from k8s_problems(recipe)
     yield from tracker_problems(recipe)
     yield from filter(None, [url_problem("hpo.storage", recipe.hpo.storage)])
-    yield from _energy(recipe)
-
-
-def _energy(recipe: Recipe) -> Iterator[Problem]:
-    here = recipe.launcher.kind in ("local", "mpi")
-    if recipe.train.energy and here and find_spec("codecarbon") is None:
-        yield Problem("train.energy", "CodeCarbon is not installed", "pip install 'galley[energy]'")
+    yield from energy_problems(recipe)
+    yield from hub_problems(recipe)
 
 
 def _task(recipe: Recipe) -> Iterator[Problem]:

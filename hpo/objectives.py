@@ -125,6 +125,10 @@ def _check_metric(where: str, metric: str, recipe: Recipe) -> None:
         raise ConfigError(Problem(where, "the price is not known", "set hpo.cost_per_hour=X"))
     if metric == "energy_kwh" and not recipe.train.energy:
         raise ConfigError(Problem(where, f"'{metric}' is not measured", "set train.energy=true"))
+    if metric == "co2_eq_kg" and recipe.train.country is None:
+        raise ConfigError(
+            Problem(where, f"'{metric}' is not known", "set train.energy=true train.country=ISO")
+        )
     if metric in RUN_METRICS or (is_own_task(recipe) and metric.startswith("eval/")):
         return
     known = [*task_metrics(recipe), *RUN_METRICS]

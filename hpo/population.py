@@ -25,6 +25,9 @@ SEARCHED = (
     "task.distillation.temperature", "task.distillation.weight",
 )  # fmt: skip
 
+ANOTHER_STATE = ("optim.kind", "optim.momentum")
+"""Keys under which the optimizer keeps other state."""
+
 
 def intervals(hpo: Hpo) -> int:
     """How many each member has."""
@@ -105,7 +108,7 @@ def population_problems(
         what = f"a population is ordered by one objective, but there are {len(objectives)}"
         yield Problem("hpo.objectives", what, "choose hpo=optuna for a front, or keep one of them")
     for dim in space:
-        if not dim.key.startswith(SEARCHED):
+        if not dim.key.startswith(SEARCHED) or dim.key in ANOTHER_STATE:
             what = "cannot change within a training: a checkpoint does not go on under another value"
             yield Problem(f"hpo.space.{dim.key}", what, f"valid: {', '.join(SEARCHED)}")
     yield from _own_problems(recipe)

@@ -20,9 +20,14 @@ READ_AT_IMPORT = {"huggingface_hub.constants", "datasets.config"}
 TRUE_VALUES = {"1", "ON", "YES", "TRUE"}
 
 
+def is_offline() -> bool:
+    """Whether the user, or the network, keeps this machine from the hub."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in TRUE_VALUES or not _reachable()
+
+
 def use_cache_if_unreachable() -> None:
     """Without the hub the libraries shall look into their caches only: they would retry for a minute."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in TRUE_VALUES or _reachable():
+    if not is_offline():
         return
     os.environ["HF_HUB_OFFLINE"] = "1"
     for name in READ_AT_IMPORT & sys.modules.keys():

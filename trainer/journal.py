@@ -73,8 +73,8 @@ class Journal:
         self._offset_s = max((row["time_s"] for row in kept), default=0.0)
 
     def metrics(self) -> dict[str, float]:
-        """Of the last evaluation (`eval/…`), `train/loss` and `energy_kwh`: what `RunResult.metrics` has."""
-        named = ("eval/", "energy_kwh")
+        """The last evaluation (`eval/…`), `train/loss`, energy and emissions, for `RunResult.metrics`."""
+        named = ("eval/", "energy_kwh", "co2_eq_kg")
         values = {name: value for name, value in self.last.items() if name.startswith(named)}
         if "loss" in self.last:
             values["train/loss"] = self.last["loss"]

@@ -50,10 +50,7 @@ def param_groups(model: torch.nn.Module, settings: Optim) -> list[dict[str, Any]
 def set_learning_rate(groups: list[dict[str, Any]], lr: float) -> None:
     """`lr` for parameters without a rate of their own; the others' are scaled alike."""
     for group in groups:
-        if isinstance(group["lr"], torch.Tensor):  # a compiled update reads it from memory
-            group["lr"].fill_(lr * group["lr_scale"])
-        else:
-            group["lr"] = lr * group["lr_scale"]
+        group["lr"] = lr * group["lr_scale"]
 
 
 def make_optimizer(model: torch.nn.Module, settings: Optim) -> torch.optim.Optimizer:

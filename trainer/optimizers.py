@@ -1,13 +1,12 @@
 """The optimizers of `optim.kind`, and what a checkpoint keeps of their state.
 
-State is kept by names: `exp_avg` is a tensor of the state, `exp_avg.codes` the part `codes` of a tensor
-that is quantized. An elementwise optimizer has the same names for every parameter, each a tensor of the
-parameter's shape, so that an engine may cut them as it cuts the parameter.
+State is kept by the names that the optimizer gives its tensors. An elementwise optimizer has the same names
+for every parameter, each a tensor of the parameter's shape, so that an engine may cut them as it cuts the
+parameter.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -21,10 +20,13 @@ from galley.schema import Optim
 Groups = list[dict[str, Any]]
 MakeOptimizer = Callable[..., torch.optim.Optimizer]
 ADAM_MOMENTS = ("exp_avg", "exp_avg_sq")
-QUANTIZED_PARTS = ("codes", "scale")
+MIN_QUANTIZED = 4096
+"""Smaller parameters have fp32 state (bitsandbytes 0.50, `min_8bit_size`)."""
+BLOCK = 256
+"""Elements of quantized state that share a scale."""
 MUON = "muon"
 """Key of a parameter group: whether Muon updates it."""
-_COUNTS_STEPS = ("adamw", "adamw_8bit", "adafactor", "muon")
+_COUNTS_STEPS = ("adamw", "adafactor", "muon")
 
 
 def optimizer_class(settings: Optim) -> tuple[MakeOptimizer, dict[str, Any]]:
@@ -79,18 +81,14 @@ class MuonAndAdamW(torch.optim.Optimizer):
 
 
 def _adamw_8bit() -> MakeOptimizer:
-    """torchao's; it compiles its update, and says at its import which of its CUDA libraries do not load."""
-    logger = logging.getLogger("torchao")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """That of bitsandbytes. torchao has one too, which compiles for a minute on a CPU, and Transformers and
+    PEFT import torchao wherever it is installed, for seconds in every run."""
     try:
-        from torchao.optim import AdamW8bit
+        from bitsandbytes import optim
     except ImportError as error:
-        hint = "pip install torchao, or optim.kind=adamw"
-        raise ConfigError(Problem("optim.kind=adamw_8bit", "torchao is not installed", hint)) from error
-    finally:
-        logger.setLevel(level)
-    made: MakeOptimizer = AdamW8bit
+        hint = "pip install bitsandbytes, or optim.kind=adamw"
+        raise ConfigError(Problem("optim.kind=adamw_8bit", "bitsandbytes is not installed", hint)) from error
+    made: MakeOptimizer = vars(optim)["AdamW8bit"]  # which it does not mark as exported
     return made
 
 
@@ -105,8 +103,9 @@ def moments(settings: Optim, optimizer: torch.optim.Optimizer, parameter: torch.
     """Names of the state of one parameter under any optimizer."""
     if settings.kind == "adafactor":
         return ("row_var", "col_var") if parameter.ndim > 1 else ("variance",)
-    if settings.kind == "adamw_8bit" and _is_quantized(optimizer, parameter):
-        return tuple(f"{name}.{part}" for name in ADAM_MOMENTS for part in QUANTIZED_PARTS)
+    if settings.kind == "adamw_8bit":
+        quantized = parameter.numel() >= MIN_QUANTIZED
+        return ("state1", "absmax1", "state2", "absmax2") if quantized else ("state1", "state2")
     if settings.kind == "muon" and _by_muon(optimizer, parameter):
         return ("momentum_buffer",)
     return elementwise_moments(settings)
@@ -117,25 +116,13 @@ def state_numel(settings: Optim, optimizer: torch.optim.Optimizer, parameter: to
     if settings.kind == "adafactor" and parameter.ndim > 1:
         rows, columns = parameter.shape[-2:]
         return parameter.numel() // columns + parameter.numel() // rows
-    names = {name.partition(".")[0] for name in moments(settings, optimizer, parameter)}
-    return len(names) * parameter.numel()
-
-
-def _is_quantized(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> bool:
-    """Small tensors, and those that blocks do not divide, have fp32 state (torchao 0.18, `_new_buffer`)."""
-    block: int = optimizer.block_size  # type: ignore[attr-defined]
-    return parameter.numel() >= 4096 and parameter.numel() % block == 0
+    scales = -(-parameter.numel() // BLOCK)
+    names = moments(settings, optimizer, parameter)
+    return sum(scales if name.startswith("absmax") else parameter.numel() for name in names)
 
 
 def _by_muon(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> bool:
     return any(p is parameter for group in optimizer.param_groups if group[MUON] for p in group["params"])
-
-
-def read_moment(state: Mapping[str, Any], moment: str) -> torch.Tensor:
-    """One named tensor of a parameter's state."""
-    name, _, part = moment.partition(".")
-    tensor: torch.Tensor = getattr(state[name], part) if part else state[name]
-    return tensor
 
 
 def restored_state(
@@ -148,19 +135,23 @@ def restored_state(
     """The state of which `tensors` are the named parts, after `steps` steps."""
     if any(tensor.numel() == 0 for tensor in tensors.values()) and parameter.numel():
         return {}  # a parameter that never had a gradient
-    state = dict[str, Any]()
-    for moment, tensor in tensors.items():
-        name, _, part = moment.partition(".")
-        if not part:
-            state[name] = tensor
-            continue
-        if name not in state:
-            state[name] = optimizer._new_buffer(parameter, name == "exp_avg")  # type: ignore[attr-defined]
-        getattr(state[name], part).copy_(tensor)
+    if settings.kind == "adamw_8bit":
+        return {**_code_books(optimizer, parameter, tensors), **tensors, "step": steps}
     if settings.kind in _COUNTS_STEPS and "momentum_buffer" not in tensors:
-        on_host = settings.kind in ("adamw_8bit", "adafactor")
-        state["step"] = torch.tensor(float(steps), device="cpu" if on_host else parameter.device)
-    return state
+        device = "cpu" if settings.kind == "adafactor" else parameter.device
+        return {**tensors, "step": torch.tensor(float(steps), device=device)}
+    return dict(tensors)
+
+
+def _code_books(
+    optimizer: Any, parameter: torch.Tensor, tensors: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The values that the codes of quantized state mean, the same for every parameter."""
+    if "absmax1" not in tensors:
+        return {}
+    optimizer.fill_qmap()
+    books = optimizer.name2qmap
+    return {"qmap1": books["dynamic"].to(parameter.device), "qmap2": books["udynamic"].to(parameter.device)}
 
 
 def counts_steps(settings: Optim) -> bool:

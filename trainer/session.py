@@ -36,6 +36,8 @@ from trainer.imports import importing
 from trainer.journal import Journal
 from trainer.loop import Loop, Parts
 from trainer.memory import Restart
+from trainer.model_card import write_model_card
+from trainer.publish import push_model
 from trainer.rank_facts import RankFacts
 from trainer.ranks import Ranks, open_ranks
 from trainer.skeleton import load_on_main
@@ -127,7 +129,7 @@ def run(
         Parts(recipe, folder, ranks, task, data, engine, plan, journal),
         replace(checkpoint.state, kept=kept) if checkpoint else None,
     )
-    energy = EnergyMeter(ranks, recipe.train.energy)
+    energy = EnergyMeter(ranks, recipe.train, folder.root)
     train(loop, Restart(ranks.store, ranks.world_size, attempt.started_at))
     journal.last |= energy.stop()
     if loop.ended_by is None and recipe.checkpoint.model and not recipe.eval.only:
@@ -135,7 +137,7 @@ def run(
         save_model(folder, task, engine, ranks, best_checkpoint(loop))
     result = make_result(loop, attempt, ranks, _resumed_from(folder, checkpoint))
     if ranks.is_main:
-        folder.write_result(result)
+        folder.write_result(publish(folder, spec, result))
     engine.close()
     journal.tracking.finish(summary_of(result), result.state == "succeeded")
     journal.enter("done", loop.step)
@@ -261,6 +263,19 @@ def save_model(folder: RunFolder, task: Task, engine: Engine, ranks: Ranks, best
         else:
             task.save_pretrained(engine.model, state, str(folder.model))
     ranks.barrier()
+
+
+def publish(folder: RunFolder, spec: RunSpec, result: RunResult) -> RunResult:
+    """Write the model card and upload model/ if the recipe says so; the result says if that failed."""
+    if not folder.model.is_dir() or result.state != "succeeded":
+        return result
+    write_model_card(folder.model, spec, result)
+    if spec.recipe.hub.push is None:
+        return result
+    problem = push_model(folder.model, spec.recipe.hub)
+    if problem:
+        log.warning("%s", problem)
+    return replace(result, message="; ".join(filter(None, [result.message, problem])))
 
 
 def make_result(loop: Loop, attempt: Attempt, ranks: Ranks, resumed_from: str | None) -> RunResult:

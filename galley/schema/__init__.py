@@ -11,6 +11,7 @@ from typing import Any
 
 from galley.schema.data import Data, Source
 from galley.schema.hpo import Choose, Hpo, Pbt, Pruning
+from galley.schema.hub import Hub
 from galley.schema.k8s import K8s
 from galley.schema.launcher import Cluster, Launcher, Mpi, Ray, Torchrun
 from galley.schema.model import Lora, Model, Shape
@@ -45,6 +46,7 @@ __all__ = [
     "Eval",
     "Fraction",
     "Hpo",
+    "Hub",
     "JsonObject",
     "K8s",
     "LanguageModeling",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from galley.schema.data import Data
 from galley.schema.hpo import Hpo
+from galley.schema.hub import Hub
 from galley.schema.launcher import Cluster, Launcher
 from galley.schema.model import Model
 from galley.schema.strategy import Precision, Strategy
@@ -43,6 +44,7 @@ class Recipe:
     cluster: Cluster = field(default_factory=Cluster)
     hpo: Hpo = field(default_factory=Hpo)
     tracker: Tracker = field(default_factory=Tracker)
+    hub: Hub = field(default_factory=Hub)
     plugins: list[str] = field(default_factory=list)
     seed: NonNegative = 42
     run_dir: str | None = None

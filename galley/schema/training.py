@@ -32,7 +32,7 @@ class Optim:
     """The optimizer. Bias and normalisation parameters are never decayed.
 
     Attributes:
-        kind: `adamw`; `adamw_8bit` keeps its state in 8 bits (torchao); `adafactor` keeps a row and a
+        kind: `adamw`; `adamw_8bit` keeps its state in 8 bits (bitsandbytes); `adafactor` keeps a row and a
             column of state per matrix; `lion` keeps one moment and wants a lower rate than AdamW; `muon`
             orthogonalizes the momentum of the matrices of numbered layers, scaled so that AdamW's rate
             fits, and updates all other parameters by AdamW; `sgd` adds the decay to the gradient.
@@ -128,6 +128,9 @@ class Train:
         compile: `torch.compile` for batches of any length; under fsdp layer by layer.
         energy: report `energy_kwh`, what the machines drew from the first step to the last evaluation of
             the attempt that ended the run, as CodeCarbon tells it; everything else on them counts too.
+        country: where the machines stand, as an ISO 3166 code of three letters (`DEU`). `co2_eq_kg` is then
+            reported, and CodeCarbon's emissions.csv kept in the run folder. Needs `energy`.
+        region: part of the country of which CodeCarbon knows the energy mix; of the USA and Canada.
     """
 
     epochs: Annotated[float, Field(gt=0)] = 3.0
@@ -138,6 +141,8 @@ class Train:
     gradient_checkpointing: bool = False
     compile: bool = False
     energy: bool = False
+    country: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] | None = None
+    region: str | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from galley.optimizers import KINDS
 from trainer.optim import make_optimizer, set_learning_rate
-from trainer.optimizers import moments, read_moment, restored_state, state_numel
+from trainer.optimizers import moments, restored_state, state_numel
 from trainer.precision import TORCH_DTYPES
 from trainer.strategies.base import Engine, ReadTensor, RepeatableEngine, Setup
 
@@ -61,8 +61,8 @@ class TorchEngine(Engine):
         return sum(p.grad.numel() for p in self.parameters.values() if p.grad is not None)
 
     def held_optimizer(self) -> int:
-        states = self.optimizer.state.values()
-        return sum(t.numel() for state in states for t in state.values() if t.ndim > 0)
+        states = {name: self.optimizer.state.get(p, {}) for name, p in self.trainable.items()}
+        return sum(state[m].numel() for name, state in states.items() if state for m in self.moments(name))
 
     def most_elements(self, kind: str, parts: int) -> int:
         if kind != "optimizer" or KINDS[self.setup.recipe.optim.kind].elementwise:
@@ -78,7 +78,8 @@ class TorchEngine(Engine):
         parameter = self.parameters[name]
         state = self.optimizer.state.get(parameter)
         if state:
-            return read_moment(state, moment).cpu()
+            kept: torch.Tensor = state[moment]
+            return kept.cpu()
         elementwise = KINDS[self.setup.recipe.optim.kind].elementwise
         return torch.zeros(parameter.shape if elementwise else (0,))
 
