@@ -117,6 +117,15 @@ class Cancelled:
 
 
 @dataclass(frozen=True)
+class Extended:
+    """The study is to have more trials than it was begun with."""
+
+    trials: int
+    time: float
+    event: Literal["extended"] = "extended"
+
+
+@dataclass(frozen=True)
 class Resumed:
     """The study goes on."""
 
@@ -124,7 +133,7 @@ class Resumed:
     event: Literal["resumed"] = "resumed"
 
 
-Event = Begun | Asked | Adopted | Retried | Ended | Cancelled | Resumed
+Event = Begun | Asked | Adopted | Retried | Ended | Cancelled | Resumed | Extended
 _EVENTS: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 SEALED_SINCE = 2  # the version of a journal whose lines end with a checksum
 _SEAL = re.compile(rb', "crc32": "([0-9a-f]{8})"\}$')

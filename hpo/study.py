@@ -11,7 +11,18 @@ from galley.errors import ConfigError, Problem
 from galley.metrics import Direction
 from galley.schema import Hpo
 from hpo.folder import StudyFolder
-from hpo.journal import Adopted, Asked, Begun, Cancelled, Ended, Event, Retried, broken, read_journal
+from hpo.journal import (
+    Adopted,
+    Asked,
+    Begun,
+    Cancelled,
+    Ended,
+    Event,
+    Extended,
+    Retried,
+    broken,
+    read_journal,
+)
 from hpo.objectives import directions, read_objectives
 from hpo.space import read_space
 from hpo.values import ENDED, Constraint, Objective, SpaceDim, Trial
@@ -27,6 +38,7 @@ class Study:
         given_up: trial -> its last attempt that failed and was to be made again.
         owners: trial -> the controller that runs it, or ran it last.
         cancelled: somebody ended it, and nobody resumed it.
+        extended: how many trials there are to be, if that was changed after the study began.
     """
 
     folder: StudyFolder
@@ -36,6 +48,7 @@ class Study:
     given_up: dict[int, int] = field(default_factory=dict)
     owners: dict[int, str] = field(default_factory=dict)
     cancelled: bool = False
+    extended: int | None = None
 
     @property
     def name(self) -> str:
@@ -43,7 +56,9 @@ class Study:
 
     @property
     def hpo(self) -> Hpo:
-        return self.begun.recipe.hpo
+        """The settings as of now."""
+        hpo = self.begun.recipe.hpo
+        return hpo if self.extended is None else replace(hpo, trials=self.extended)
 
     @cached_property
     def space(self) -> tuple[SpaceDim, ...]:
@@ -91,6 +106,9 @@ class Study:
                 self.owners[event.number] = event.controller
             else:
                 self._end(event)
+            return ""
+        if isinstance(event, Extended):
+            self.extended = event.trials
             return ""
         if isinstance(event, Begun):
             return "begins the study again"

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import IO
@@ -28,7 +29,7 @@ from hpo.controller import Controller
 from hpo.display import make_show
 from hpo.folder import StudyFolder
 from hpo.identity import study_id
-from hpo.journal import Begun, Cancelled, Journal, Resumed, read_journal
+from hpo.journal import Begun, Cancelled, Extended, Journal, Resumed, read_journal
 from hpo.ledger import Ledger
 from hpo.population import died_out
 from hpo.pruning import make_pruner
@@ -72,13 +73,15 @@ def begin(recipe: Recipe, words: Sequence[str], config_dirs: Sequence[Path], roo
     return folder
 
 
-def run(folder: StudyFolder, stream: IO[str]) -> Study:
+def run(folder: StudyFolder, stream: IO[str], trials: int | None = None) -> Study:
     """Run the study to its last trial, from wherever its journal is.
 
+    `trials`: how many there are to be from now on; null: as many as before.
     Raises:
         SubmissionError: another controller is running it, and the study is not shared; or its database does
             not answer.
-        ConfigError: the code has changed since the study began, or a line of the journal is broken.
+        ConfigError: the code has changed since the study began, or a line of the journal is broken; or the
+            study cannot have that many trials.
         RunFailedError: it is done, and no trial succeeded.
         DiskFullError: it goes on from there once there is room.
         RunCancelledError, InterruptedSweepError: it was ended from outside.
@@ -86,7 +89,7 @@ def run(folder: StudyFolder, stream: IO[str]) -> Study:
     found = fold(folder, read_journal(folder.journal))
     with folder.lock(found.hpo.share), catch_interrupts() as interrupts:
         _refuse_other_code(found)
-        with closing(Journal(folder.journal)) as journal, closing(_open(folder, journal)) as ledger:
+        with closing(Journal(folder.journal)) as journal, closing(_open(folder, journal, trials)) as ledger:
             study = ledger.study
             with make_show(stream) as show, resumable(folder.root):
                 Controller(ledger, make_pruner(study), interrupts, show).run()
@@ -98,10 +101,12 @@ def run(folder: StudyFolder, stream: IO[str]) -> Study:
     return study
 
 
-def _open(folder: StudyFolder, journal: Journal) -> Ledger:
+def _open(folder: StudyFolder, journal: Journal, trials: int | None) -> Ledger:
     """The study as of now, to go on with it."""
     with journal.turn():
         study = fold(folder, journal.read())
+        if trials is not None and trials != study.target:
+            _extend(study, journal, trials)
         ledger = Ledger(study, journal, partial(make_backend, _search(study)))
         if ledger.is_alone:
             folder.cancel_request.unlink(missing_ok=True)
@@ -109,6 +114,24 @@ def _open(folder: StudyFolder, journal: Journal) -> Ledger:
         if study.cancelled:
             ledger.write(Resumed(time.time()))
     return ledger
+
+
+def _extend(study: Study, journal: Journal, trials: int) -> None:
+    """Give the study more trials. Raises `ConfigError` if it cannot have them; then nothing is changed."""
+    event, where = Extended(trials, time.time()), f"hpo.trials={trials}"
+    if study.target is None:
+        raise ConfigError(Problem(where, "has no end to move: the study has all points of its grid"))
+    if trials < study.target:
+        what = f"the study has {len(study.trials)} of {study.target} trials, and can only grow"
+        raise ConfigError(Problem(where, what, f"more than {study.target}; `cancel` ends a study earlier"))
+    if study.hpo.kind == "pbt":
+        what = "a population has as many trials as its members have intervals, from its first step on"
+        raise ConfigError(Problem(where, what, "begin a new study with a longer train.max_steps"))
+    problems = sweep_problems(replace(study.begun.recipe, hpo=replace(study.hpo, trials=trials)))
+    if problems:
+        raise ConfigError(problems)
+    journal.append(event)
+    study.apply(event)
 
 
 def detach(folder: StudyFolder) -> Path:

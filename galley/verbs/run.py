@@ -64,12 +64,12 @@ def resume(words: Sequence[str], options: Options) -> int:
     from launchers.runs import find_run, run_state
 
     if not words or any("=" not in word for word in words[1:]):
-        hint = "resume RUN, its folder or its id (see `list`), and cluster.KEY=VALUE"
+        hint = "resume RUN, its folder or its id (see `list`), and cluster.KEY=VALUE; of a sweep hpo.trials=N"
         raise ConfigError(Problem("resume", "takes one run", hint))
-    if len(words) == 1 and means_study(words[0], options.root):
+    if means_study(words[0], options.root):
         from galley.verbs.sweep import resume_study
 
-        return resume_study(words[0], options)
+        return resume_study(words, options)
     folder = find_run(words[0], options.root)
     spec = folder.read_spec()
     state = run_state(folder)

@@ -63,13 +63,13 @@ def _export_to_wandb(recipe: Recipe, words: Sequence[str], options: Options) -> 
     return 0
 
 
-def run_study(folder: StudyFolder, options: Options) -> int:
+def run_study(folder: StudyFolder, options: Options, trials: int | None = None) -> int:
     """Run a study that has begun, from wherever it is, and show what it found."""
     from hpo.sweep import run
 
     stream = sys.stderr if options.json else sys.stdout
     print(folder.root, file=stream, flush=True)
-    study = run(folder, stream)
+    study = run(folder, stream, trials)
     _track(study)
     return _show(study, options)
 
@@ -152,11 +152,26 @@ def cancel_study(word: str, options: Options) -> int:
     return 0
 
 
-def resume_study(word: str, options: Options) -> int:
-    """Continue a study to exactly as many trials as it was begun with."""
+def resume_study(words: Sequence[str], options: Options) -> int:
+    """Continue a study to exactly as many trials as it was begun with, or as `hpo.trials=N` says."""
     from hpo.folder import StudyFolder, find_study
 
-    return run_study(StudyFolder(find_study(word, options.root)), options)
+    trials = _trials_of(words[1:])
+    return run_study(StudyFolder(find_study(words[0], options.root)), options, trials)
+
+
+def _trials_of(words: Sequence[str]) -> int | None:
+    """N of `hpo.trials=N`, the only key of a study that may change. Raises `ConfigError` for another one."""
+    trials = None
+    for word in words:
+        key, _, value = word.partition("=")
+        if key != "hpo.trials":
+            what = "is a key under which a study does not go on: its trials must not differ in it"
+            raise ConfigError(Problem(word, what, "valid: hpo.trials=N; or begin a new study"))
+        if not value.isdigit() or not int(value):
+            raise ConfigError(Problem(word, "is not a number of trials", "hpo.trials=N, N > 0"))
+        trials = int(value)
+    return trials
 
 
 def list_studies(options: Options) -> list[dict[str, object]]:

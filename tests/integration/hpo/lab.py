@@ -56,12 +56,12 @@ def make_study(root: Path, *words: str) -> StudyFolder:
     return folder
 
 
-def run(folder: StudyFolder) -> Study:
+def run(folder: StudyFolder, trials: int | None = None) -> Study:
     """`hpo.sweep.run`, without its look at the code: here that is a stand-in by design."""
     sweep._refuse_other_code = lambda study: None
     controller.TrialRuns = partial(TrialRuns, composed=COMPOSED)  # type: ignore[misc,assignment]
     with Path(os.devnull).open("w") as stream:
-        return sweep.run(folder, stream)
+        return sweep.run(folder, stream, trials)
 
 
 def trace(folder: StudyFolder, number: int) -> list[dict[str, Any]]:

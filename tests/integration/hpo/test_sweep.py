@@ -274,3 +274,11 @@ def test_shared_study_has_each_trial_once_when_a_controller_is_killed(
     events = [json.loads(line) for line in folder.journal.read_text().splitlines()]
     assert len({event["controller"] for event in events if event["event"] == "asked"}) == 2
     assert [event["number"] for event in events if event["event"] == "adopted"] == [1]
+
+
+def test_a_study_that_is_extended_has_exactly_as_many_trials(tmp_path: Path) -> None:
+    folder = lab.make_study(tmp_path / "study", "hpo=optuna", "hpo.trials=2")
+    lab.run(folder)
+    assert not lab.faults(folder, 2)
+    lab.run(folder, trials=4)
+    assert not lab.faults(folder, 4)
