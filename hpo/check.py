@@ -55,6 +55,9 @@ def _backend_problems(recipe: Recipe) -> Iterator[Problem]:
     if hpo.repeats > 1 and (hpo.trials or 0) % hpo.repeats:
         what = f"{hpo.trials} trials are no whole number of points with {hpo.repeats} repeats each"
         yield Problem("hpo.trials", what, "a multiple of hpo.repeats: repeats are trials")
+    if hpo.min_successes is not None and hpo.min_successes > hpo.repeats:
+        what = f"{hpo.min_successes} of {hpo.repeats} runs of a point cannot succeed"
+        yield Problem("hpo.min_successes", what, f"at most hpo.repeats={hpo.repeats}")
     if hpo.max_memory_gib is not None and not _has_size(recipe):
         what = "cannot be kept: the model's size is not known"
         yield Problem("hpo.max_memory_gib", what, "set model.num_parameters=N")

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 from galley.display import format_s
 from galley.rundir import RunFolder
 from hpo.study import Study
-from hpo.values import ENDED, Objective, Trial
+from hpo.values import ENDED, Estimate, Objective, Trial
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -117,6 +117,18 @@ def describe(trial: Trial, objectives: Sequence[Objective]) -> str:
     return "  ".join(
         filter(None, [f"trial {trial.number:>3}", f"{trial.state:<10}", values, params, member, lived, said])
     )
+
+
+def describe_estimate(found: Estimate, metrics: Sequence[str]) -> str:
+    """`mean of 3 runs: eval/f1 0.61 ± 0.02`, the sample standard deviation behind it."""
+    parts = [
+        f"{name} {format_value(found.mean[name])}"
+        + (f" ± {format_value(found.std[name])}" if name in found.std else "")
+        for name in metrics
+        if name in found.mean
+    ]
+    runs = "one run" if found.count == 1 else f"mean of {found.count} runs"
+    return f"{runs}: {', '.join(parts)}"
 
 
 def format_value(value: Any) -> str:

@@ -21,8 +21,10 @@ from galley.paths import RECIPES
 from galley.rundir import RunFolder, write_atomic
 from galley.schema import Hpo, Recipe
 from galley.spec import Layout, RunResult
+from hpo.display import describe_estimate
 from hpo.points import same_point
 from hpo.population import lineage
+from hpo.select import pareto_front
 from hpo.study import Study
 from hpo.values import Trial
 
@@ -149,6 +151,9 @@ def recipe_text(
             _put(body, key, value)
     found = ", ".join(f"{metric} {value:.6g}" for metric, value in trial.values.items())
     head = [f"# {lines[0]}", "#", f"# Trial {trial.number} of the sweep {study.name}: {found}."]
+    estimate = pareto_front(study).estimate(trial.number)
+    if estimate is not None:
+        head.append(f"# Of its point: {describe_estimate(estimate, [*trial.values])}.")
     if lines[1:]:
         head += ["# Its weights come from:", *(f"#   {line}" for line in lines[1:])]
     text = yaml.safe_dump(json.loads(json.dumps(body)), sort_keys=False, allow_unicode=True)

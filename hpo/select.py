@@ -8,7 +8,7 @@ from dataclasses import replace
 from statistics import fmean, stdev
 
 from galley.metrics import Direction
-from galley.schema import Choose
+from galley.schema import Choose, Hpo
 from hpo import pareto
 from hpo.study import Study
 from hpo.values import Estimate, Objective, ParetoFront, Trial
@@ -16,61 +16,69 @@ from hpo.values import Estimate, Objective, ParetoFront, Trial
 
 def pareto_front(study: Study) -> ParetoFront:
     """What the study found so far. Only trials that succeeded and keep every bound can be on the front."""
-    estimates = _estimates(study.trials) if study.hpo.repeats > 1 else ()
-    candidates = _candidates(study.trials, estimates)
-    points = [pareto.losses(trial.values, study.objectives) for trial in candidates]
-    on_front = [candidates[index] for index in pareto.front(points)]
-    nearest = pareto.knee([pareto.losses(trial.values, study.objectives) for trial in on_front])
-    return ParetoFront(
+    found = ParetoFront(
         study=study.name,
         objectives=study.objectives,
         trials=tuple(study.trials),
+        front=(),
+        knee=None,
+        chosen=None,
+        estimates=_estimates(study.trials, study.hpo) if study.hpo.repeats > 1 else (),
+        directions=study.directions,
+    )
+    candidates = _candidates(found, study.hpo.repeats)
+    points = [pareto.losses(trial.values, study.objectives) for trial in candidates]
+    on_front = [candidates[index] for index in pareto.front(points)]
+    nearest = pareto.knee([pareto.losses(trial.values, study.objectives) for trial in on_front])
+    return replace(
+        found,
         front=tuple(trial.number for trial in on_front),
         knee=None if nearest is None else on_front[nearest].number,
         chosen=choose(on_front, study.objectives, study.hpo.choose, study.directions),
-        estimates=estimates,
-        directions=study.directions,
     )
 
 
-def _estimates(trials: Sequence[Trial]) -> tuple[Estimate, ...]:
-    """Mean and standard error of every point of which a run succeeded."""
+def _estimates(trials: Sequence[Trial], hpo: Hpo) -> tuple[Estimate, ...]:
+    """Mean and spread of every point of which a run succeeded."""
     points: dict[int, list[Trial]] = {}
     for trial in trials:
         if trial.state == "succeeded":
-            first = trial.number if trial.repeat_of is None else trial.repeat_of
-            points.setdefault(first, []).append(trial)
-    return tuple(_estimate(number, runs) for number, runs in sorted(points.items()))
+            points.setdefault(_point(trial), []).append(trial)
+    needed = hpo.min_successes or hpo.repeats
+    return tuple(_estimate(number, runs, needed) for number, runs in sorted(points.items()))
 
 
-def _estimate(number: int, runs: Sequence[Trial]) -> Estimate:
-    names = set.intersection(*(set(run.metrics) for run in runs))
+def _point(trial: Trial) -> int:
+    """The number of the first trial of its point."""
+    return trial.number if trial.repeat_of is None else trial.repeat_of
+
+
+def _estimate(number: int, runs: Sequence[Trial], needed: int) -> Estimate:
+    names, count = set.intersection(*(set(run.metrics) for run in runs)), len(runs)
     columns = {name: [run.metrics[name] for run in runs] for name in sorted(names)}
-    error = {name: stdev(c) / math.sqrt(len(c)) if len(c) > 1 else 0.0 for name, c in columns.items()}
-    return Estimate(number, len(runs), {name: fmean(c) for name, c in columns.items()}, error)
+    std = {name: stdev(column) for name, column in columns.items()} if count > 1 else {}
+    return Estimate(
+        number=number,
+        shown=runs[0].number,
+        count=count,
+        mean={name: fmean(column) for name, column in columns.items()},
+        std=std,
+        error={name: spread / math.sqrt(count) for name, spread in std.items()},
+        enough=count >= needed,
+    )
 
 
-def _candidates(trials: Sequence[Trial], estimates: Sequence[Estimate]) -> list[Trial]:
-    """Feasible points; with repeats the first trial of each, carrying the means."""
-    feasible = [trial for trial in trials if trial.state == "succeeded" and trial.feasible]
-    if not estimates:
-        return feasible
-    kept = {trial.number if trial.repeat_of is None else trial.repeat_of for trial in feasible}
-    kept -= {
-        trial.number if trial.repeat_of is None else trial.repeat_of
-        for trial in trials
-        if trial.state == "infeasible" or not trial.feasible
+def _candidates(found: ParetoFront, repeats: int) -> list[Trial]:
+    """Feasible points; with repeats those of which enough runs succeeded and none broke a bound, as means."""
+    if repeats == 1:
+        return [trial for trial in found.trials if trial.state == "succeeded" and trial.feasible]
+    broken = {
+        _point(trial)
+        for trial in found.trials
+        if trial.state == "infeasible" or (trial.state == "succeeded" and not trial.feasible)
     }
-    names = feasible[0].values if feasible else {}
-    return [
-        replace(
-            trials[estimate.number],
-            values={name: estimate.mean[name] for name in names},
-            metrics=estimate.mean,
-        )
-        for estimate in estimates
-        if estimate.number in kept
-    ]
+    kept = [one for one in found.estimates if one.enough and one.number not in broken]
+    return sorted((found.stands_for(one.shown) for one in kept), key=lambda trial: trial.number)
 
 
 def choose(

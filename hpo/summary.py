@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from galley.errors import ConfigError
-from hpo.display import table, title
+from hpo.display import describe_estimate, table, title
 from hpo.study import Study
 from hpo.values import ENDED, ParetoFront
 
@@ -109,13 +109,22 @@ def print_front(found: ParetoFront, stream: IO[str]) -> None:
     """The trials of the front; a star is the winner, `knee` the nearest to the ideal."""
     from rich.console import Console
 
-    trials = [found.trials[number] for number in found.front]
+    trials = [found.stands_for(number) for number in found.front]
     made = table(
         trials,
         found.objectives,
         f"{found.study}: {len(trials)} of {len(found.trials)} trials are on the front",
     )
     Console(file=stream, width=None if stream.isatty() else 140, highlight=False).print(made)
+    metrics = [objective.metric for objective in found.objectives]
+    for number in found.front:
+        estimate = found.estimate(number)
+        if estimate is not None:
+            print(f"trial {number}: {describe_estimate(estimate, metrics)}", file=stream)
+    for estimate in found.estimates:
+        if not estimate.enough:
+            said = f"only {estimate.count} of its runs succeeded (hpo.min_successes)"
+            print(f"point {estimate.number}: not on the front, {said}", file=stream)
     if found.knee is not None:
         print(f"knee: trial {found.knee}", file=stream)
     if found.chosen is not None:

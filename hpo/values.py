@@ -6,7 +6,7 @@ what the journal knows of one point; a front is what `pareto` says of all of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from galley.metrics import Direction
@@ -121,14 +121,21 @@ class Estimate:
 
     Attributes:
         number: of the point's first trial.
+        shown: the first trial that succeeded, which stands for the point on the front.
         count: runs that succeeded.
-        mean: metric -> mean over them; error: metric -> its standard error (0 for one run).
+        mean: metric -> mean over them.
+        std: metric -> sample standard deviation; error: metric -> standard error of the mean. Both are empty
+            for one run, which has no spread.
+        enough: as many runs succeeded as `hpo.min_successes` asks for: the point can be on the front.
     """
 
     number: int
+    shown: int
     count: int
     mean: dict[str, float]
+    std: dict[str, float]
     error: dict[str, float]
+    enough: bool = True
 
 
 @dataclass(frozen=True)
@@ -138,7 +145,7 @@ class ParetoFront:
     Attributes:
         trials: all, in order of their numbers.
         front: numbers of the feasible trials that no other dominates, ascending. Of a point with
-            repeats, the first stands for their mean.
+            repeats, the first that succeeded stands for their mean (`stands_for`).
         knee: the trial of the front nearest to the ideal point, each objective scaled to the front's range.
         chosen: the trial that the recipe's `hpo.choose` selects; null where it selects none.
         estimates: of each point with repeats.
@@ -153,3 +160,15 @@ class ParetoFront:
     chosen: int | None
     estimates: tuple[Estimate, ...] = ()
     directions: dict[str, Direction] = field(default_factory=dict)
+
+    def estimate(self, number: int) -> Estimate | None:
+        """Of the point for which this trial stands."""
+        return next((found for found in self.estimates if found.shown == number), None)
+
+    def stands_for(self, number: int) -> Trial:
+        """The trial with the values and metrics that count: of a point with repeats, the means."""
+        trial, found = self.trials[number], self.estimate(number)
+        if found is None:
+            return trial
+        values = {name: found.mean[name] for name in trial.values if name in found.mean}
+        return replace(trial, values=values, metrics=found.mean)

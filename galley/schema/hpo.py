@@ -94,6 +94,8 @@ class Hpo:
             `env:NAME`, the variable that holds one; null is a file of the study's folder.
         seed: of the draws; null is the recipe's.
         repeats: how many seeds each point is run with, one trial each.
+        min_successes: runs of a point that must succeed before their mean can be on the front; null: all
+            `repeats`.
         retries: how often a trial is started again after a failure that another attempt may not have.
         cost_per_hour: of one node, in any currency; for the objective `cost`.
         share: other controllers may join the study, by `resume STUDY` on any machine that sees its
@@ -115,6 +117,7 @@ class Hpo:
     storage: str | None = None
     seed: NonNegative | None = None
     repeats: Positive = 1
+    min_successes: Positive | None = None
     retries: NonNegative = 2
     cost_per_hour: Annotated[float, Field(ge=0)] | None = None
     share: bool = False

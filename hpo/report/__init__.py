@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from galley.rundir import write_atomic
 from hpo.report.page import render
 from hpo.report.picture import draw
 from hpo.summary import plain
-from hpo.values import ParetoFront
+from hpo.values import Estimate, ParetoFront, Trial
 
 PAGE, PICTURE, TABLE, DATA = "report.html", "front.png", "trials.csv", "front.json"
 
@@ -34,8 +35,19 @@ def _data(front: ParetoFront) -> str:
     )
 
 
+def _means(trial: Trial, names: Sequence[str], estimates: Mapping[int, Estimate]) -> list[Any]:
+    """The point of a trial, how many of its runs succeeded, mean and spread of each objective over them."""
+    point = trial.number if trial.repeat_of is None else trial.repeat_of
+    found = estimates.get(point)
+    if found is None:
+        return [point, 0, *[""] * (2 * len(names))]
+    return [point, found.count, *(part.get(n, "") for n in names for part in (found.mean, found.std))]
+
+
 def _table(front: ParetoFront, params: Sequence[str]) -> str:
-    """One row a trial; an absent value is an empty cell."""
+    """One row a trial, with its own values, and with repeats those of its point; an absent value is an empty
+    cell."""
+    estimates = {one.number: one for one in front.estimates}
     metrics = sorted({name for trial in front.trials for name in trial.metrics})
     names = [objective.metric for objective in front.objectives]
     metrics = [*names, *(name for name in metrics if name not in names)]
@@ -44,7 +56,9 @@ def _table(front: ParetoFront, params: Sequence[str]) -> str:
     head = ["number", "state", "feasible", "on_front", "knee", "chosen"]
     populated = any(trial.member is not None for trial in front.trials)
     places = ["member", "parent"] if populated else []
-    writer.writerow([*head, *params, *metrics, *places, "attempts", "seconds", "run", "message"])
+    means = [f"{name} {kind}" for name in names for kind in ("mean", "std")] if estimates else []
+    means = ["point", "succeeded", *means] if means else []
+    writer.writerow([*head, *params, *metrics, *means, *places, "attempts", "seconds", "run", "message"])
     for trial in front.trials:
         found = (trial.number in front.front, trial.number == front.knee, trial.number == front.chosen)
         told = {**trial.metrics, **trial.values}
@@ -52,6 +66,7 @@ def _table(front: ParetoFront, params: Sequence[str]) -> str:
         seconds = round((trial.ended_at or 0) - (trial.started_at or 0), 3) if timed else ""
         row = [trial.number, trial.state, trial.feasible, *found]
         row += [trial.params.get(name, "") for name in params] + [told.get(name, "") for name in metrics]
+        row += _means(trial, names, estimates) if means else []
         place = [trial.member, trial.parent] if populated else []
         writer.writerow([*row, *place, trial.attempts, seconds, trial.run, trial.message])
     return out.getvalue()

@@ -7,10 +7,11 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from hpo.display import describe_estimate
 from hpo.report.importance import importances
 from hpo.values import ParetoFront, Trial
 
@@ -41,12 +42,21 @@ def page_data(front: ParetoFront, params: Sequence[str], folder: Path) -> dict[s
         "params": list(params),
         "metrics": metrics,
         "directions": {**front.directions, **{o.metric: o.direction for o in front.objectives}},
-        "trials": [_trial(trial, folder) for trial in front.trials],
+        "trials": [_trial(_shown(front, trial), folder) for trial in front.trials],
         "front": list(front.front),
         "knee": front.knee,
         "chosen": front.chosen,
         "importances": {o.metric: importances(told, params, o.metric) for o in front.objectives},
     }
+
+
+def _shown(front: ParetoFront, trial: Trial) -> Trial:
+    """With repeats the trial that stands for a point has the means, and says so."""
+    found = front.estimate(trial.number)
+    if found is None:
+        return trial
+    said = describe_estimate(found, [objective.metric for objective in front.objectives])
+    return replace(front.stands_for(trial.number), message=said)
 
 
 def _trial(trial: Trial, folder: Path) -> dict[str, Any]:

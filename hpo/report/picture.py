@@ -34,7 +34,7 @@ def _panel(axes: Any, front: ParetoFront, x: str, y: str) -> None:
     }
     for kind, color in _COLORS.items():
         points = [
-            (_value(trial, x), _value(trial, y))
+            (_value(front.stands_for(trial.number), x), _value(front.stands_for(trial.number), y))
             for trial in front.trials
             if kinds.get(trial.number, "other") == kind
         ]

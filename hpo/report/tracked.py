@@ -15,18 +15,19 @@ def track(study: Study, found: ParetoFront) -> None:
     params = [dim.key for dim in study.space]
     metrics = [objective.metric for objective in found.objectives]
     columns = ["trial", "state", *params, *metrics]
+    shown = [found.stands_for(trial.number) for trial in found.trials]
     rows = {
         trial.number: [
             *(trial.number, trial.state),
             *(str(trial.params[name]) if name in trial.params else None for name in params),
             *(trial.values.get(name) for name in metrics),
         ]
-        for trial in found.trials
+        for trial in shown
     }
     tracking = track_study(study.begun.recipe, study.name, study.folder.root)
     tracking.table("trials", columns, list(rows.values()))
     tracking.table("front", columns, [rows[number] for number in found.front])
     summary: dict[str, float | int | str] = {"trials": len(found.trials), "front": len(found.front)}
     if found.chosen is not None:
-        summary |= {"chosen": found.chosen, **found.trials[found.chosen].values}
+        summary |= {"chosen": found.chosen, **shown[found.chosen].values}
     tracking.finish(summary, succeeded=True)

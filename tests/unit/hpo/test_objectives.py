@@ -37,6 +37,10 @@ def sought(*words: str) -> Recipe:
         (("hpo.objectives=[cost]",), "the price is not known"),
         (("hpo.objectives=[]",), "seeks nothing"),
         (
+            (f"hpo.objectives=[{F1}]", "hpo.repeats=2", "hpo.min_successes=3", "hpo.trials=4"),
+            "hpo.min_successes: 3 of 2 runs of a point cannot succeed.*\n.*at most hpo.repeats=2",
+        ),
+        (
             (f"hpo.objectives=[{F1}]", f"hpo.constraints=[{{metric: {SPEED}, min: 9, max: 3}}]"),
             "min 9 is above max 3: nothing keeps both",
         ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import random
 from dataclasses import replace
@@ -15,11 +17,15 @@ from galley.metrics import Direction
 from galley.schema import Choose, Hpo, Recipe
 from galley.spec import CodeSnapshot, from_json, to_json
 from hpo import pareto
+from hpo.display import describe_estimate
 from hpo.folder import StudyFolder
 from hpo.journal import Begun
 from hpo.pruning.rungs import rungs, survives
+from hpo.report import write_report
+from hpo.report.page import page_data
 from hpo.select import choose, pareto_front
 from hpo.study import Study
+from hpo.summary import print_front
 from hpo.values import Objective, ParetoFront, Trial
 
 NUMBERS = st.integers(0, 6).map(float)  # few: equal values and equal points are frequent
@@ -175,4 +181,77 @@ def test_repeats_stand_for_their_mean() -> None:
     assert found.front == (2,)
     assert [e.number for e in found.estimates] == [0, 2]
     assert found.estimates[0].mean["eval/f1"] == pytest.approx(0.6)
+    assert found.estimates[0].std["eval/f1"] == pytest.approx(0.3 * 2**0.5)  # of 0.9 and 0.3
     assert found.estimates[0].error["eval/f1"] == pytest.approx(0.3)
+
+
+FAILED: dict[str, object] = {"state": "failed", "values": {}, "metrics": {}, "feasible": False}
+
+
+def test_a_point_whose_first_repeat_failed_is_shown_by_one_that_succeeded() -> None:
+    trials = [
+        trial(0, 0, 0, **FAILED),
+        trial(1, 0.8, 5, repeat_of=0),
+        trial(2, 0.6, 5, repeat_of=0),
+        trial(3, 0.5, 4),
+        trial(4, 0.5, 4, repeat_of=3),
+        trial(5, 0.5, 4, repeat_of=3),
+    ]
+    found = pareto_front(study_of(trials, repeats=3, min_successes=2))
+    assert (found.front, found.knee, found.chosen) == ((1,), 1, 1)
+    shown = found.stands_for(1)
+    assert (shown.state, shown.values["eval/f1"]) == ("succeeded", pytest.approx(0.7))
+    assert found.stands_for(2) == trials[2]
+    estimate = found.estimate(1)
+    assert estimate is not None
+    assert (estimate.number, estimate.count, estimate.enough) == (0, 2, True)
+    assert describe_estimate(estimate, ["eval/f1"]) == "mean of 2 runs: eval/f1 0.7 ± 0.1414"
+    assert from_json(ParetoFront, to_json(found)) == found
+
+
+@pytest.mark.parametrize(("needed", "front"), [(None, (3,)), (3, (3,)), (2, (3,)), (1, (0,))])
+def test_one_success_does_not_beat_three(needed: int | None, front: tuple[int, ...]) -> None:
+    """One run of the first point succeeded, and has no spread; of the second one all three did."""
+    trials = [
+        trial(0, 0.9, 9),
+        trial(1, 0, 0, repeat_of=0, **FAILED),
+        trial(2, 0, 0, repeat_of=0, state="running", values={}, metrics={}),
+        *(trial(number, 0.5, 4, repeat_of=None if number == 3 else 3) for number in (3, 4, 5)),
+    ]
+    found = pareto_front(study_of(trials, repeats=3, min_successes=needed))
+    assert (found.front, found.chosen) == (front, front[0])
+    lone = found.estimates[0]
+    assert (lone.count, lone.std, lone.error, lone.enough) == (1, {}, {}, needed == 1)
+    assert describe_estimate(lone, ["eval/f1"]) == "one run: eval/f1 0.9"
+
+
+def test_a_repeat_beyond_a_bound_keeps_its_point_off_the_front() -> None:
+    trials = [trial(0, 0.9, 9), trial(1, 0.9, 9, repeat_of=0, feasible=False)]
+    assert pareto_front(study_of(trials, repeats=2, min_successes=1)).front == ()
+
+
+def test_tables_show_the_mean_its_spread_and_of_how_many_runs(tmp_path: Path) -> None:
+    trials = [
+        trial(0, 0.9, 5, run=str(tmp_path)),
+        trial(1, 0.3, 5, repeat_of=0, run=str(tmp_path)),
+        trial(2, 0.2, 4, run=str(tmp_path)),
+        trial(3, 0, 0, repeat_of=2, run=str(tmp_path), **FAILED),
+    ]
+    found = pareto_front(study_of(trials, repeats=2))
+    stream = io.StringIO()
+    print_front(found, stream)
+    shown = stream.getvalue()
+    assert "0.6" in shown
+    assert "0.9" not in shown
+    assert "trial 0: mean of 2 runs: eval/f1 0.6 ± 0.4243" in shown
+    assert "point 2: not on the front, only 1 of its runs succeeded (hpo.min_successes)" in shown
+    page, _, table, _ = write_report(found, ["optim.lr"], tmp_path / "report")
+    rows = list(csv.DictReader(table.open()))
+    assert [row["eval/f1"] for row in rows] == ["0.9", "0.3", "0.2", ""]
+    assert [float(row["eval/f1 mean"]) for row in rows] == pytest.approx([0.6, 0.6, 0.2, 0.2])
+    assert [row["eval/f1 std"][:6] for row in rows] == ["0.4242", "0.4242", "", ""]
+    assert [(row["point"], row["succeeded"]) for row in rows] == [("0", "2")] * 2 + [("2", "1")] * 2
+    first = page_data(found, ["optim.lr"], tmp_path)["trials"][0]
+    assert first["metrics"]["eval/f1"] == pytest.approx(0.6)
+    assert first["message"].startswith("mean of 2 runs: eval/f1 0.6 ± 0.4243")
+    assert page.is_file()
