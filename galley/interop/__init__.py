@@ -71,12 +71,14 @@ def absorb(
     ours = {key for key in explicit if key in typed or key.split(".")[0] in typed}
     sources = list(_placed([source for r in readings for source in r.sources], container, ours))
     problems = [problem for reading in readings for problem in reading.problems]
-    problems += [*_disagreements(sources), *_conflicts(sources, container, explicit)]
+    conflicts = {s.key: list(_conflicts(s, container, explicit)) for s in reversed(sources)}
+    problems += [*_disagreements(sources), *(p for key in reversed(conflicts) for p in conflicts[key])]
     problems += [_no_such_key(source) for source in sources if not is_known(source.key)]
     left = {key for reading in readings for key in reading.left_to_recipe}
     merged["strategy"] = _kept_strategy(container["strategy"], {*explicit, *left})
     for source in sources:
-        if is_known(source.key):
+        rival = RIVALS.get(source.key) in explicit and conflicts[source.key]
+        if is_known(source.key) and not rival:  # else the recipe's rules say the same once more
             _set(merged, source.key, source.value)
     _name_strategy(merged["strategy"])
     return Absorbed(merged, tuple(sources), tuple(problems))
@@ -127,17 +129,16 @@ def _disagreements(sources: Sequence[Source]) -> Iterator[Problem]:
 
 
 def _conflicts(
-    sources: Sequence[Source], container: Mapping[str, Any], explicit: Mapping[str, Source]
+    source: Source, container: Mapping[str, Any], explicit: Mapping[str, Source]
 ) -> Iterator[Problem]:
-    for source in sources:
-        for key in filter(None, (source.key, RIVALS.get(source.key))):
-            stated = explicit.get(key)
-            value = _get(container, key)
-            if stated is None or _is_unset(key, value) or (key == source.key and _same(value, source.value)):
-                continue
-            what = f"{key} is {value!r} here, but {source.where} sets {source.key} to {source.value!r}"
-            hint = 'make them equal, leave one of them out, or write "auto" in the file'
-            yield Problem(stated.where, what, hint)
+    for key in filter(None, (source.key, RIVALS.get(source.key))):
+        stated = explicit.get(key)
+        value = _get(container, key)
+        if stated is None or _is_unset(key, value) or (key == source.key and _same(value, source.value)):
+            continue
+        what = f"{key} is {value!r} here, but {source.where} sets {source.key} to {source.value!r}"
+        hint = 'make them equal, leave one of them out, or write "auto" in the file'
+        yield Problem(stated.where, what, hint)
 
 
 def _no_such_key(source: Source) -> Problem:

@@ -22,6 +22,18 @@ from galley.interop.fsdp import read_fsdp, read_parallelism, read_replicas
 from galley.interop.reading import Block, Reading, is_off
 from galley.interop.values import boolean, choice, integer, mapping, text
 
+NO_ENGINES = {
+    **dict.fromkeys(("TPU", "XLA"), "TPUs are not supported"),
+    "MEGATRON_LM": "Megatron-LM is not an engine here: strategy=tp, pp and 3d cut a model over ranks",
+    **{
+        f"MULTI_{kind}": f"{name} are not supported"
+        for kind, name in {
+            "XPU": "Intel GPUs (xpu)", "HPU": "Gaudi accelerators", "NPU": "Ascend NPUs", "MLU": "MLUs",
+            "MUSA": "MUSA GPUs", "SDAA": "SDAA accelerators", "NEURON": "Neuron accelerators",
+        }.items()
+    },
+}  # fmt: skip
+"""`distributed_type` -> why nothing else of such a file is read."""
 PRECISIONS = {"no": "fp32", "false": "fp32", "fp16": "fp16", "bf16": "bf16", "fp8": "fp8"}
 """YAML reads an unquoted `no` as false."""
 TYPES = ("NO", "MULTI_CPU", "MULTI_GPU", "DEEPSPEED", "FSDP", "TP")
@@ -42,8 +54,9 @@ def read_accelerate(path: Path, named_by: str, deepspeed_config: Path | None = N
         what = "is not supported: SageMaker runs jobs of its own"
         reading.refuse("compute_environment", what, "LOCAL_MACHINE")
         return [reading]
-    if str(document.data.get("distributed_type")).upper() in ("TPU", "XLA"):
-        reading.refuse("distributed_type", "TPUs are not supported", f"valid: {', '.join(TYPES)}")
+    why = NO_ENGINES.get(str(document.data.get("distributed_type")).upper())
+    if why is not None:
+        reading.refuse("distributed_type", why, f"valid: {', '.join(TYPES)}")
         return [reading]
     top = Block(reading, "", document.data, TOP)
     kind = _distributed_type(top)
@@ -54,6 +67,7 @@ def read_accelerate(path: Path, named_by: str, deepspeed_config: Path | None = N
     readings = [reading]
     if kind == "DEEPSPEED":
         readings += _read_deepspeed(top, document, deepspeed_config)
+        read_replicas(top)
     elif kind == "FSDP":
         read_fsdp(top)
         read_parallelism(top)
@@ -84,7 +98,7 @@ def _refuse_idle(top: Block, kind: str | None) -> None:
     for name, owners in (
         ("deepspeed_config", ("DEEPSPEED",)),
         ("fsdp_config", ("FSDP",)),
-        ("parallelism_config", ("FSDP", "MULTI_GPU", "MULTI_CPU", "TP")),
+        ("parallelism_config", ("FSDP", "DEEPSPEED", "MULTI_GPU", "MULTI_CPU", "TP")),
         ("tp_config", ("TP", "MULTI_GPU")),
     ):
         if kind not in (None, *owners) and not is_off(top.read(name, mapping)):

@@ -82,9 +82,8 @@ def take_stage(block: Block, name: str) -> None:
         block.reading.left_to_recipe |= {"strategy.engine", "strategy.shard", "strategy.data_parallel"}
         return
     if not block.has(name):
-        block.reading.refuse(
-            block.name(name), "states no stage: the strategy cannot be told", "valid: 0 to 3"
-        )
+        what = "states no stage: the strategy cannot be told"
+        block.reading.refuse(block.name(name), what, "valid: 0 (plain DDP) to 3")
         return
     stage = block.read(name, choice({str(stage): stage for stage in STAGES}))
     if stage is not None:

@@ -135,6 +135,7 @@ ZERO: Table = {
     "elastic_checkpoint": Refuse("checkpoints are Galley's own, for any number of ranks"),
     "pipeline_loading_checkpoint": Refuse("checkpoints are Galley's own, for any number of ranks"),
     "legacy_stage1": REMOVED,
+    "aio": Refuse("it belongs beside zero_optimization, where DeepSpeed looks for it"),
     "zenflow": Refuse("it delays updates: the training curve would be another"),
     "save_muon_momentum_buffer_in_memory": Refuse("the optimizer is AdamW"),
     "zero_hpz_partition_size": Refuse("a second partition in each node: use fsdp with hybrid", ok=(1,)),
