@@ -27,7 +27,7 @@ from launchers import agent_log, slurm_script, slurm_states
 from launchers.base import Diagnosis, Launcher
 from launchers.command import rank_environment, torchrun, worker_command
 from launchers.slurm_container import Container
-from launchers.slurm_options import further_srun_options
+from launchers.slurm_options import further_srun_options, setup_lines
 from launchers.slurm_recall import find_job
 from launchers.slurm_states import FORGOTTEN, Seen
 
@@ -92,7 +92,7 @@ class SlurmLauncher(Launcher):
             "step_options": array(step),
         }
         header = slurm_script.directives(spec, run_dir, facts)
-        return slurm_script.job_script(header, settings, slurm.setup, slurm_script.template("job.sh"))
+        return slurm_script.job_script(header, settings, setup_lines(slurm), slurm_script.template("job.sh"))
 
     def _node_script(self, spec: RunSpec, run_dir: Path) -> str:
         container, array = Container.of(spec, run_dir), slurm_script.array

@@ -32,6 +32,13 @@ class Container:
         if {",", ":"} & set(str(run_dir)):
             what = "has a ',' or ':' in its path, which a container's mounts cannot carry"
             raise ConfigError(Problem(f"run_dir={run_dir}", what, "choose another run_dir"))
+        problems = [
+            Problem(f"launcher.slurm.container_mounts: {mount!r}", "is no mount", "SOURCE:TARGET, each alone")
+            for mount in slurm.container_mounts
+            if "," in mount or not all(mount.partition(":"))
+        ]
+        if problems:
+            raise ConfigError(problems)
         mounts = ",".join((f"{run_dir}:{run_dir}", *slurm.container_mounts))
         if slurm.container_runtime == "pyxis":
             options = (f"--container-image={slurm.container_image}", f"--container-mounts={mounts}")

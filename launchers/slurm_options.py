@@ -76,6 +76,17 @@ def further_srun_options(slurm: Slurm) -> tuple[str, ...]:
     return tuple(slurm.srun_options)
 
 
+def setup_lines(slurm: Slurm) -> list[str]:
+    """`launcher.slurm.setup`. Raises `ConfigError` on a directive, which sbatch reads only above commands."""
+    for line in slurm.setup:
+        if any(part.lstrip().startswith("#SBATCH") for part in line.splitlines()):
+            hint = "write it into launcher.slurm.directives"
+            raise ConfigError(
+                Problem(f"launcher.slurm.setup: {line!r}", "sbatch would not read it there", hint)
+            )
+    return slurm.setup
+
+
 def gpu_request(slurm: Slurm, gpus: int) -> Options:
     """The option that asks for the GPUs of a node; one task is a node, so "per task" means the same."""
     if slurm.gpu_type is not None and not re.fullmatch(r"[\w.-]+", slurm.gpu_type, re.ASCII):

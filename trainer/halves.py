@@ -13,7 +13,7 @@ import torch
 
 from galley.halves import cost_text
 from galley.schema import Dtype
-from galley.spec import Layout
+from galley.spec import Device
 from trainer.precision import TORCH_DTYPES
 
 log = logging.getLogger("galley")
@@ -55,13 +55,13 @@ def _seconds(dtype: torch.dtype, shape: tuple[int, int, int]) -> float:
     return min(times[1:])
 
 
-def warn_if_emulated(layout: Layout, hostname: str) -> None:
+def warn_if_emulated(compute: Dtype, device: Device, hostname: str) -> None:
     """Say in the log that fp32 would be faster on this node, wherever the run was planned."""
-    if layout.device != "cpu" or layout.precision == "fp32":
+    if device != "cpu" or compute == "fp32":
         return
-    cost = measure(layout.precision)
+    cost = measure(compute)
     if cost > 1:
-        log.warning("%s on %s: precision=fp32 is faster there", cost_text(layout.precision, cost), hostname)
+        log.warning("%s on %s: precision=fp32 is faster there", cost_text(compute, cost), hostname)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def run(
     torch.set_num_threads(layout.threads_per_proc)
     check_preloaded(layout)
     if facts.is_local_main:
-        halves.warn_if_emulated(layout, socket.gethostname())
+        halves.warn_if_emulated(recipe.precision.dtype, layout.device, socket.gethostname())
     grouped = recipe.strategy.data_parallel or layout.world_size > 1
     choice = prepare_backend(layout, recipe, facts.local_rank)
     ranks = open_ranks(facts, layout.device, recipe.launcher.timeout_s, grouped, choice)

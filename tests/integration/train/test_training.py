@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from galley.schema import Checkpoint, Eval, Optim, Precision, Train
+from galley.halves import has_instructions, this_cpu
+from galley.schema import Checkpoint, Dtype, Eval, Optim, Precision, Train
 from tests.integration.train import tiny
 from tests.integration.train.tiny_task import TinyDataset, TinyModel, TinyTask
 from trainer.batches import BatchPlan
@@ -153,7 +155,7 @@ def test_evaluating_more_often_does_not_change_training(tmp_path: Path, finished
 
 @pytest.mark.parametrize(("compute", "tolerance"), [("bf16", 0.05), ("fp16", 0.15)])
 def test_low_precision_agrees_between_strategies(
-    tmp_path: Path, single: Any, compute: str, tolerance: float
+    tmp_path: Path, single: Any, compute: Dtype, tolerance: float
 ) -> None:
     """The first fp16 steps find their loss scale and change nothing, so that it lags behind."""
     found = {}
@@ -163,6 +165,9 @@ def test_low_precision_agrees_between_strategies(
         assert tiny.losses(found[strategy]) == pytest.approx(tiny.losses(found["ddp"]), abs=2e-3)
         assert {t.dtype for t in tiny.weights(found[strategy]).values()} == {torch.float32}
         assert found[strategy].read_result().engaged.precision == compute
+    if not has_instructions(compute, this_cpu().instructions):
+        told = f"{compute} takes .* times as long as fp32 on .*: precision=fp32 is faster there"
+        assert re.search(told, found["ddp"].rank_log(1, 0).read_text())
     assert tiny.losses(found["ddp"]) == pytest.approx(tiny.losses(single), abs=tolerance)
     assert tiny.losses(found["ddp"]) != tiny.losses(single)
 

@@ -17,8 +17,9 @@ from galley.errors import SubmissionError
 from galley.halves import cost_text, half_cost, read_cpu, with_cost
 from galley.layout import layout_warnings, resolve_layout
 from galley.paths import RECIPES
-from galley.schema import Batch, Cluster, Precision, Recipe
+from galley.schema import Batch, Cluster, Dtype, Precision, Recipe
 from galley.spec import ClusterFacts
+from trainer import halves as ranks_halves
 from trainer.halves import measure
 
 HERE = ClusterFacts(hostname="h", gpus=0, gpu_memory_gib=0, physical_cores=4, memory_gib=16)
@@ -167,6 +168,27 @@ def test_the_measurement_agrees_with_torch_and_takes_a_moment() -> None:
     else:
         assert min(cost, slower) > 2
         assert took < 1
+
+
+@pytest.mark.parametrize(
+    ("precision", "cost", "said"),
+    [
+        ("bf16", 22.0, "bf16 takes 22 times as long as fp32 on node7: precision=fp32 is faster there"),
+        ("bf16", 0.4, None),
+        ("fp32", 22.0, None),
+    ],
+)
+def test_a_rank_tells_what_its_own_node_measures(
+    precision: Dtype,
+    cost: float,
+    said: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(ranks_halves, "measure", lambda _: cost)
+    ranks_halves.warn_if_emulated(precision, "cpu", "node7")
+    ranks_halves.warn_if_emulated(precision, "cuda", "node7")
+    assert caplog.messages == ([said] if said else [])
 
 
 def test_costs_are_told_in_words() -> None:

@@ -25,6 +25,19 @@ def script(cluster: Cluster | None = None, **slurm: Any) -> str:
     return plan_on(RUN, make_spec_on(cluster=cluster, **slurm)).files["job.sh"]
 
 
+@pytest.mark.parametrize("mount", ["/data", "/a:/b,/c:/d", ":/b", "/a:"])
+def test_mounts_are_source_and_target(mount: str) -> None:
+    with pytest.raises(ConfigError, match="is no mount"):
+        script(container_image="i.sif", container_mounts=["/x:/y:ro", mount])
+
+
+def test_a_directive_among_the_lines_of_bash_is_refused() -> None:
+    """sbatch(1): it stops to read directives at the first line that is no comment."""
+    with pytest.raises(ConfigError, match="sbatch would not read it there"):
+        script(setup=["module load cuda", "  #SBATCH --time=5"])
+    assert "# a comment\n" in script(setup=["# a comment"])
+
+
 def asked_for(text: str, word: str) -> list[str]:
     return [line.removeprefix("#SBATCH ") for line in text.splitlines() if f"#SBATCH --{word}" in line]
 
