@@ -20,7 +20,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "plan": ("galley.verbs.plan:plan", "everything but submit: prints exactly what `run` would start"),
     "resume": (
         "galley.verbs.run:resume",
-        "continue RUN from its last complete checkpoint; cluster.KEY=VALUE may differ",
+        "continue RUN from its last complete checkpoint; cluster.KEY=VALUE, or hpo.trials=N, may differ",
     ),
     "join": ("galley.verbs.run:join", "start the ranks of machine NODE of RUN (cluster.nodes > 1)"),
     "status": ("galley.verbs.runs:status", "where RUN is"),

@@ -31,6 +31,7 @@ class Search:
         seed: of the draws; equal seeds and equal histories draw equal parameters.
         settings: the recipe's `hpo`.
         dry: only to see whether the backend can express the search: it writes nothing.
+        points: that are tried first, in this order.
         id: of the study (`hpo.identity`), by which a storage that others use too knows it.
     """
 
@@ -42,6 +43,7 @@ class Search:
     seed: int
     settings: Hpo
     dry: bool = False
+    points: tuple[Params, ...] = ()
     id: str = ""
 
 

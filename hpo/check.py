@@ -10,6 +10,7 @@ from galley.errors import ConfigError, Problem, valid_values
 from galley.rules import evaluates_during
 from galley.schema import Pbt, Recipe
 from hpo.backends import BACKENDS
+from hpo.known import read_known_points
 from hpo.objectives import VISIBLE, is_visible, read_objectives
 from hpo.points import count_points, draw, size_of
 from hpo.population import population_problems
@@ -33,7 +34,7 @@ def sweep_problems(recipe: Recipe) -> list[Problem]:
     except ConfigError as error:
         problems += error.problems
     else:
-        problems += _size_problems(recipe, space)
+        problems += [*_size_problems(recipe, space), *_known_problems(recipe, space)]
     try:
         objectives, constraints = read_objectives(recipe)
     except ConfigError as error:
@@ -101,6 +102,39 @@ def _size_problems(recipe: Recipe, space: Sequence[SpaceDim]) -> Iterator[Proble
             all_of_them = ", or hpo.trials=null for all" if hpo.kind == "grid" else ""
             what = f"{hpo.trials} trials, but the grid has {size} points"
             yield Problem("hpo.trials", what, f"at most {size * hpo.repeats}{all_of_them}")
+
+
+def _known_problems(recipe: Recipe, space: Sequence[SpaceDim]) -> Iterator[Problem]:
+    """What is wrong with the points that are to be tried first."""
+    hpo = recipe.hpo
+    if hpo.points is None:
+        return
+    if hpo.kind == "pbt":
+        yield Problem("hpo.points", "means nothing to hpo=pbt, whose members draw their own", "drop it")
+        return
+    try:
+        points = read_known_points(hpo.points, space)
+    except ConfigError as error:
+        yield from error.problems
+        return
+    if hpo.trials is not None and len(points) * hpo.repeats > hpo.trials:
+        what = f"has {len(points)} points, more than hpo.trials={hpo.trials} can try"
+        yield Problem(f"hpo.points={hpo.points}", what, f"hpo.trials={len(points) * hpo.repeats}, or more")
+
+
+def check_known_points(points: Sequence[Params], compose: Callable[[Params], Any]) -> None:
+    """Compose each point. Raises `ConfigError` with the problems of all that are no recipe."""
+    problems: list[Problem] = []
+    for number, params in enumerate(points):
+        try:
+            compose(params)
+        except ConfigError as error:
+            problems += [
+                Problem(f"hpo.points: point {number}", f"{found.where}: {found.what}", found.hint)
+                for found in error.problems
+            ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _pruning_problems(

@@ -205,8 +205,18 @@ class Controller:
 
     def _ask_now(self) -> int | None:
         number = self._ledger.ask()
+        if number is not None:
+            self._say_repeated(self._study.trials[number])
         self._exhausted = number is None and not self._ledger.is_whole() and not self._ledger.backend.waits()
         return number
+
+    def _say_repeated(self, trial: Trial) -> None:
+        """A point of a small space that was drawn again: under the same seed it is the same training."""
+        earlier = self._study.earlier(trial)
+        if earlier is not None:
+            log.warning(
+                "trial %d has the point of trial %d: the space is small", trial.number, earlier.number
+            )
 
     def _with_backend(self, use: Callable[[], int | None]) -> int | None:
         """What `use` returns; None while the backend's storage is silent: what runs goes on without it."""

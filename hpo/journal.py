@@ -34,6 +34,7 @@ class Begun:
         words: the overrides of the command; with a trial's parameters behind them they compose its recipe.
         config_dirs: the user's folders of recipes and config groups.
         recipe: what the words composed to, to notice when they no longer do.
+        points: that are tried first (`hpo.points`), as they were in the file then.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Begun:
     recipe: Recipe
     code: CodeSnapshot
     time: float
+    points: list[Params] = field(default_factory=list)
     event: Literal["begun"] = "begun"
     version: int = 2
 

@@ -77,10 +77,10 @@ class Ledger:
             if self.is_whole():
                 return None
             root = number - number % study.hpo.repeats
-            fixed = study.trials[root].params if root != number else None
+            repeat_of = root if root != number else None
+            fixed = study.trials[root].params if root != number else study.known_point(number)
             params = backend.ask(number, fixed)
             if params is not None:
-                repeat_of = None if fixed is None else root
                 place = backend.place(number)
                 asked = Asked(number, params, time.time(), repeat_of, self._lease.name)
                 self.write(replace(asked, member=place.member, parent=place.parent))

@@ -6,7 +6,7 @@ import json
 import math
 import random
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from hpo.values import Params, SpaceDim
@@ -90,8 +90,11 @@ def count_points(dims: Sequence[SpaceDim], at_most: int) -> int:
 class Grid:
     """Points of a finite space by their index. They are enumerated as far as they are asked for."""
 
-    def __init__(self, dims: Sequence[SpaceDim]) -> None:
-        self._ahead = enumerate_points(dims)
+    def __init__(self, dims: Sequence[SpaceDim], first: Sequence[Params] = ()) -> None:
+        """`first`: points of the space that come before all others."""
+        known = {point_text(point) for point in first}
+        others = (point for point in enumerate_points(dims) if point_text(point) not in known)
+        self._ahead = chain(first, others)
         self._points: list[Params] = []
 
     def point(self, index: int) -> Params | None:
@@ -102,7 +105,12 @@ class Grid:
 
 def same_point(a: Params, b: Params) -> bool:
     """Whether two points are one, by their JSON: true is not 1."""
-    return json.dumps(a, sort_keys=True) == json.dumps(b, sort_keys=True)
+    return point_text(a) == point_text(b)
+
+
+def point_text(point: Params) -> str:
+    """Equal for equal points, and for no others."""
+    return json.dumps(point, sort_keys=True)
 
 
 def override(key: str, value: Any, groups: Sequence[str]) -> str:

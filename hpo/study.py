@@ -24,8 +24,9 @@ from hpo.journal import (
     read_journal,
 )
 from hpo.objectives import directions, read_objectives
+from hpo.points import point_text
 from hpo.space import read_space
-from hpo.values import ENDED, Constraint, Objective, SpaceDim, Trial
+from hpo.values import ENDED, Constraint, Objective, Params, SpaceDim, Trial
 
 
 @dataclass
@@ -85,6 +86,19 @@ class Study:
     def target(self) -> int | None:
         """How many trials there are to be; null: as many as the backend has."""
         return self.hpo.trials
+
+    def known_point(self, number: int) -> Params | None:
+        """The point of a new trial, if the study was given it (`hpo.points`)."""
+        index = number // self.hpo.repeats
+        return self.begun.points[index] if index < len(self.begun.points) else None
+
+    def earlier(self, trial: Trial) -> Trial | None:
+        """The first trial with the point of this one, other than as its repeat under another seed."""
+        if trial.repeat_of is not None or trial.member is not None:
+            return None
+        text = point_text(trial.params)
+        others = (other for other in self.trials[: trial.number] if other.repeat_of is None)
+        return next((other for other in others if point_text(other.params) == text), None)
 
     def running(self) -> list[Trial]:
         """The trials that have not ended."""

@@ -24,16 +24,18 @@ from galley.seal import snapshot, snapshot_sha256, write_snapshot
 from galley.verbs import JOURNAL
 from hpo.backends import make_backend
 from hpo.base import Search
-from hpo.check import check_points, sweep_problems
+from hpo.check import check_known_points, check_points, sweep_problems
 from hpo.controller import Controller
 from hpo.display import make_show
 from hpo.folder import StudyFolder
 from hpo.identity import study_id
 from hpo.journal import Begun, Cancelled, Extended, Journal, Resumed, read_journal
+from hpo.known import read_known_points
 from hpo.ledger import Ledger
 from hpo.population import died_out
 from hpo.pruning import make_pruner
 from hpo.runs import TrialRuns, end_all
+from hpo.space import read_space
 from hpo.study import Study, fold
 from hpo.values import ENDED
 from launchers.follow import catch_interrupts
@@ -60,9 +62,12 @@ def begin(recipe: Recipe, words: Sequence[str], config_dirs: Sequence[Path], roo
         recipe=recipe,
         code=snapshot(recipe),
         time=time.time(),
+        points=read_known_points(recipe.hpo.points, read_space(recipe.hpo.space)),
     )
     study = Study(folder, begun)
-    check_points(study.space, TrialRuns(study).compose, _seed(study))
+    compose = TrialRuns(study).compose
+    check_points(study.space, compose, _seed(study))
+    check_known_points(begun.points, compose)
     make_backend(_search(study, dry=True), []).close()
     with writing(f"hpo.study_dir={folder.root}"), folder.lock():
         refuse_existing(folder)
@@ -127,7 +132,7 @@ def _extend(study: Study, journal: Journal, trials: int) -> None:
     if study.hpo.kind == "pbt":
         what = "a population has as many trials as its members have intervals, from its first step on"
         raise ConfigError(Problem(where, what, "begin a new study with a longer train.max_steps"))
-    problems = sweep_problems(replace(study.begun.recipe, hpo=replace(study.hpo, trials=trials)))
+    problems = sweep_problems(replace(study.begun.recipe, hpo=replace(study.hpo, trials=trials, points=None)))
     if problems:
         raise ConfigError(problems)
     journal.append(event)
@@ -236,5 +241,6 @@ def _search(study: Study, dry: bool = False) -> Search:
         seed=_seed(study),
         settings=study.hpo,
         dry=dry,
+        points=tuple(study.begun.points),
         id=study_id(study.begun),
     )

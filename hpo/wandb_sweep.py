@@ -102,6 +102,8 @@ def _problems(
         yield Problem(
             "hpo.pruning.kind", "is Galley's; a W&B sweep is not run by it", "hpo.pruning.kind=none"
         )
+    if recipe.hpo.points is not None:
+        yield Problem("hpo.points", "cannot be told to a W&B sweep", other)
     if recipe.hpo.repeats > 1:
         yield Problem("hpo.repeats", "cannot be told to a W&B sweep", other)
     for objective in objectives:

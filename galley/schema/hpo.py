@@ -85,6 +85,8 @@ class Hpo:
             `{choices: [...], when: {KEY: [VALUES]}}`; or Hydra's `interval()`, `range()`, `choice()`.
             `KEY=choice(…)` on the command line adds to it.
         constraints: `{metric, min, max}` each: bounds of metrics that are no objectives.
+        points: file with points to try first, as they are known to be good or of interest: a YAML or JSON
+            list of mappings with a value for every dimension.
         max_memory_gib: a point whose memory estimate a rank is above it is never started; null is
             what a rank has on this machine.
         study_dir: the study's folder; null is `runs/RECIPE-KIND-sweep`, with a number behind it.
@@ -111,6 +113,7 @@ class Hpo:
     objectives: list[str | dict[str, str | float | None]] = field(default_factory=list)
     space: dict[str, Any] = field(default_factory=dict)
     constraints: list[dict[str, str | float | None]] = field(default_factory=list)
+    points: str | None = None
     max_memory_gib: Annotated[float, Field(gt=0)] | None = None
     study_dir: str | None = None
     sampler: Literal["tpe", "nsga2", "nsga3", "gp", "random", "grid", "cmaes"] | None = None

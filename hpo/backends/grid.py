@@ -20,7 +20,7 @@ class GridBackend(TellingBackend):
         """Raises `ConfigError` where a dimension has infinitely many values."""
         check_finite(search.space)
         super().__init__(search, trials)
-        self._grid = Grid(search.space)
+        self._grid = Grid(search.space, search.points)
 
     def ask(self, number: int, fixed: Params | None = None) -> Params | None:
         if fixed is not None:

@@ -52,7 +52,7 @@ class OptunaBackend(HpoBackend):
         self._dims = {dim.key: dim for dim in search.space}
         self._distributions = {dim.key: distribution(dim) for dim in search.space}
         check_sampler(search)
-        self._grid = Grid(search.space) if search.settings.sampler == "grid" else None
+        self._grid = Grid(search.space, search.points) if search.settings.sampler == "grid" else None
         url = storage_url(search.settings.storage)
         if search.dry:
             if url is not None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import islice
 
 from hpo import pareto
 from hpo.base import HpoBackend, Search
-from hpo.points import draw
+from hpo.points import draw, enumerate_points, point_text, size_of
 from hpo.values import Params, Trial
+
+_TRIES = 100  # draws of a point that was drawn before
+_LISTED = 10_000  # points that are left, of which one is chosen then
 
 
 class TellingBackend(HpoBackend):
@@ -29,9 +33,29 @@ class TellingBackend(HpoBackend):
 
 
 class RandomBackend(TellingBackend):
-    """Uniform over choices, ranges and logarithms of ranges."""
+    """Uniform over choices, ranges and logarithms of ranges; over the points not yet drawn, while there are
+    any in a finite space."""
 
     name = "random"
 
+    def __init__(self, search: Search, trials: Sequence[Trial]) -> None:
+        super().__init__(search, trials)
+        self._seen = {point_text(trial.params) for trial in trials}
+
     def ask(self, number: int, fixed: Params | None = None) -> Params | None:
-        return fixed or draw(self.search.space, random.Random(f"{self.search.seed}-{number}"))
+        params = self._draw(random.Random(f"{self.search.seed}-{number}")) if fixed is None else fixed
+        self._seen.add(point_text(params))
+        return params
+
+    def _draw(self, generator: random.Random) -> Params:
+        space = self.search.space
+        params = draw(space, generator)
+        for _ in range(_TRIES):
+            if point_text(params) not in self._seen:
+                return params
+            params = draw(space, generator)
+        if any(size_of(dim) is None for dim in space):
+            return params
+        unseen = (point for point in enumerate_points(space) if point_text(point) not in self._seen)
+        left = list(islice(unseen, _LISTED))
+        return generator.choice(left) if left else params
