@@ -51,8 +51,8 @@ class Client(ABC):
         """Pods by labels (`a=b,c=d`)."""
 
     @abstractmethod
-    def logs(self, pod: str) -> str:
-        """What the pod has written so far; empty before it has started."""
+    def logs(self, pod: str, container: str) -> str:
+        """What a container of the pod has written so far; empty before it has started."""
 
     @abstractmethod
     def delete(self, files: Sequence[Path]) -> None:

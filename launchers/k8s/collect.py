@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from galley.k8s_rules import TRAINS
 from galley.rundir import RunFolder
 from launchers.k8s.client import Client
 from launchers.k8s.relay import extend, rank_texts, receive
@@ -22,6 +23,12 @@ def agent_log(folder: RunFolder, attempt: int, node: int) -> Path:
     return folder.logs(attempt) / f"agent-{node}.log"
 
 
+def training_container(pod: Mapping[str, Any]) -> str:
+    """The name of the container that trains: a pod may have others, of a patch or of a service mesh."""
+    names = [str(container["name"]) for container in pod["spec"]["containers"]]
+    return next((name for name in names if name in TRAINS.values()), names[0])
+
+
 def collect(
     client: Client, pods: Mapping[int, Mapping[str, Any]], folder: RunFolder, attempt: int, shared: bool
 ) -> None:
@@ -30,7 +37,7 @@ def collect(
     With `shared` the run folder is the one of the pods: only what is not there yet is written.
     """
     for node, pod in pods.items():
-        text = client.logs(pod["metadata"]["name"])
+        text = client.logs(pod["metadata"]["name"], training_container(pod))
         lines = text.split("\n")
         extend(pod_log(folder, attempt, node), text.encode())
         own = [line.removeprefix(_AGENT) for line in lines if line.startswith(_AGENT)]

@@ -38,9 +38,9 @@ class Kubectl(Client):
     def pods(self, selector: str) -> list[Object]:
         return list(json.loads(self._run("get", "pods", f"--selector={selector}", "--output=json"))["items"])
 
-    def logs(self, pod: str) -> str:
+    def logs(self, pod: str, container: str) -> str:
         try:
-            return self._run("logs", pod)
+            return self._run("logs", pod, f"--container={container}")
         except SubmissionError as error:
             if "is waiting to start" in str(error):
                 return ""

@@ -83,10 +83,10 @@ class PythonClient(Client):
         path = self._resource_path("v1", "pods", None)
         return list(self._call("GET", path, None, [("labelSelector", selector)])["items"])
 
-    def logs(self, pod: str) -> str:
+    def logs(self, pod: str, container: str) -> str:
         path = f"{self._resource_path('v1', 'pods', None)}/{pod}/log"
         try:
-            return self._ask("GET", path).decode(errors="replace")
+            return self._ask("GET", path, None, [("container", container)]).decode(errors="replace")
         except SubmissionError as error:
             if "is waiting to start" in str(error):
                 return ""

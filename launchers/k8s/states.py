@@ -100,7 +100,7 @@ def order_pods(pods: Sequence[Object]) -> dict[int, Object]:
 def stuck_reason(pods: Mapping[int, Object]) -> str | None:
     """Why a pod will never start, if there is such a one."""
     for pod in pods.values():
-        for container in (pod.get("status") or {}).get("containerStatuses") or []:
+        for container in _containers(pod.get("status") or {}):
             waiting = (container.get("state") or {}).get("waiting") or {}
             if waiting.get("reason") in STUCK:
                 name = pod["metadata"]["name"]
@@ -119,6 +119,11 @@ def diagnose_pods(pods: Mapping[int, Object], procs_per_node: int) -> Diagnosis 
     return Diagnosis(message, node * procs_per_node, failure)
 
 
+def _containers(status: Object) -> list[Object]:
+    """What is known of the containers of a pod, in the order in which they are started."""
+    return [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+
+
 @dataclass(frozen=True)
 class _Ended:
     """How a pod failed; `at` is the time as Kubernetes writes it, empty where it does not tell."""
@@ -130,7 +135,7 @@ class _Ended:
 
 def _ended(pod: Object) -> _Ended | None:
     status = pod.get("status") or {}
-    for container in status.get("containerStatuses") or []:
+    for container in _containers(status):
         state = (container.get("state") or {}).get("terminated") or {}
         if state.get("exitCode"):
             return _Ended(state.get("reason", "Error"), state["exitCode"], state.get("finishedAt", ""))

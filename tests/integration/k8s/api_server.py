@@ -190,6 +190,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _log(self, key: Key, pod: Object) -> None:
         store = self.server_of.store
+        names, asked = [entry["name"] for entry in pod["spec"]["containers"]], self.query.get("container")
+        if asked is None and len(names) > 1:
+            what = f"a container name must be specified for pod {key[2]}, choose one of: {names}"
+            raise Refusal(400, "BadRequest", what)
+        if asked is not None and asked not in names:
+            raise Refusal(400, "BadRequest", f"container {asked} is not valid for pod {key[2]}")
         if key not in store.logs:
             raise Refusal(
                 400,

@@ -78,9 +78,11 @@ def test_pods_and_their_logs(client: Client, api: ApiServer) -> None:
         body["spec"] = {"containers": [{"name": "x"}]}
         api.store.put(("pods", "team-a", name), body)
     assert [pod["metadata"]["name"] for pod in client.pods("job=mine")] == ["a"]
-    assert client.logs("a") == "", "a pod that has not started has said nothing"
+    assert client.logs("a", "x") == "", "a pod that has not started has said nothing"
     api.store.logs["pods", "team-a", "a"] = lambda: "é\n{}\n"
-    assert client.logs("a") == "é\n{}\n"
+    assert client.logs("a", "x") == "é\n{}\n"
+    with pytest.raises(SubmissionError, match="container proxy is not valid for pod a"):
+        client.logs("a", "proxy")
 
 
 def test_already_exists(client: Client, manifest: Path) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from galley.spec import State
+from launchers.k8s.collect import training_container
 from launchers.k8s.states import diagnose_pods, has_failed_pod, job_state, order_pods, stuck_reason
 
 
@@ -90,6 +91,24 @@ def test_an_image_that_cannot_be_pulled_is_named() -> None:
     waiting = container(waiting={"reason": "ImagePullBackOff", "message": "no such image"})
     assert stuck_reason({0: pod("m", status=waiting)}) == "pod m: ImagePullBackOff: no such image"
     assert stuck_reason({0: pod("m", status=container(waiting={"reason": "ContainerCreating"}))}) is None
+
+
+def test_an_init_container_that_fails_or_has_no_image_is_seen() -> None:
+    waiting = {"reason": "ErrImagePull", "message": "no such image"}
+    status = {"initContainerStatuses": [{"name": "fetch", "state": {"waiting": waiting}}]}
+    assert stuck_reason({0: pod("m", status=status)}) == "pod m: ErrImagePull: no such image"
+    ended = {"exitCode": 3, "reason": "Error", "finishedAt": "2026-01-01T00:00:01Z"}
+    status = {"initContainerStatuses": [{"name": "fetch", "state": {"terminated": ended}}]}
+    found = diagnose_pods({0: pod("m", status={"phase": "Failed", **status})}, procs_per_node=1)
+    assert found is not None
+    assert found.message == "pod m ended with exit code 3 (Error)"
+
+
+def test_the_log_is_that_of_the_container_that_trains() -> None:
+    names = ["istio-proxy", "node", "other"]
+    body = {"spec": {"containers": [{"name": name} for name in names]}}
+    assert training_container(body) == "node"
+    assert training_container({"spec": {"containers": [{"name": "pytorch"}]}}) == "pytorch"
 
 
 def test_the_first_pod_that_failed_is_the_cause() -> None:
