@@ -8,12 +8,13 @@ from typing import Any
 
 from galley.errors import ConfigError, Problem, valid_values
 from galley.rules import evaluates_during
-from galley.schema import Pbt, Recipe
+from galley.schema import Hpo, Pbt, Recipe
 from hpo.backends import BACKENDS
 from hpo.known import read_known_points
 from hpo.objectives import VISIBLE, is_visible, read_objectives
 from hpo.points import count_points, draw, size_of
 from hpo.population import population_problems
+from hpo.pruning.rungs import rungs
 from hpo.space import read_space
 from hpo.values import Constraint, Objective, Params, SpaceDim
 
@@ -160,12 +161,18 @@ def _pruning_problems(
         yield Problem(
             where, what, "more often: eval.every_steps=N, eval.every_epochs=N, train.log_every_steps=N"
         )
-    least = recipe.hpo.pruning.min_trials
-    if recipe.hpo.trials is not None and recipe.hpo.trials < least:
-        what = f"never acts: it waits for {least} trials, and there are {recipe.hpo.trials}"
-        yield Problem(
-            "hpo.pruning.min_trials", what, f"at most {recipe.hpo.trials}, or hpo.pruning.kind=none"
-        )
+    least, rivals = recipe.hpo.pruning.min_trials, largest_bracket(recipe.hpo)
+    if rivals is not None and rivals < least:
+        there = f"there are {rivals}{' in a bracket' if kind == 'hyperband' else ''}"
+        what = f"never acts: it waits for {least} trials, and {there}"
+        yield Problem("hpo.pruning.min_trials", what, f"at most {rivals}, or hpo.pruning.kind=none")
+
+
+def largest_bracket(hpo: Hpo) -> int | None:
+    """How many trials are compared with each other at most; None where their number is not known."""
+    if hpo.trials is None or hpo.pruning.kind != "hyperband":
+        return hpo.trials
+    return -(-hpo.trials // len(rungs(hpo.pruning.min_fraction, hpo.pruning.eta)))
 
 
 def only_at_the_end(recipe: Recipe, evaluated: bool) -> bool:

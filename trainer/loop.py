@@ -93,7 +93,7 @@ class Loop:
         self.writer = Writer(parts.folder.checkpoints, recipe.checkpoint)
         self._requests = Requests(parts.folder, parts.ranks)
         if resumed:
-            self.stopping.best, self.stopping.misses = resumed.best, resumed.misses
+            self.stopping.resume(resumed.watched, resumed.best, resumed.misses)
             self.best.resume(resumed.kept)
         self._lr = learning_rate(recipe.schedule, recipe.optim.lr, self.total_steps)
         self._loss_sum = torch.zeros((), device=parts.ranks.device)
@@ -309,6 +309,7 @@ class Loop:
             data_fingerprint=self.parts.data.train.fingerprint,
             best=self.stopping.best,
             misses=self.stopping.misses,
+            watched=self.stopping.metric,
             kept=self.best.kept,
             stream=self._stream_position(),
         )

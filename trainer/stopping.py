@@ -31,6 +31,11 @@ class EarlyStopping:
             raise ConfigError(unknown_direction("eval.mode", name, "eval.mode=max or min"))
         return cls(name, direction, recipe.eval.patience)
 
+    def resume(self, metric: str, best: float | None, misses: int) -> None:
+        """Go on from where a checkpoint stands, unless it is of a run that watched another metric."""
+        if metric == self.metric:
+            self.best, self.misses = best, misses
+
     def update(self, metrics: Mapping[str, float]) -> bool:
         """Whether the run should end. A value that is not a number is never an improvement."""
         value = measured(f"eval.metric={self.metric}", self.metric, metrics)

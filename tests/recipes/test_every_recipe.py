@@ -27,7 +27,7 @@ SHORT = (
     "batch.micro_size=null", "batch.accumulation=null", "train.epochs=100", "train.max_steps=4",
     "train.log_every_steps=1", "schedule.kind=constant", "schedule.warmup_steps=0",
     "schedule.warmup_ratio=null", "eval.only=false", "eval.enabled=false", "eval.every_steps=null",
-    "eval.patience=null",
+    "eval.patience=null", "eval.every_epochs=null", "checkpoint.keep_best=null",
     "checkpoint.every_steps=null", "model.dropout=0", "cluster.procs_per_node=null", "cluster.nodes=1",
     "model.lora.dropout=0",
 )  # fmt: skip

@@ -78,6 +78,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "model.lora.alpha": 16.0, "model.lora.dropout": 0.1, "optim.lr": 1e-4, "schedule.kind": "constant",
         "optim.grad_clip": 0.3, "batch.global_size": 8, "train.epochs": 5.0,
         "task.classification.class_weights": "balanced", "strategy.name": "single",
+        "eval.every_epochs": 1.0, "checkpoint.keep_best": "eval/loss",
     },
     "recipe=bloom_3d": {
         "data.max_length": 2048, "precision.compute": "bf16", "checkpoint.every_steps": 100,

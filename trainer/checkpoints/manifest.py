@@ -63,7 +63,7 @@ class TrainState:
     Attributes:
         epoch, batch: of the next global batch; they follow from `step` and are kept for readers.
         optimizer_steps: steps that changed the weights.
-        best, misses: of early stopping: the best value so far, evaluations since it.
+        best, misses: of early stopping by the metric `watched`: the best value so far, evaluations since it.
         kept: the best evaluation; null without `checkpoint.keep_best`.
         data_fingerprint: of the training samples, whose order the position refers to.
         stream: where the next sample begins, if the samples are a stream.
@@ -82,6 +82,7 @@ class TrainState:
     data_fingerprint: str
     best: float | None = None
     misses: int = 0
+    watched: str = ""
     kept: Kept | None = None
     stream: Any = None
 

@@ -181,13 +181,19 @@ def test_the_feasible_front_is_never_touched_where_curves_keep_their_order(
         ({"objectives": ["train/loss"], "train": Train(max_steps=10, log_every_steps=10)}, "never acts"),
         ({"objectives": ["train/loss"], "constraints": [{"metric": "eval/f1", "min": 0.5}], "eval": Eval()},
          "needs evaluations during the run"),
+        ({"kind": "hyperband", "trials": 9}, "it waits for 4 trials, and there are 3 in a bracket"),
+        ({"kind": "hyperband", "trials": 10}, ""),
         ({"objectives": ["latency_s"]}, "cannot see 'latency_s' while a trial runs"),
     ],
 )  # fmt: skip
 def test_pruning_that_can_never_act_is_refused(settings: Any, complaint: str) -> None:
-    own = {name: settings.pop(name) for name in ("trials", "objectives", "constraints") if name in settings}
-    hpo = {"trials": 8, "objectives": ["eval/loss"], "space": {"optim.lr": [1, 2]}, **own}
-    base = {"eval": Eval(every_steps=10), "train": Train(max_steps=100), **settings}
-    recipe = Recipe(hpo=Hpo(kind="random", pruning=Pruning("asha"), **hpo), **base)
+    """Under hyperband there are three rungs from a tenth on, 0.1, 0.3 and 0.9, and as many brackets."""
+    sought = {name: value for name, value in settings.items() if name not in ("eval", "train", "kind")}
+    hpo = {"trials": 8, "objectives": ["eval/loss"], "space": {"optim.lr": [1, 2]}, **sought}
+    recipe = Recipe(
+        hpo=Hpo(kind="random", pruning=Pruning(settings.get("kind", "asha")), **hpo),
+        eval=settings.get("eval", Eval(every_steps=10)),
+        train=settings.get("train", Train(max_steps=100)),
+    )
     found = [str(problem) for problem in sweep_problems(recipe) if "pruning" in problem.where]
     assert any(complaint in text for text in found) if complaint else not found, found

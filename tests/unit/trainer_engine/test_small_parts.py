@@ -78,6 +78,14 @@ def test_a_metric_without_a_direction_ends_no_run() -> None:
         EarlyStopping.of(replace(recipe, eval=replace(recipe.eval, patience=1)), own_metrics({}))
 
 
+def test_early_stopping_goes_on_from_values_of_its_own_metric_only() -> None:
+    stopping = EarlyStopping("eval/loss", "minimize", patience=2)
+    stopping.resume("eval/f1", 0.1, 1)
+    assert (stopping.best, stopping.misses) == (None, 0)
+    stopping.resume("eval/loss", 0.7, 1)
+    assert stopping.update({"eval/loss": 0.8})
+
+
 def test_smaller_may_be_better_and_no_patience_never_stops() -> None:
     recipe = Recipe(task=Task("causal_lm"), eval=Eval(metric="eval/loss"))
     stopping = EarlyStopping.of(recipe, task_metrics(recipe))
