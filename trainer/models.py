@@ -63,8 +63,9 @@ def _folder_or_hub(name: str, key: str, file: str) -> Source:
 def load_tokenizer(recipe: Recipe, texts: Iterable[str] | None = None, pad_with_end: bool = False) -> Any:
     """The fast tokenizer of the model, or the one of `model.tokenizer`.
 
-    `texts` are those whose characters `model.tokenizer=characters` takes. With `pad_with_end` a
-    tokenizer that cannot pad (GPT-2) does so with its end-of-text token, which the task leaves out.
+    `texts` are those whose characters `model.tokenizer=characters` takes. A tokenizer that cannot pad
+    (GPT-2, Llama) does so with its end-of-text token if it ends no text with it, or with `pad_with_end`,
+    if the task leaves padding out by itself.
     Raises `ConfigError` where it is not fast, cannot pad, or `data.max_length` is more than it allows.
     """
     where = f"model.name={recipe.model.name}"
@@ -73,7 +74,7 @@ def load_tokenizer(recipe: Recipe, texts: Iterable[str] | None = None, pad_with_
     tokenizer = _characters(where, texts) if recipe.model.tokenizer == CHARACTERS else _stored(recipe)
     if not tokenizer.is_fast:
         raise ConfigError(Problem(where, "has no fast tokenizer (tokenizer.json)"))
-    if tokenizer.pad_token_id is None and pad_with_end:
+    if tokenizer.pad_token_id is None and (pad_with_end or not _ends_texts(tokenizer)):
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
         raise ConfigError(Problem(where, "its tokenizer has no padding token", "add pad_token to it"))
@@ -81,6 +82,11 @@ def load_tokenizer(recipe: Recipe, texts: Iterable[str] | None = None, pad_with_
         what = f"{where} reads at most {tokenizer.model_max_length} tokens"
         raise ConfigError(Problem(f"data.max_length={recipe.data.max_length}", what))
     return tokenizer
+
+
+def _ends_texts(tokenizer: Any) -> bool:
+    """Whether the end-of-text token stands in texts, which decoders find the end of by their padding."""
+    return tokenizer.eos_token_id in tokenizer("")["input_ids"]
 
 
 def _characters(where: str, texts: Iterable[str] | None) -> Any:

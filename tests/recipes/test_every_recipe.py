@@ -40,6 +40,10 @@ def addresses(recipe: Recipe, launcher: str) -> list[str]:
         found.append(f"launcher.mpi.hosts=[{','.join(f'host{number}' for number in range(nodes))}]")
     if launcher == "local" and nodes > 1:
         found.append("launcher.torchrun.rendezvous=host0:29500")
+    if launcher == "local":  # whose cores are this machine's
+        found += ["cluster.threads_per_proc=null", "strategy.ccl_workers=null"]
+    if recipe.hpo.kind == "wandb":  # W&B's agents run it so
+        found.append("hpo=none")
     if recipe.cluster.procs_per_node is None:
         found.append("cluster.procs_per_node=1")
     return found
@@ -56,7 +60,7 @@ def test_the_page_about_recipes_tells_what_every_small_profile_trains() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_plans_for_every_launcher_and_its_header_is_its_command(name: str, tmp_path: Path) -> None:
     path = RECIPES / f"{name}.yaml"
-    assert re.match(rf"# python train.py( recipe={name}\b.*)?\n", path.read_text())
+    assert re.match(rf"# python train.py( (sweep )?recipe={name}\b.*)?\n", path.read_text())
     assert "small" in profiles(path)
     for profile in profiles(path):
         recipe = compose_recipe([f"recipe={name}", f"profile={profile}"])

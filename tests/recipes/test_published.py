@@ -30,6 +30,13 @@ DIALOGUE = {
     "task.seq2seq.repetition_penalty": 1.2, "optim.lr": 1e-6, "optim.weight_decay": 0.0,
     "train.epochs": 1.0, "schedule.warmup_steps": 100, "seed": 25,
 }  # fmt: skip
+TWEETS = {
+    "data.name": "mehdiiraqui/twitter_disaster", "data.max_length": 512, "data.hold_out": 1523,
+    "model.lora.alpha": 16.0, "optim.lr": 1e-4, "schedule.kind": "constant", "schedule.warmup_ratio": 0.1,
+    "optim.weight_decay": 0.001, "optim.grad_clip": 0.3, "batch.global_size": 8, "train.epochs": 5.0,
+    "train.gradient_checkpointing": True, "eval.every_epochs": 1.0, "checkpoint.keep_best": "eval/loss",
+    "task.classification.class_weights": "balanced", "strategy.name": "single", "tracker.kind": "wandb",
+}  # fmt: skip
 # Words of the command line -> what they mean. Batches are of all GPUs together: two of them where a
 # source says so.
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -59,7 +66,14 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         **CPU_GLUE, "model.name": "distilbert/distilbert-base-uncased", "data.subset": "qqp"
     },
     "recipe=squad_bert_large": {
-        **SQUAD, "model.name": "google-bert/bert-large-uncased", "launcher.kind": "mpi"
+        **SQUAD, "model.name": "google-bert/bert-large-uncased", "launcher.kind": "mpi",
+        "precision.compute": "bf16", "cluster.nodes": 2, "cluster.procs_per_node": 2,
+        "cluster.threads_per_proc": 23,
+    },
+    "recipe=squad_distilbert_spr": {
+        **SQUAD, "batch.micro_size": 32, "train.epochs": 1.0, "precision.compute": "bf16",
+        "model.name": "distilbert/distilbert-base-uncased", "launcher.kind": "mpi", "cluster.nodes": 4,
+        "cluster.procs_per_node": 2, "cluster.cpus_per_node": 32, "strategy.ccl_workers": 2,
     },
     "recipe=squad_distilbert_k8s": {
         **SQUAD, "model.name": "distilbert/distilbert-base-uncased", "launcher.kind": "k8s",
@@ -68,17 +82,30 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
     "recipe=starcoder_fsdp": {
         "model.name": "bigcode/starcoder", "data.name": "smangrul/hf-stack-v1", "data.max_length": 2048,
-        "task.lm.packing": True, "task.lm.fim_rate": 0.5, "train.max_steps": 2000, "batch.micro_size": 1,
+        "task.lm.packing": True, "task.lm.fim_rate": 0.5, "task.lm.fim_spm_rate": 0.5,
+        "train.log_every_steps": 25, "model.attn_implementation": "flash_attention_2",
+        "train.max_steps": 2000, "batch.micro_size": 1,
         "batch.accumulation": 2, "optim.lr": 5e-5, "schedule.kind": "cosine", "optim.weight_decay": 0.01,
         "schedule.warmup_steps": 30, "eval.every_steps": 100, "checkpoint.every_steps": 500,
         "strategy.name": "fsdp", "precision.compute": "bf16", "cluster.max_procs_per_node": 8,
     },
     "recipe=disaster_lora_roberta": {
-        "model.name": "FacebookAI/roberta-large", "data.max_length": 512, "model.lora.r": 2,
-        "model.lora.alpha": 16.0, "model.lora.dropout": 0.1, "optim.lr": 1e-4, "schedule.kind": "constant",
-        "optim.grad_clip": 0.3, "batch.global_size": 8, "train.epochs": 5.0,
-        "task.classification.class_weights": "balanced", "strategy.name": "single",
-        "eval.every_epochs": 1.0, "checkpoint.keep_best": "eval/loss",
+        **TWEETS, "model.name": "FacebookAI/roberta-large", "model.lora.r": 2, "model.lora.dropout": 0.1,
+    },
+    "recipe=disaster_lora_mistral": {
+        **TWEETS, "model.name": "mistralai/Mistral-7B-v0.1", "model.lora.r": 2, "model.lora.dropout": 0.1,
+        "model.lora.target_modules": ["q_proj", "v_proj"], "precision.compute": "fp16",
+    },
+    "recipe=disaster_lora_llama2": {
+        **TWEETS, "model.name": "meta-llama/Llama-2-7b-hf", "model.lora.r": 16, "model.lora.dropout": 0.05,
+        "model.lora.target_modules": ["q_proj", "v_proj"], "precision.compute": "fp16",
+    },
+    "recipe=disaster_lora_sweep": {
+        "hpo.kind": "wandb", "hpo.trials": 30, "hpo.objectives": ["eval/f1:max"], "data.max_length": 512,
+        "hpo.space": {
+            "model.lora.alpha": [16, 32, 64], "model.lora.dropout": {"low": 0.0, "high": 0.1},
+            "model.lora.r": [4, 8, 16, 32], "optim.lr": {"low": 1e-5, "high": 2e-4},
+        },
     },
     "recipe=bloom_3d": {
         "data.max_length": 2048, "precision.compute": "bf16", "checkpoint.every_steps": 100,

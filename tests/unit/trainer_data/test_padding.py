@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from galley.datacheck import Split
+from galley.errors import ConfigError
 from galley.schema import Data, Model, Recipe, Task
 from galley.squad import Question, QuestionSet
 from trainer.batches import eval_batches
@@ -17,7 +19,7 @@ from trainer.data.tokenized import tokenized
 from trainer.data.windows import WindowSize, windows
 from trainer.evaluation import evaluate
 from trainer.meter import EvalMeter
-from trainer.models import CLASSIFIER
+from trainer.models import CLASSIFIER, load_tokenizer
 from trainer.padding import padding_matters
 from trainer.rank_facts import RankFacts
 from trainer.ranks import Ranks
@@ -174,6 +176,32 @@ def test_the_span_of_an_answer_is_none_of_padding(tmp_path: Path, kind: str) -> 
     found, apart = losses(task, task.model().eval(), dataset)
     assert found == pytest.approx([found[0]] * 3, rel=1e-5)
     assert not apart
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_a_tokenizer_that_cannot_pad_pads_with_the_end_that_it_does_not_use(
+    tmp_path: Path, kind: str
+) -> None:
+    """As the sources do for Llama 2 and Mistral; the expected logits are those of each text by itself."""
+    folder = stored_model(tmp_path / "model", kind, None)
+    saved = a_tokenizer()
+    saved._tokenizer.post_processor = TemplateProcessing(single="$A")
+    saved.pad_token = None
+    saved.save_pretrained(folder)
+    tokenizer = load_tokenizer(Recipe(model=Model(name=str(folder)), data=Data(max_length=32)))
+    assert tokenizer.pad_token_id == END
+    task, model, dataset = a_classifier(folder, tmp_path, tokenizer)
+    found, _ = losses(task, model, dataset)
+    assert found == pytest.approx([found[0]] * 3, rel=1e-4)
+
+
+def test_a_tokenizer_that_cannot_pad_and_ends_texts_is_refused(tmp_path: Path) -> None:
+    folder = stored_model(tmp_path / "model", "llama", None)
+    saved = a_tokenizer()
+    saved.pad_token = None
+    saved.save_pretrained(folder)
+    with pytest.raises(ConfigError, match="its tokenizer has no padding token"):
+        load_tokenizer(Recipe(model=Model(name=str(folder)), data=Data(max_length=32)))
 
 
 def test_batches_of_one_length_are_never_padded() -> None:

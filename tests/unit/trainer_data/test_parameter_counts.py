@@ -42,6 +42,11 @@ ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
         "roberta", "SequenceClassification",
         {**BERT_LARGE, "vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1},
     ),
+    "disaster_lora_llama2": ("llama", "SequenceClassification", {}),
+    "disaster_lora_mistral": (
+        "mistral", "SequenceClassification", {"num_key_value_heads": 8, "intermediate_size": 14336},
+    ),
+    "squad_distilbert_spr": ("distilbert", "QuestionAnswering", {}),
     "wikitext2_gpt2": ("gpt2", "CausalLM", {}),
     "wikitext2_gpt2xl": ("gpt2", "CausalLM", {"n_embd": 1600, "n_layer": 48, "n_head": 25}),
     "starcoder_fsdp": (
