@@ -68,6 +68,8 @@ def preload_problems(asked: Collection[str], facts: ClusterFacts) -> Iterator[Pr
         if entry.startswith("/"):
             if not facts.declared and not Path(entry).is_file():
                 yield Problem(f"{_KEY}={entry}", f"there is no such file on {facts.hostname}")
+        elif entry not in LIBRARIES:
+            continue  # `spelling_problems` tells
         elif facts.declared:
             hint = f"name the file as the nodes have it: {_KEY}=[/usr/lib/{LIBRARIES[entry][0]}]"
             yield Problem(f"{_KEY}={entry}", "where the nodes have it cannot be seen from here", hint)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from galley.errors import ConfigError, Problem
 from trainer.batches import Indices, eval_batches
 from trainer.meter import EvalMeter
 from trainer.ranks import Ranks
@@ -79,7 +80,11 @@ def evaluate(
             own_predictions.append((samples if own < len(batches) else samples[:0], predicted))
     model.train(was_training)
     predictions = _assemble(own_predictions, len(dataset), task.prediction_fill, ranks)
-    return _metrics(task, dataset, predictions, ranks.sum(losses))
+    losses = ranks.sum(losses)
+    if not losses[:, 1].any():
+        what = "the evaluation split has nothing to measure: no row of it has a target"
+        raise ConfigError(Problem("data", what, "other data, or eval.enabled=false"))
+    return _metrics(task, dataset, predictions, losses)
 
 
 def _assemble(

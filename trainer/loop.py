@@ -28,12 +28,13 @@ from trainer.data.stream import SampleStream
 from trainer.evaluation import evaluate
 from trainer.failures import NonFiniteLossError, is_out_of_memory
 from trainer.journal import Journal
+from trainer.losses import Losses, divisor
 from trainer.memory import describe_split, memory_watched
 from trainer.meter import EvalMeter, EvalSpeed, Meter
 from trainer.padding import padding_matters
 from trainer.ranks import Ranks
 from trainer.requests import Request, Requests
-from trainer.schedule import learning_rate
+from trainer.schedule import learning_rate, length_warnings
 from trainer.stopping import EarlyStopping
 from trainer.strategies.base import Engine, RepeatableEngine
 from trainer.strategies.engaged import EngagementProbe
@@ -96,9 +97,10 @@ class Loop:
             self.stopping.resume(resumed.watched, resumed.best, resumed.misses)
             self.best.resume(resumed.kept)
         self._lr = learning_rate(recipe.schedule, recipe.optim.lr, self.total_steps)
-        self._loss_sum = torch.zeros((), device=parts.ranks.device)
+        for warning in length_warnings(recipe, self.total_steps):
+            log.warning("%s", warning)
+        self._losses, self._weight = Losses(parts.ranks.device), torch.ones(())
         self._grad_norm = torch.zeros(())
-        self._window_steps = 0
         self._evaluated_at: int | None = None
         self._one_length: bool | None = None
         self._is_best = False  # the last evaluation, whose checkpoint is not yet saved
@@ -118,7 +120,7 @@ class Loop:
             self._train_step(next(batches))
             stopped = self._after_step()
         self.meter.pause()
-        if self._window_steps:
+        if self._losses.steps:
             self._log_row()
         if self.ended_by is None and self.parts.data.eval and self._evaluated_at != self.step:
             self._evaluate(self.parts.data.eval)
@@ -131,13 +133,12 @@ class Loop:
         with memory_watched(engine):
             while (loss := self._try_gradients(global_batch)) is None:
                 pass
-            self._loss_sum += loss
+            self._losses.add(loss, self._weight)
             self.probe.before_step()
             lr = self._lr(self.step)
             self._grad_norm = engine.step(lr)
             self.probe.after_step(lr)
         self.step += 1
-        self._window_steps += 1
         self.meter.count(len(samples), int(self.parts.plan.lengths[samples].sum()))
 
     def _try_gradients(self, global_batch: GlobalBatch) -> torch.Tensor | None:
@@ -166,7 +167,8 @@ class Loop:
         seed_step(self.parts.recipe.seed, self.step, engine.setup.stream)
         task.step = self.step
         inputs = self._step_inputs(global_batch)
-        weight = replicas.sum(sum_weights(task, inputs))
+        self._weight = replicas.sum(sum_weights(task, inputs))
+        weight = divisor(self._weight)
         return engine.gradients(inputs, lambda model, *inputs: task.loss(model, *inputs) / weight)
 
     def _step_inputs(self, global_batch: GlobalBatch) -> list[tuple[Batch, torch.Tensor]]:
@@ -206,7 +208,7 @@ class Loop:
         self.writer.check()
         if self.parts.data.eval and self._evaluation_is_due():
             stopped = self._evaluate(self.parts.data.eval)
-        if self._is_best and self._window_steps:
+        if self._is_best and self._losses.steps:
             self._log_row()
         request = self._requests.read() if logs and self.step < self.end_step else None
         if saves or request or self._is_best:
@@ -232,11 +234,11 @@ class Loop:
         return self.ended_by is not None
 
     def _log_row(self) -> None:
-        """A collective. The loss is the mean over the steps since the last row."""
-        total = self.parts.ranks.sum_floats([float(self._loss_sum)])[0]
-        loss, norm, rates = total / self._window_steps, float(self._grad_norm), self.meter.cut()
+        """A collective. The loss is the mean since the last row, null where nothing was measured."""
+        loss = self._losses.mean(self.parts.ranks, self.step)
+        norm, rates = float(self._grad_norm), self.meter.cut()
         fp16 = self.parts.engine.loss_scale.dynamic
-        if not (math.isfinite(loss) and (fp16 or math.isfinite(norm))):
+        if not (math.isfinite(loss or 0.0) and (fp16 or math.isfinite(norm))):
             raise NonFiniteLossError(
                 f"step {self.step}: loss {loss}, gradient norm {norm}: the run diverged; "
                 "lower optim.lr, lengthen the warm-up, or check the data"
@@ -249,8 +251,6 @@ class Loop:
             "tokens_per_s": round(rates.tokens_per_s, 1),
         }
         self.parts.journal.row(self.step, self.epoch, values)
-        self._loss_sum.zero_()
-        self._window_steps = 0
 
     def _evaluate(self, dataset: TokenizedDataset) -> bool:
         """A collective. Whether early stopping ends the run, as the main rank sees it."""

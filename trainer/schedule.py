@@ -8,9 +8,9 @@ additions for all of them: a warm-up may begin above zero, and what falls may en
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from galley.schema import Schedule
+from galley.schema import Recipe, Schedule
 
 LearningRate = Callable[[int], float]
 Shape = Callable[[float], float]
@@ -44,6 +44,21 @@ SHAPES: dict[str, Shape] = {
     "1-sqrt": _one_minus_sqrt,
     "constant": _constant,
 }
+
+
+def length_warnings(recipe: Recipe, total_steps: int) -> Iterator[str]:
+    """What of the run's length and its schedule is never reached. `total_steps` is 0 for an evaluation."""
+    train, warmup = recipe.train, warmup_steps(recipe.schedule, total_steps)
+    if train.max_steps is not None and 0 < total_steps < train.max_steps:
+        yield (
+            f"train.max_steps={train.max_steps} is never reached: train.epochs={train.epochs:g} of the data "
+            f"are {total_steps} steps; raise train.epochs to train longer"
+        )
+    if 0 < total_steps <= warmup:
+        yield (
+            f"the warm-up takes {warmup} steps and the training {total_steps}: the learning rate never "
+            "reaches optim.lr; shorten schedule.warmup_steps or schedule.warmup_ratio"
+        )
 
 
 def warmup_steps(schedule: Schedule, total_steps: int) -> int:

@@ -34,7 +34,7 @@ from trainer.energy import EnergyMeter
 from trainer.failures import StepMemoryError
 from trainer.imports import importing
 from trainer.journal import Journal
-from trainer.loop import Loop, Parts
+from trainer.loop import Loop, Parts, end_step
 from trainer.memory import Restart
 from trainer.model_card import write_model_card
 from trainer.publish import push_model
@@ -228,7 +228,18 @@ def open_checkpoint(
         raise CheckpointError(
             f"{checkpoint.folder}: was trained on other data, another seed or another global batch"
         )
+    if checkpoint.folder.parent != folder.checkpoints:
+        check_continues(spec.recipe, checkpoint.state.step, plan)
     return checkpoint
+
+
+def check_continues(recipe: Recipe, step: int, plan: BatchPlan) -> None:
+    """Raises `ConfigError` where a run that begins at another's `step` would train nothing."""
+    last = end_step(recipe.train, plan.total_steps(recipe.train.epochs, recipe.train.max_steps))
+    if step >= last and not recipe.eval.only:
+        what = f"is at step {step}, and this run ends at step {last}: nothing would be trained"
+        where = f"checkpoint.resume_from={recipe.checkpoint.resume_from}"
+        raise ConfigError(Problem(where, what, f"more than {step} steps: train.max_steps, train.epochs"))
 
 
 def _resumed_from(folder: RunFolder, checkpoint: Checkpoint | None) -> str | None:

@@ -68,6 +68,18 @@ def persistent_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: t for name, t in model.state_dict().items() if name not in parameters}
 
 
+def whole_state(
+    model: torch.nn.Module, without: Container[str], whole: Callable[[torch.Tensor], torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The state dict with `whole` of each tensor. Tied names share one, so that it is stored once."""
+    found: dict[int, torch.Tensor] = {}
+    state = {name: t for name, t in model.state_dict(keep_vars=True).items() if name not in without}
+    for tensor in state.values():
+        if id(tensor) not in found:
+            found[id(tensor)] = whole(tensor.detach())
+    return {name: found[id(tensor)] for name, tensor in state.items()}
+
+
 class Engine(ABC):
     """A model under one strategy.
 
@@ -219,8 +231,7 @@ class Engine(ABC):
 
         A collective.
         """
-        tensors = self.model.state_dict()
-        return {name: tensor.detach().cpu() for name, tensor in tensors.items() if name not in without}
+        return whole_state(self.model, without, torch.Tensor.cpu)
 
     def close(self) -> None:
         """Give back what outlives the process. Every rank has done with the engine."""

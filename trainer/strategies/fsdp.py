@@ -27,7 +27,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from galley.errors import ConfigError, Problem
 from trainer.precision import TORCH_DTYPES
-from trainer.strategies.base import Setup
+from trainer.strategies.base import Setup, whole_state
 from trainer.strategies.dtensors import local_part, part_of
 from trainer.strategies.plain import TorchEngine
 from trainer.strategies.wrapping import modules_to_wrap
@@ -104,8 +104,7 @@ class FsdpEngine(TorchEngine):
         return part_of(full, cast("DTensor", parameter.data))
 
     def full_state(self, without: Container[str] = ()) -> dict[str, torch.Tensor]:
-        tensors = self.model.state_dict()
-        return {name: _full(tensor.detach()) for name, tensor in tensors.items() if name not in without}
+        return whole_state(self.model, without, _full)
 
     def largest_part(self, parameter: torch.nn.Parameter, parts: int) -> int:
         """Parameters are cut along their first dimension: of a matrix of 2 rows, 3 ranks hold 1, 1 and 0."""
