@@ -21,7 +21,7 @@ from trainer.cache import cache_root
 from trainer.characters import character_tokenizer
 from trainer.hub import hub_errors, quiet_transformers, use_cache_if_unreachable
 from trainer.own_module import own_model
-from trainer.padding import agree_on_padding
+from trainer.padding import agree_on_padding, counted_from_padding
 
 log = logging.getLogger("galley")
 
@@ -163,14 +163,26 @@ def load_model(
             if tokenizer is not None:
                 _take_vocabulary(settings, tokenizer)
             with _attention_errors(recipe):
-                model = family.from_config(settings, dtype=torch.float32, **options)
+                model = _new(recipe, family, settings, options)
             log.info("a new %s, drawn from seed %d", type(model).__name__, recipe.seed)
     model.config.use_cache = False
     if tokenizer is not None and auto_class == CLASSIFIER:
         agree_on_padding(model, tokenizer)
+    check_positions(model, recipe)
     loaded: torch.nn.Module = model
     mark_new(loaded, new)
     return loaded
+
+
+def _new(recipe: Recipe, family: Any, settings: Any, options: dict[str, Any]) -> Any:
+    """Raises `ConfigError` for sizes that do not fit together, such as heads that do not divide."""
+    try:
+        return family.from_config(settings, dtype=torch.float32, **options)
+    except (ValueError, AssertionError, ZeroDivisionError) as error:
+        if "attention implementation" in str(error).lower() and recipe.model.attn_implementation:
+            raise
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(Problem("model.config", f"no {settings.model_type} can be made: {said}")) from error
 
 
 def _skeleton(recipe: Recipe, family: Any, settings: Any, options: dict[str, Any], tokenizer: Any) -> Any:
@@ -269,11 +281,33 @@ def _add_embeddings(recipe: Recipe, model: Any, size: int) -> None:
 
 
 def check_positions(model: Any, recipe: Recipe) -> None:
-    """Raises `ConfigError` where the model has positions for fewer tokens than `data.max_length`."""
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if limit is not None and recipe.data.max_length > limit:
-        what = f"{model.config.model_type} has positions for {limit} tokens"
-        raise ConfigError(Problem(f"data.max_length={recipe.data.max_length}", what, f"at most {limit}"))
+    """Raises `ConfigError` where the model has positions for fewer tokens than `data.max_length`, or for
+    fewer than the target of `seq2seq` has."""
+    wanted = {"data.max_length": (recipe.data.max_length, positions(model, "encoder"))}
+    if model.config.is_encoder_decoder and recipe.task.kind == "seq2seq":
+        longest = recipe.task.seq2seq.max_target_length
+        wanted["task.seq2seq.max_target_length"] = (longest, positions(model, "decoder"))
+    for key, (length, limit) in wanted.items():
+        if limit is not None and length > limit:
+            what = f"{model.config.model_type} has positions for {limit} tokens"
+            raise ConfigError(Problem(f"{key}={length}", what, f"at most {limit}"))
+
+
+def positions(model: Any, part: str = "encoder") -> int | None:
+    """How many tokens the model can tell apart by their places; None where there is no limit (T5, or
+    DeBERTa, which knows distances alone).
+
+    `part`: of a model of two, whose. RoBERTa and its like count from behind the padding token.
+    """
+    config = getattr(model.config, part, model.config)
+    if getattr(config, "position_biased_input", True) is False:
+        return None
+    limit: int | None = getattr(config, f"max_{part}_position_embeddings", None)
+    limit = getattr(config, "max_position_embeddings", None) if limit is None else limit
+    if limit is None or limit <= 0:  # XLNet says -1
+        return None
+    behind = counted_from_padding(model)
+    return limit if behind is None else min(limit, behind)
 
 
 def _dropout_options(recipe: Recipe, config: Any) -> dict[str, float]:

@@ -24,7 +24,7 @@ def agree_on_padding(model: Any, tokenizer: Any) -> None:
     Not where positions are counted from the model's own padding token (RoBERTa): those models read the
     attention mask alone, and another token would move all positions.
     """
-    if tokenizer.pad_token_id is None or _counts_from_padding(model):
+    if tokenizer.pad_token_id is None or counted_from_padding(model) is not None:
         return
     settings = model.config.get_text_config()
     if settings.pad_token_id != tokenizer.pad_token_id:
@@ -34,14 +34,12 @@ def agree_on_padding(model: Any, tokenizer: Any) -> None:
         settings.pad_token_id = tokenizer.pad_token_id
 
 
-def _counts_from_padding(model: Any) -> bool:
-    """Whether embeddings other than the tokens' have a row for padding."""
-    tokens = model.get_input_embeddings()
-    return any(
-        module is not tokens and getattr(module, "padding_idx", None) is not None
-        for module in model.modules()
-        if isinstance(module, torch.nn.Embedding)
-    )
+def counted_from_padding(model: torch.nn.Module) -> int | None:
+    """How many positions there are behind that of padding; None where padding has no position."""
+    for name, module in model.named_modules():
+        if "position" in name and isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
+            return module.num_embeddings - module.padding_idx - 1
+    return None
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from trainer.data.packing import FillInTheMiddle
 from trainer.data.raw import read_tables
 from trainer.data.stream import open_stream
 from trainer.hub import quiet_transformers
-from trainer.models import CHARACTERS, check_positions, load_model, load_tokenizer
+from trainer.models import CHARACTERS, load_model, load_tokenizer
 from trainer.tasks.base import Batch, Datasets, MainFirst, Sample, Task, TokenizedDataset
 
 IGNORED = -100
@@ -174,9 +174,7 @@ class CausalLM(LanguageModeling):
     """The next token. A token is predicted from all before it in its piece, also of other texts."""
 
     def model(self) -> torch.nn.Module:
-        model = load_model(self.recipe, "AutoModelForCausalLM", tokenizer=self.tokenizer)
-        check_positions(model, self.recipe)
-        return model
+        return load_model(self.recipe, "AutoModelForCausalLM", tokenizer=self.tokenizer)
 
     def _separator(self) -> int | None:
         if not self.settings.separator:
@@ -225,9 +223,7 @@ class MaskedLM(LanguageModeling):
     """
 
     def model(self) -> torch.nn.Module:
-        model = load_model(self.recipe, "AutoModelForMaskedLM", tokenizer=self.tokenizer)
-        check_positions(model, self.recipe)
-        return model
+        return load_model(self.recipe, "AutoModelForMaskedLM", tokenizer=self.tokenizer)
 
     def _separator(self) -> int | None:
         return None

@@ -17,7 +17,7 @@ from trainer.data.raw import read_tables
 from trainer.data.source_target import source_target, translation
 from trainer.data.store import ArrowDataset
 from trainer.hub import quiet_transformers
-from trainer.models import check_positions, load_model, load_tokenizer
+from trainer.models import load_model, load_tokenizer
 from trainer.tasks.base import Batch, Datasets, MainFirst, Sample, Task, TokenizedDataset
 
 IGNORED = -100
@@ -58,7 +58,6 @@ class Seq2Seq(Task):
 
     def model(self) -> torch.nn.Module:
         model: Any = load_model(self.recipe, "AutoModelForSeq2SeqLM", tokenizer=self.tokenizer)
-        check_positions(model, self.recipe)
         if self.settings.generate and not hasattr(model, "generate"):
             where = f"model.architecture={self.recipe.model.architecture}"
             hint = "task.seq2seq.generate=false measures the loss alone"

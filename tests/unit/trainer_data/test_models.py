@@ -15,8 +15,9 @@ import torch
 from galley.errors import ConfigError
 from galley.model_rules import ATTENTION
 from galley.rules import recipe_problems
-from galley.schema import Batch, Data, Model, Recipe
-from trainer.models import load_classifier, load_tokenizer
+from galley.schema import Batch, Data, Model, Recipe, Task
+from galley.schema.task import Seq2Seq
+from trainer.models import load_classifier, load_model, load_tokenizer, positions
 
 
 def recipe(name: str | Path, seed: int = 42, max_length: int = 32, **model: Any) -> Recipe:
@@ -160,3 +161,62 @@ def test_a_tokenizer_with_more_tokens_than_the_model_has_embeddings(
     assert torch.equal(model.get_parameter(name)[:had], stored.get_parameter(name))
     again = load_classifier(wanted, 3, tokenizer)
     assert torch.equal(model.get_parameter(name), again.get_parameter(name))
+
+
+BART = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16,
+        "max_position_embeddings": 16}  # fmt: skip
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "config", "limit"),
+    [
+        ("bert", {**SMALL, "max_position_embeddings": 16}, 16),
+        ("roberta", {**SMALL, "max_position_embeddings": 18, "pad_token_id": 1}, 16),
+        ("distilbert", {"dim": 16, "n_layers": 1, "n_heads": 2, "max_position_embeddings": 16}, 16),
+        ("bart", BART, 16),
+        ("deberta-v2", {**SMALL, "max_position_embeddings": 16, "relative_attention": True,
+                        "position_biased_input": False}, None),
+        ("t5", {"d_model": 16, "num_layers": 1, "num_heads": 2, "d_kv": 8, "d_ff": 16}, None),
+    ],
+)  # fmt: skip
+def test_the_longest_text_of_a_model_is_what_it_computes(
+    architecture: str, config: dict[str, Any], limit: int | None
+) -> None:
+    """One token more than `positions` ends in an error of torch, or it has no limit."""
+    from transformers import AutoConfig, AutoModel
+
+    model = AutoModel.from_config(AutoConfig.for_model(architecture, vocab_size=40, **config)).eval()
+    assert positions(model) == limit
+    pair = {"decoder_input_ids": torch.full((1, 2), 5)} if model.config.is_encoder_decoder else {}
+    model(input_ids=torch.full((1, limit or 40), 5), **pair)
+    if limit is not None:
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, limit + 1), 5), **pair)
+
+
+@pytest.mark.parametrize(
+    "auto",
+    ["AutoModelForSequenceClassification", "AutoModelForTokenClassification", "AutoModelForQuestionAnswering",
+     "AutoModel", "AutoModelForMaskedLM", "AutoModelForCausalLM"],
+)  # fmt: skip
+def test_more_tokens_than_positions_are_refused_for_every_head(auto: str) -> None:
+    model = Model(architecture="bert", config={**SMALL, "vocab_size": 40, "max_position_embeddings": 16})
+    load_model(Recipe(model=model, data=Data(max_length=16)), auto)
+    with pytest.raises(ConfigError) as caught:
+        load_model(Recipe(model=model, data=Data(max_length=17)), auto)
+    assert str(caught.value) == "data.max_length=17: bert has positions for 16 tokens\n    at most 16"
+
+
+def test_a_target_longer_than_the_decoder_is_refused() -> None:
+    task = Task("seq2seq", seq2seq=Seq2Seq(max_target_length=17))
+    recipe = Recipe(model=Model(architecture="bart", config=BART), data=Data(max_length=16), task=task)
+    with pytest.raises(ConfigError, match=r"task.seq2seq.max_target_length=17: bart has positions for 16"):
+        load_model(recipe, "AutoModelForSeq2SeqLM")
+
+
+def test_sizes_that_do_not_fit_together_are_refused() -> None:
+    model = Model(architecture="bert", config={**SMALL, "num_attention_heads": 3})
+    with pytest.raises(ConfigError, match=r"model.config: no bert can be made: The hidden size \(16\)"):
+        load_model(Recipe(model=model, data=Data(max_length=16)), "AutoModel")

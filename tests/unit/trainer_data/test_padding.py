@@ -159,10 +159,11 @@ def test_positions_that_are_counted_from_padding_stay(tmp_path: Path) -> None:
     assert model.config.pad_token_id == 1  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("kind", ["bert", "deberta-v2"])
-def test_the_span_of_an_answer_is_none_of_padding(tmp_path: Path, kind: str) -> None:
-    folder = stored_model(tmp_path / "model", kind, 0, "AutoModelForQuestionAnswering")
-    task = QuestionAnswering(Recipe(model=Model(name=str(folder)), task=Task("question_answering")))
+@pytest.mark.parametrize("encoder", ["bert", "deberta-v2"])
+def test_the_span_of_an_answer_is_none_of_padding(tmp_path: Path, encoder: str) -> None:
+    folder = stored_model(tmp_path / "model", encoder, 0, "AutoModelForQuestionAnswering")
+    kind, data = Task("question_answering"), Data(max_length=32)
+    task = QuestionAnswering(Recipe(model=Model(name=str(folder)), data=data, task=kind))
     tokenizer = a_tokenizer()
     task._tokenizer = tokenizer
     contexts = ["w3 w4", " ".join(WORDS[:17]), "w7 w8 w9 w10 w3 w4"]
