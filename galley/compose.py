@@ -24,7 +24,7 @@ from galley.hydra_bridge import (
     open_loader,
 )
 from galley.interop import Absorbed, absorb, names_outside_file
-from galley.keys import leaf_types
+from galley.keys import free_mapping, leaf_types
 from galley.model_identity import outdated, settle
 from galley.overrides import DEFAULT_RECIPE, PUBLISHED_PROFILE, Request, add_sweeps, read_request
 from galley.provenance import Source, display_path, last_source
@@ -32,6 +32,7 @@ from galley.rules import recipe_problems
 from galley.schema import Recipe
 from galley.urls import cleaned
 from galley.validate import Mistake, validate
+from galley.written import keep_written
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,24 @@ def explain_sources(
     with open_loader(_checked(user_dirs)) as loader:
         composition = _compose(texts, loader, lambda recipe: [])
         sources = _all_sources(composition.overrides, composition.typed, loader, composition.imported)
-        value: Any = composition.recipe
-        for name in key.split("."):
-            value = value[name] if isinstance(value, dict) else getattr(value, name)
+        value = _value(composition.recipe, key)
         return value, [s for s in sources if s.key == key or s.key.startswith(f"{key}.")]
+
+
+def _value(recipe: Recipe, key: str) -> Any:
+    """Raises `ConfigError` for an entry that a free mapping does not have."""
+    mapping = free_mapping(key)
+    value: Any = recipe
+    for name in (mapping or key).split("."):
+        value = getattr(value, name)
+    rest = key.removeprefix(mapping or key).lstrip(".")
+    while rest:
+        names = {rest, rest.split(".")[0]} & set(value) if isinstance(value, dict) else set()
+        if not names:
+            raise ConfigError(Problem(key, "is not set", f"explain {mapping} shows what is"))
+        name = max(names, key=len)
+        value, rest = value[name], rest[len(name) + 1 :]
+    return value
 
 
 def _checked(user_dirs: Sequence[Path]) -> tuple[Path, ...]:
@@ -118,6 +133,7 @@ def _compose(texts: Sequence[str], loader: Loader, check: Check) -> Composition:
     problems += [*add_sweeps(container, request), *command_line_only(container)]
     container["recipe"] = request.recipe or DEFAULT_RECIPE
     container["profile"] = request.profile or PUBLISHED_PROFILE
+    keep_written(container, lambda: [*loader.sources(overrides), *_written_sources(request.typed)])
     settled = _settle_model(container, overrides, request, loader)
     absorbed = _absorb_files(container, overrides, request, loader)
     absorbed = replace(absorbed, sources=(*settled, *absorbed.sources))
@@ -225,8 +241,16 @@ def _typed_sources(typed: dict[str, str]) -> list[Source]:
     return [Source(key, text, parse_override(text).value()) for key, text in typed.items()]
 
 
+def _written_sources(typed: dict[str, str]) -> list[Source]:
+    from galley.hydra_bridge import written_value
+
+    return [Source(key, text, written_value(text)) for key, text in typed.items()]
+
+
 def _locate(mistake: Mistake, sources: Sequence[Source]) -> Problem:
-    source = last_source(sources, mistake.key)
+    prefixes = [".".join(mistake.path[:end]) for end in range(len(mistake.path) - 1, 0, -1)]
+    around = (source for key in prefixes for source in reversed(sources) if source.key == key)
+    source = last_source(sources, mistake.key) or next(around, None)
     where = _shown(source) if source else mistake.key
     return _with_key(Problem(where, mistake.what, mistake.hint), mistake.key)
 

@@ -17,7 +17,9 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser import overrides_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser, create_functions
+from hydra.core.override_parser.overrides_visitor import HydraOverrideVisitor
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -183,6 +185,23 @@ def parse_override(text: str) -> Override:
     """One override of the command line in Hydra's grammar; raises `HydraException`. Not to be changed:
     the next call with this text returns the same one."""
     return _parser().parse_override(text)
+
+
+class _AsWritten(HydraOverrideVisitor):
+    """Leaves numbers as the text that was typed."""
+
+    def _createPrimitive(self, ctx: Any) -> Any:  # Hydra's name
+        value = super()._createPrimitive(ctx)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return ctx.getText().strip() if is_number else value
+
+
+def written_value(text: str) -> Any:
+    """The value of an override, with numbers as they were typed: `1.10` rather than 1.1."""
+    antlr: Any = overrides_parser  # its generated parser has no types
+    lexer = antlr.OverrideLexer(antlr.InputStream(text))
+    tree = antlr.OverrideParser(antlr.CommonTokenStream(lexer)).override()
+    return _AsWritten(create_functions()).visit(tree).value()
 
 
 def yaml_value(text: str) -> Any:

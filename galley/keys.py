@@ -89,6 +89,18 @@ def accepts(key: str, kind: type) -> bool:
     return kind in _members(leaf_types().get(key, kind))
 
 
+def takes_entries_of(mapping: str, kind: type) -> bool:
+    """Whether the free mapping at key `mapping` has room for values of `kind`."""
+    entries = _members(typing.get_args(leaf_types()[mapping])[1])
+    return kind in entries or Any in entries
+
+
+def text_mappings() -> list[str]:
+    """Keys of the free mappings whose entries are text and nothing else."""
+    mappings = [key for key, kind in leaf_types().items() if typing.get_origin(kind) is dict]
+    return [key for key in mappings if _members(typing.get_args(leaf_types()[key])[1]) == {str}]
+
+
 def _members(annotation: Any) -> set[Any]:
     if typing.get_origin(annotation) is typing.Annotated:
         return _members(typing.get_args(annotation)[0])

@@ -15,6 +15,7 @@ from galley.choices import ALIASES, RECIPE_GROUP
 from galley.errors import ConfigError, Problem
 from galley.paths import CONF
 from galley.provenance import display_path
+from galley.validate import MISSING, MUST_BE_GIVEN
 
 SCHEME = "galley"
 _OVERRIDE = "override "
@@ -33,6 +34,9 @@ class RecipeSource(FileConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         found = super().load_config(config_path)
+        plain = OmegaConf.to_container(found.config, resolve=False)
+        if plain != (marked := _marked(plain)):
+            found.config = OmegaConf.create(marked)
         if config_path.startswith(f"{RECIPE_GROUP}/") and isinstance(found.config, DictConfig):
             _choose(found.config, f"{self.path}/{self._normalize_file_name(config_path)}")
         return found
@@ -47,6 +51,15 @@ def register() -> None:
 def groups() -> frozenset[str]:
     """The shipped config groups."""
     return frozenset(child.name for child in CONF.iterdir() if child.is_dir())
+
+
+def _marked(value: Any) -> Any:
+    """Merging would keep a weaker file's value in the place of a `???`."""
+    if isinstance(value, dict):
+        return {name: _marked(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_marked(one) for one in value]
+    return MUST_BE_GIVEN if isinstance(value, str) and value == MISSING else value
 
 
 def _choose(config: DictConfig, file: str) -> None:
