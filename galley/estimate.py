@@ -32,7 +32,7 @@ class Estimate:
 
     Attributes:
         total_gib: of parameters, gradients and optimizer state on the device.
-        num_trainable: parameters that are trained; all of them without `model.lora.r`.
+        num_trainable: parameters that are trained; all of them without adapters.
         activations_gib: on top, at most about so much; null where the model's shape is not known.
         host_gib: what is offloaded from GPUs; on CPUs it is part of the total.
         drive_gib: what is on an NVMe drive instead.
@@ -67,7 +67,7 @@ def estimate_memory(recipe: Recipe, layout: Layout) -> Estimate | None:
 def _of_copies(recipe: Recipe, layout: Layout, count: int, adapters: int) -> Estimate:
     """Where every rank holds, or gathers, a whole model."""
     strategy = recipe.strategy
-    trained = count if recipe.model.lora.r is None else adapters
+    trained = adapters if recipe.model.lora.active else count
     stage, parts = SHARDED_BY[strategy.shard], _parts(recipe, layout)
     shape = model_shape.layer_shape(recipe.model)
     params: float = count * FP32 / (parts if stage >= 3 else 1)

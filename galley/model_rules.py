@@ -33,16 +33,33 @@ def own_code_problems(where: str, word: str, plugins: list[str]) -> Iterator[Pro
 
 def _lora(recipe: Recipe) -> Iterator[Problem]:
     lora, unused = recipe.model.lora, Lora()
-    if lora.r is not None:
+    yield from _method(lora)
+    if lora.active:
         yield from _lost_base(recipe.model)
         for name, valid in missing_targets(recipe.model):
             what = f"the model has no layer '{name}'"
             yield Problem("model.lora.target_modules", what, valid_values(name, valid))
         return
     for key in fields(lora):
-        if getattr(lora, key.name) != getattr(unused, key.name):
+        if key.name != "method" and getattr(lora, key.name) != getattr(unused, key.name):
             what = "is set, but model.lora.r is null: the whole model is trained"
             yield Problem(f"model.lora.{key.name}", what, "set model.lora.r=N, such as 8, or leave it out")
+
+
+def _method(lora: Lora) -> Iterator[Problem]:
+    """Keys that the method does not read, or needs."""
+    if lora.method == "dora" and lora.r is None:
+        yield Problem("model.lora.method", "dora needs a rank", "model.lora.r=8")
+    if lora.method == "ia3":
+        for name in ("r", "alpha", "dropout", "rank_stabilized"):
+            if getattr(lora, name) != getattr(Lora(), name):
+                yield Problem(f"model.lora.{name}", f"ia3 has no {name}", "leave it out, or method=lora")
+        if lora.target_modules == ["all-linear"]:
+            what = "ia3 scales named layers"
+            yield Problem("model.lora.target_modules", what, "the last names of layers, or null")
+    elif lora.feedforward_modules is not None:
+        what = f"{lora.method} does not tell layers of the feed-forward network apart"
+        yield Problem("model.lora.feedforward_modules", what, "leave it out, or method=ia3")
 
 
 def _lost_base(model: Model) -> Iterator[Problem]:

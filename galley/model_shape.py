@@ -114,24 +114,33 @@ def model_type(model: Model) -> str | None:
 
 
 def num_adapter_parameters(model: Model) -> int | None:
-    """Elements of the LoRA adapters: r · (inputs + outputs) of each layer that has one; None unknown.
+    """Elements of the adapters; None unknown.
 
+    Of LoRA r · (inputs + outputs) of each layer that has one, of DoRA an element for each output besides.
     Counted from the tensors of a local folder; without one, a layer that is named is taken to be a
     square matrix of the hidden size, in every layer of the model.
     """
     rank, targets = model.lora.r, model.lora.target_modules
-    if rank is None:
+    if not model.lora.active:
         return 0
+    if rank is None:
+        return None
+    lengths = int(model.lora.method == "dora")
     matrices = {name.removesuffix(".weight"): s for name, s in _tensor_shapes(model).items() if len(s) == 2}
     if matrices:
-        return rank * sum(sum(s) for path, s in matrices.items() if _is_target(path, targets))
+        adapted = [s for path, s in matrices.items() if _is_target(path, targets)]
+        return sum(rank * sum(s) + lengths * s[0] for s in adapted)
     shape = layer_shape(model)
     if shape is None:
         return None
     if targets == ["all-linear"]:
         wide = _FEED_FORWARD_LAYERS * (shape.hidden_size + shape.intermediate_size)
-        return rank * shape.num_layers * (_ATTENTION_LAYERS * 2 * shape.hidden_size + wide)
-    return rank * shape.num_layers * (2 if targets is None else len(targets)) * 2 * shape.hidden_size
+        outputs = _ATTENTION_LAYERS * shape.hidden_size + wide // 2
+        return shape.num_layers * (
+            rank * (_ATTENTION_LAYERS * 2 * shape.hidden_size + wide) + lengths * outputs
+        )
+    per_layer = 2 if targets is None else len(targets)
+    return shape.num_layers * per_layer * (2 * rank + lengths) * shape.hidden_size
 
 
 def missing_targets(model: Model) -> list[tuple[str, list[str]]]:

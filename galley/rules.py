@@ -230,8 +230,8 @@ def _model_parallel(recipe: Recipe) -> Iterator[Problem]:
         yield Problem("task.kind", what, f"valid: {', '.join(valid)}; or {others}")
     if is_own_module(recipe.model):
         yield Problem("model.architecture", f"a module of your own is not {kind} (strategy '{name}')", others)
-    if recipe.model.lora.r is not None:
-        yield Problem("model.lora.r", f"adapters are not {kind} (strategy '{name}')", others)
+    if recipe.model.lora.active:
+        yield Problem("model.lora.method", f"adapters are not {kind} (strategy '{name}')", others)
     if recipe.train.compile:
         yield Problem("train.compile", f"is not combined with {kind} (strategy '{name}')", "valid: false")
     model = model_type(recipe.model)

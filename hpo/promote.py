@@ -133,7 +133,7 @@ def with_layout(recipe: Recipe, layout: Layout) -> Recipe:
 def with_size(recipe: Recipe, result: RunResult | None) -> Recipe:
     """The recipe with the size that the run has counted, where nothing else tells it beforehand."""
     engaged = None if result is None else result.engaged
-    if engaged is None or recipe.model.lora.r is not None or model_size(recipe) is not None:
+    if engaged is None or recipe.model.lora.active or model_size(recipe) is not None:
         return recipe
     return replace(recipe, model=replace(recipe.model, num_parameters=engaged.num_parameters))
 

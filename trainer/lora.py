@@ -1,4 +1,4 @@
-"""LoRA: adapters beside frozen weights, through PEFT, for any engine.
+"""Adapters beside frozen weights (LoRA, DoRA, IA³), through PEFT, for any engine.
 
 The adapters are ordinary parameters of the model before an engine wraps it, so that every engine
 shards, trains and saves them as it does all others; the frozen weights take part in the forward
@@ -34,28 +34,18 @@ _TASK_TYPES = {
 
 
 def with_adapters(model: torch.nn.Module, task: Task, recipe: Recipe) -> torch.nn.Module:
-    """`model` with new adapters, only they and its new modules trainable; itself without `lora.r`.
+    """`model` with new adapters, only they and its new modules trainable; itself without adapters.
 
     The adapters are drawn from the recipe's seed alone. Raises `ConfigError` for a name in
     `target_modules` or `modules_to_save` that the model has not, with the names it has.
     """
     lora = recipe.model.lora
-    if lora.r is None:
+    if not lora.active:
         return model
-    targets = _targets(model, lora)
     _check_names("model.lora.modules_to_save", lora.modules_to_save, _paths(model, None))
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
-    config = LoraConfig(
-        task_type=_task_type(model),
-        r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT only divides it
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        modules_to_save=[*lora.modules_to_save, *new_modules(model)] or None,
-        use_rslora=lora.rank_stabilized,
-        trainable_token_indices=_new_rows(model),
-    )
+    config = _ia3_config(model, lora) if lora.method == "ia3" else _lora_config(model, lora)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         adapted: Any = get_peft_model(model, config)
@@ -63,6 +53,44 @@ def with_adapters(model: torch.nn.Module, task: Task, recipe: Recipe) -> torch.n
     adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
     made: torch.nn.Module = adapted
     return made
+
+
+def _lora_config(model: torch.nn.Module, lora: Lora) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        task_type=_task_type(model),
+        r=lora.r or 0,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT only divides it
+        lora_dropout=lora.dropout,
+        target_modules=_targets(model, lora),
+        modules_to_save=[*lora.modules_to_save, *new_modules(model)] or None,
+        use_rslora=lora.rank_stabilized,
+        use_dora=lora.method == "dora",
+        trainable_token_indices=_new_rows(model),
+    )
+
+
+def _ia3_config(model: torch.nn.Module, lora: Lora) -> Any:
+    """Raises `ConfigError` where PEFT has no choice of layers, or rows of new tokens would be lost."""
+    from peft import IA3Config
+
+    if _new_rows(model):
+        what = "the tokenizer has tokens that the model lacks, whose rows ia3 does not train"
+        raise ConfigError(Problem("model.lora.method=ia3", what, "model.lora.method=lora"))
+    targets = _targets(model, lora)
+    chosen = lora.feedforward_modules
+    if chosen is None:
+        chosen = [] if lora.target_modules else _peft_choice(model, "IA3_FEEDFORWARD", "feedforward_modules")
+    elif lost := [name for name in chosen if name not in targets]:
+        what = f"{', '.join(lost)} are none of the target modules"
+        raise ConfigError(Problem("model.lora.feedforward_modules", what, f"valid: {', '.join(targets)}"))
+    return IA3Config(
+        task_type=_task_type(model),
+        target_modules=targets,
+        feedforward_modules=chosen,
+        modules_to_save=[*lora.modules_to_save, *new_modules(model)] or None,
+    )
 
 
 def save(task: Task, model: torch.nn.Module, trained: Batch, folder: str) -> None:
@@ -107,14 +135,23 @@ def _targets(model: torch.nn.Module, lora: Lora) -> list[str] | str:
     if lora.target_modules:
         _check_names(where, lora.target_modules, adaptable)
         return lora.target_modules
-    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as KNOWN
-
-    kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
-    if kind not in KNOWN:
-        hint = f"valid: {', '.join([ALL_LINEAR, *_last_names(adaptable)])}"
-        raise ConfigError(Problem(where, f"is null, and PEFT has no choice for a model '{kind}'", hint))
-    chosen = KNOWN[kind]
+    chosen = _peft_choice(model, "IA3_TARGET" if lora.method == "ia3" else "LORA_TARGET", "target_modules")
     return chosen if isinstance(chosen, str) else list(chosen)
+
+
+def _peft_choice(model: torch.nn.Module, table: str, key: str) -> Any:
+    """PEFT's own layers for the kind of model. Raises `ConfigError` where it has none."""
+    from peft.utils import constants
+
+    known = vars(constants)[f"TRANSFORMERS_MODELS_TO_{table}_MODULES_MAPPING"]
+    kind = getattr(getattr(model, "config", None), "model_type", type(model).__name__)
+    if kind not in known:
+        adaptable = _last_names(_paths(model, _ADAPTABLE))
+        whole = [] if table.startswith("IA3") else [ALL_LINEAR]
+        hint = f"valid: {', '.join([*whole, *adaptable])}"
+        where = f"model.lora.{key}"
+        raise ConfigError(Problem(where, f"is null, and PEFT has no choice for a model '{kind}'", hint))
+    return known[kind]
 
 
 def _new_rows(model: torch.nn.Module) -> dict[str, list[int]] | None:

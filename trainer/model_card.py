@@ -79,7 +79,7 @@ def card_data(recipe: Recipe, result: RunResult) -> Any:
 
 
 def _has_adapters(recipe: Recipe) -> bool:
-    return recipe.model.lora.r is not None and not recipe.model.lora.merge
+    return recipe.model.lora.active and not recipe.model.lora.merge
 
 
 def _base(recipe: Recipe) -> str | None:

@@ -264,7 +264,7 @@ def save_model(folder: RunFolder, task: Task, engine: Engine, ranks: Ranks, best
 
     `best`: the checkpoint whose weights are saved in the place of the engine's.
     """
-    adapted = task.recipe.model.lora.r is not None
+    adapted = task.recipe.model.lora.active
     state = engine.full_state(without=lora.frozen_names(engine.model) if adapted else ())
     if ranks.is_main:
         state = state if best is None else with_weights(state, engine, Checkpoint(best))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -12,27 +12,39 @@ from galley.schema.types import Fraction, Positive
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank adapters beside frozen weights, through PEFT (Hu et al. 2021, arXiv:2106.09685).
+    """Adapters beside frozen weights, through PEFT.
 
     Attributes:
-        r: rank of the adapters; null trains the whole model.
+        method: `lora` (Hu et al. 2021, arXiv:2106.09685); `dora` trains the lengths of the weights' columns
+            besides (Liu et al. 2024, arXiv:2402.09353); `ia3` trains one factor per output of a layer (Liu
+            et al. 2022, arXiv:2205.05638) and has no rank, scale or dropout.
+        r: rank of the adapters; null trains the whole model, unless `method` is `ia3`.
         alpha: an adapter's output is scaled by alpha / r, or by alpha / √r with `rank_stabilized`.
         dropout: of an adapter's input.
         target_modules: last names of the layers that get adapters (`query`), or `[all-linear]`; null
             is PEFT's own choice for the kind of model.
+        feedforward_modules: of `ia3`: those of the target modules whose inputs are scaled instead of their
+            outputs; null is PEFT's own choice, or none where `target_modules` are named.
         modules_to_save: further modules that are trained in full and kept with the adapters. The head
             and whatever the stored model lacks are among them in any case.
         merge: the final `model/` is the whole model with the adapters added to its weights, not the
             adapters by themselves.
     """
 
+    method: Literal["lora", "dora", "ia3"] = "lora"
     r: Positive | None = None
     alpha: Annotated[float, Field(gt=0)] = 16.0
     dropout: Fraction = 0.0
     target_modules: list[str] | None = None
+    feedforward_modules: list[str] | None = None
     modules_to_save: list[str] = field(default_factory=list)
     rank_stabilized: bool = False
     merge: bool = False
+
+    @property
+    def active(self) -> bool:
+        """Whether adapters are trained, and not the whole model."""
+        return self.r is not None or self.method == "ia3"
 
 
 @dataclass(frozen=True)

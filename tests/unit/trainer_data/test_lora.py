@@ -39,7 +39,7 @@ def trained(made: SequenceClassification) -> Any:
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "lora_B" in name or "modules_to_save" in name:
+            if any(part in name for part in ("lora_B", "modules_to_save", "lora_magnitude", "ia3_l")):
                 parameter.copy_(torch.randn_like(parameter))
     return model.eval()
 
@@ -77,6 +77,69 @@ def test_peft_loads_the_adapters_and_transformers_the_merged_model(tiny_model: P
     lora.save(merging, model, state(model), str(tmp_path / "merged"))
     merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     torch.testing.assert_close(merged(input_ids=TOKENS).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def only_trained(model: torch.nn.Module) -> int:
+    return sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and "classifier" not in n)
+
+
+@pytest.mark.parametrize(
+    ("settings", "elements"),
+    [
+        # The embedded tiny BERT: a layer of 16 × 16 and 16 → 32 → 16.
+        ({"method": "dora", "target_modules": ["query"]}, lambda h, _: 2 * 2 * h + h),
+        ({"method": "ia3", "r": None, "target_modules": ["query", "output.dense"]}, lambda h, _: 3 * h),
+        (
+            {
+                "method": "ia3", "r": None, "target_modules": ["query", "intermediate.dense"],
+                "feedforward_modules": ["intermediate.dense"],
+            },
+            lambda h, _: 2 * h,
+        ),
+        # PEFT's own: key and value by their outputs, output.dense by its inputs (of both kinds in BERT).
+        ({"method": "ia3", "r": None}, lambda h, inner: 2 * h + h + inner),
+    ],
+)  # fmt: skip
+def test_other_methods_train_what_their_papers_say_and_peft_loads_them(
+    tiny_model: Path, tmp_path: Path, settings: dict[str, Any], elements: Any
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    made = task(tiny_model, **settings)
+    fresh = lora.with_adapters(made.model(), made, made.recipe).eval()
+    torch.testing.assert_close(fresh(input_ids=TOKENS).logits, made.model().eval()(input_ids=TOKENS).logits)
+    model = trained(made)
+    config = json.loads((tiny_model / "config.json").read_text())
+    expected = elements(config["hidden_size"], config["intermediate_size"])
+    assert only_trained(model) == expected * config["num_hidden_layers"]
+    lora.save(made, model, state(model), str(tmp_path / "adapters"))
+    base = AutoModelForSequenceClassification.from_pretrained(
+        tiny_model, num_labels=2, ignore_mismatched_sizes=True
+    )
+    loaded = PeftModel.from_pretrained(base, str(tmp_path / "adapters")).eval()
+    logits = model(input_ids=TOKENS).logits
+    torch.testing.assert_close(loaded(input_ids=TOKENS).logits, logits)
+    lora.save(task(tiny_model, **settings, merge=True), model, state(model), str(tmp_path / "merged"))
+    merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+    torch.testing.assert_close(merged(input_ids=TOKENS).logits, logits, atol=1e-5, rtol=1e-5)
+    if made.recipe.model.lora.method == "dora":
+        assert num_adapter_parameters(made.recipe.model) == expected * config["num_hidden_layers"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "where"),
+    [
+        (Lora(method="dora"), "model.lora.method"),
+        (Lora(r=2, method="ia3"), "model.lora.r"),
+        (Lora(method="ia3", dropout=0.1), "model.lora.dropout"),
+        (Lora(method="ia3", target_modules=["all-linear"]), "model.lora.target_modules"),
+        (Lora(r=2, feedforward_modules=["dense"]), "model.lora.feedforward_modules"),
+    ],
+)
+def test_keys_that_a_method_does_not_read_are_refused(settings: Lora, where: str) -> None:
+    problems = list(model_problems(Recipe(model=Model(lora=settings))))
+    assert where in [problem.where for problem in problems]
 
 
 def test_what_the_stored_model_lacks_is_trained_in_full(tiny_model: Path) -> None:
