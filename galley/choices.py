@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from galley.hydra_bridge import Loader
 
 RECIPE_GROUP = "recipes"
+# The option that somebody means who knows it by the name of the program or of the object behind it.
+MEANT = {
+    "launcher": {
+        "kubernetes": "k8s", "pytorchjob": "k8s", "trainjob": "k8s", "torchrun": "local", "sbatch": "slurm",
+        "srun": "slurm", "mpirun": "mpi",
+    }
+}  # fmt: skip
 # What was an option elsewhere, and why it is none here.
 GONE = {("hpo", "sigopt"): "SigOpt's service has ended: there is nothing left to connect to"}
 # Another name of an option.
@@ -27,6 +34,9 @@ _NOT_FOUND = re.compile(r"Could not find '(?P<group>[^'/]+)/(?P<option>[^']+)'")
 def no_such_option(where: str, option: str, group: str, options: Sequence[str]) -> Problem:
     """`option` is none of the group's `options`."""
     hint = valid_values(option, options)
+    meant = MEANT.get(group, {}).get(option)
+    if meant is not None:
+        hint = f"did you mean '{meant}'? valid: {', '.join(options)}"
     if (group, option) in GONE:
         return Problem(where, GONE[group, option], f"valid: {', '.join(options)}")
     if group in ("model", "data"):

@@ -134,3 +134,12 @@ def test_an_option_of_the_users_own_has_its_own_name(tmp_path: Path) -> None:
     (told,) = problems("recipe=lie", user_dir=tmp_path)
     assert "strategy.name: names strategy 'fast' without choosing it" in told
     assert compose_recipe(["recipe=promoted"], [tmp_path]).strategy.shard == "grads"
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("kubernetes", "k8s"), ("torchrun", "local"), ("pytorchjob", "k8s"), ("mpirun", "mpi")],
+)
+def test_a_launcher_by_the_name_of_its_program_is_guessed(word: str, meant: str) -> None:
+    (told,) = problems(f"launcher={word}")
+    assert f"did you mean '{meant}'? valid: k8s, local" in told
