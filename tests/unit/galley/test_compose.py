@@ -94,7 +94,7 @@ def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
         ("global_size=8", "batch.global_size"),
         ("learning_rate=1e-4", "valid:"),
         ("train.lr=1e-4", "optim.lr"),
-        ("optim.learning_rat=1", "valid: optim.lr"),
+        ("optim.learning_rat=1", "valid: optim.kind, optim.lr,"),
         ("epochs=3", "train.epochs"),
         ("checkpoint.evry_steps=3", "checkpoint.every_steps"),
     ],
