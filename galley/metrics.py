@@ -66,6 +66,7 @@ TASK_METRICS: dict[str, dict[str, Metric]] = {
     },
     "causal_lm": _NEXT_TOKENS,
     "masked_lm": _NEXT_TOKENS,
+    "masked_lm_distillation": _NEXT_TOKENS,
     "seq2seq": {"eval/bleu": PERCENT, "eval/chrf": PERCENT, "eval/loss": LOSS},
     "contrastive": {"eval/mrr": SHARE, "eval/accuracy": SHARE, "eval/loss": LOSS},
 }  # fmt: skip

@@ -44,6 +44,8 @@ TENSOR_TASKS = (
     "sequence_classification", "sequence_regression", "token_classification",
 )  # fmt: skip
 PIPELINE_TASKS = ("causal_lm",)
+STREAMED_TASKS = ("causal_lm", "masked_lm", "masked_lm_distillation")
+TAUGHT_TASKS = ("distillation", "masked_lm_distillation")
 RESERVED_ENV = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PYTHONPATH", "PYTHONSAFEPATH"
 )  # fmt: skip
@@ -122,9 +124,11 @@ def _streaming(recipe: Recipe) -> Iterator[Problem]:
     if not recipe.data.streaming:
         return
     kind = recipe.task.kind
-    if kind not in ("causal_lm", "masked_lm") or not recipe.task.lm.packing:
-        what = f"task '{kind}' cannot stream" if kind != "causal_lm" else "texts are streamed packed"
-        yield Problem("data.streaming", what, "task=causal_lm or masked_lm, with task.lm.packing=true")
+    if kind not in STREAMED_TASKS or not recipe.task.lm.packing:
+        known = kind in STREAMED_TASKS
+        what = "texts are streamed packed" if known else f"task '{kind}' cannot stream"
+        hint = f"task={' or '.join(STREAMED_TASKS)}, with task.lm.packing=true"
+        yield Problem("data.streaming", what, hint)
     if recipe.train.max_steps is None:
         yield Problem("train.max_steps", "a stream has no end: the run needs one", "train.max_steps=N")
     for key, value in (("hold_out", recipe.data.hold_out), ("max_samples", recipe.data.max_samples)):
@@ -281,8 +285,8 @@ def _direction(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _teacher(recipe: Recipe) -> Iterator[Problem]:
-    if recipe.task.kind == "distillation" and recipe.task.distillation.teacher is None:
-        hint = "the folder of a trained classifier, such as RUN/model"
+    if recipe.task.kind in TAUGHT_TASKS and recipe.task.distillation.teacher is None:
+        hint = "the folder of a trained model, such as RUN/model"
         yield Problem("task.distillation.teacher", "is not set", hint)
 
 

@@ -55,6 +55,7 @@ TEXT = Role("text", ("text", "content", "sentence"))
 ROLES: dict[str, tuple[Role, ...]] = {
     "causal_lm": (TEXT,),
     "masked_lm": (TEXT,),
+    "masked_lm_distillation": (TEXT,),
     "seq2seq": (
         Role("source", ("source", "input", "question", "article", "text")),
         Role("target", ("target", "output", "response", "answer", "summary", "label")),

@@ -22,7 +22,8 @@ from hpo.values import ENDED, Objective, Params, SpaceDim, Trial
 # data in one order and of one global batch.
 SEARCHED = (
     "optim.", "schedule.", "model.dropout", "model.lora.dropout", "task.classification.", "task.contrastive.",
-    "task.distillation.temperature", "task.distillation.weight",
+    "task.distillation.temperature", "task.distillation.weight", "task.distillation.masked.soft_weight",
+    "task.distillation.masked.label_weight", "task.distillation.masked.hidden_weight",
 )  # fmt: skip
 
 ANOTHER_STATE = ("optim.kind", "optim.momentum")

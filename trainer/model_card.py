@@ -27,6 +27,7 @@ PIPELINES = {
     "question_answering": "question-answering",
     "causal_lm": "text-generation",
     "masked_lm": "fill-mask",
+    "masked_lm_distillation": "fill-mask",
     "contrastive": "sentence-similarity",
 }
 """`task.kind` -> the hub's name of what such a model does."""

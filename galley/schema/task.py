@@ -50,24 +50,50 @@ class Contrastive:
 
 
 @dataclass(frozen=True)
-class Distillation:
-    """What only `distillation` knows.
+class MaskedDistillation:
+    """What only `masked_lm_distillation` knows. The defaults are those of DistilBERT's training script.
 
     Attributes:
-        teacher: the folder of a classifier that was trained on the same labels (`RUN/model`), or its
-            name on the hub; it has the tokenizer of `model.name`.
+        soft_weight: factor of the loss against the teacher's probabilities.
+        label_weight: factor of the masked language modeling loss.
+        hidden_weight: factor of 1 - cosine of the last hidden states of student and teacher.
+        soft_positions: tokens whose probabilities are compared: the `masked` ones, or `all`.
+        layers: the teacher's layers, counted from 0, from which the student's start, in their order, with
+            embeddings and head; the student is then a new `distilbert`. Null leaves its weights as
+            `model` says.
+        untrained_teacher_head: accept a teacher without a masked language modeling head: its head is drawn
+            from the seed. To try a recipe, not to train a model.
+    """
+
+    soft_weight: Annotated[float, Field(ge=0)] = 5.0
+    label_weight: Annotated[float, Field(ge=0)] = 2.0
+    hidden_weight: Annotated[float, Field(ge=0)] = 1.0
+    soft_positions: Literal["masked", "all"] = "masked"
+    layers: list[NonNegative] | None = None
+    untrained_teacher_head: bool = False
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What only `distillation` and `masked_lm_distillation` know.
+
+    Attributes:
+        teacher: the folder of a classifier that was trained on the same labels (`RUN/model`), or of a
+            masked language model, or its name on the hub; it has the student's tokenizer.
         temperature: both logits are divided by it before they are compared.
-        weight: share of the teacher in the loss; the rest is the labels'.
+        weight: `distillation`: share of the teacher in the loss; the rest is the labels'.
+        masked: read by `masked_lm_distillation` only.
     """
 
     teacher: str | None = None
     temperature: Annotated[float, Field(gt=0)] = 2.0
     weight: Fraction = 0.5
+    masked: MaskedDistillation = field(default_factory=MaskedDistillation)
 
 
 @dataclass(frozen=True)
 class LanguageModeling:
-    """What only `causal_lm` and `masked_lm` know.
+    """What only `causal_lm`, `masked_lm` and `masked_lm_distillation` know.
 
     Attributes:
         packing: join all texts and cut the whole into pieces of `data.max_length` tokens; otherwise
@@ -77,7 +103,7 @@ class LanguageModeling:
         fim_spm_rate: share of those in which the suffix comes first (SPM), not the prefix (PSM).
         eval_stride: tokens between the starts of two evaluation windows of `data.max_length`; each
             token is measured once, with what came before it in its window. Null is `data.max_length`.
-        mask_rate: masked_lm: share of the tokens that are to be found again.
+        mask_rate: masked_lm, masked_lm_distillation: share of the tokens that are to be found again.
     """
 
     packing: bool = True
@@ -122,8 +148,8 @@ class Task:
         classification: read by `sequence_classification` and `distillation` only.
         qa: read by `question_answering` only.
         contrastive: read by `contrastive` only.
-        distillation: read by `distillation` only.
-        lm: read by `causal_lm` and `masked_lm` only.
+        distillation: read by `distillation` and `masked_lm_distillation` only.
+        lm: read by `causal_lm`, `masked_lm` and `masked_lm_distillation` only.
         seq2seq: read by `seq2seq` only.
     """
 

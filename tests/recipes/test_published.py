@@ -13,6 +13,7 @@ CPU_GLUE = {
     "data.max_length": 128, "batch.micro_size": 32, "optim.lr": 2e-5, "train.epochs": 3.0,
     "strategy.name": "oneccl_cpu", "launcher.kind": "mpi",
 }  # fmt: skip
+BERT = "google-bert/bert-base-uncased"
 SQUAD = {
     "data.name": "rajpurkar/squad", "data.max_length": 384, "task.qa.doc_stride": 128, "batch.micro_size": 12,
     "optim.lr": 3e-5, "train.epochs": 2.0, "strategy.name": "oneccl_cpu",
@@ -106,6 +107,16 @@ PUBLISHED: dict[str, dict[str, Any]] = {
             "model.lora.alpha": [16, 32, 64], "model.lora.dropout": {"low": 0.0, "high": 0.1},
             "model.lora.r": [4, 8, 16, 32], "optim.lr": {"low": 1e-5, "high": 2e-4},
         },
+    },
+    "recipe=distilbert_pretraining": {
+        "model.architecture": "distilbert", "model.config": {}, "model.tokenizer": BERT,
+        "task.distillation.teacher": BERT, "task.distillation.temperature": 2.0,
+        "task.distillation.masked.soft_weight": 5.0, "task.distillation.masked.label_weight": 2.0,
+        "task.distillation.masked.hidden_weight": 1.0,
+        "task.distillation.masked.layers": [0, 2, 4, 7, 9, 11], "task.lm.mask_rate": 0.15,
+        "batch.global_size": 4000, "batch.micro_size": 5, "optim.lr": 5e-4, "optim.eps": 1e-6,
+        "optim.weight_decay": 0.0, "optim.grad_clip": 5.0, "schedule.warmup_ratio": 0.05,
+        "train.epochs": 3.0, "strategy.name": "ddp", "cluster.max_procs_per_node": 8,
     },
     "recipe=bloom_3d": {
         "data.max_length": 2048, "precision.compute": "bf16", "checkpoint.every_steps": 100,

@@ -18,6 +18,7 @@ TASKS = {
     "contrastive": "trainer.tasks.contrastive:Contrastive",
     "causal_lm": "trainer.tasks.language_modeling:CausalLM",
     "masked_lm": "trainer.tasks.language_modeling:MaskedLM",
+    "masked_lm_distillation": "trainer.tasks.masked_distillation:MaskedDistillation",
     "seq2seq": "trainer.tasks.seq2seq:Seq2Seq",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +36,7 @@ class Distillation(SequenceClassification):
     def model(self) -> torch.nn.Module:
         if not self.recipe.eval.only:  # where nobody learns, no teacher need be there
             with torch.device("cpu"):  # every rank asks it, also one that reads no weights of its own
-                self.teacher = load_teacher(self.recipe, self.num_labels, self.tokenizer.get_vocab())
+                self.teacher = load_teacher(self.recipe, self.tokenizer.get_vocab(), self._classifier)
                 self._check_order(self.teacher)
         return super().model()
 
@@ -59,6 +60,9 @@ class Distillation(SequenceClassification):
         mixed = (1 - settings.weight) * labels + settings.weight * soft
         return (mixed * self._factors(batch, weights)).sum()
 
+    def _classifier(self, recipe: Recipe, tokenizer: Any) -> torch.nn.Module:
+        return load_sequence_model(recipe, self.num_labels, "single_label_classification", tokenizer)
+
     @torch.no_grad()
     def _ask(self, teacher: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """Its logits, computed where and in the format in which this run computes: a warm server, which
@@ -68,10 +72,16 @@ class Distillation(SequenceClassification):
             return self.logits(teacher.to(device), batch)
 
 
-def load_teacher(recipe: Recipe, num_labels: int, vocabulary: dict[str, int]) -> torch.nn.Module:
-    """The teacher, frozen and in evaluation mode.
+def load_teacher(
+    recipe: Recipe,
+    vocabulary: dict[str, int],
+    load: Callable[[Recipe, Any], torch.nn.Module],
+    untrained_head: bool = False,
+) -> torch.nn.Module:
+    """The teacher that `load` makes of its recipe and tokenizer, frozen and in evaluation mode.
 
-    Raises `ConfigError` for one without a trained head of `num_labels`, or with another vocabulary.
+    Raises `ConfigError` for one with another vocabulary, or without a trained head, unless
+    `untrained_head` accepts that.
     """
     name = str(recipe.task.distillation.teacher)
     own = replace(recipe, model=Model(name, trust_remote_code=recipe.model.trust_remote_code))
@@ -81,8 +91,8 @@ def load_teacher(recipe: Recipe, num_labels: int, vocabulary: dict[str, int]) ->
         raise ConfigError(
             Problem(where, "has another vocabulary than the student", "choose one of its family")
         )
-    teacher = load_sequence_model(own, num_labels, "single_label_classification", tokenizer)
-    if new_names(teacher):
+    teacher = load(own, tokenizer)
+    if new_names(teacher) and not untrained_head:
         what = f"has no trained head ({', '.join(new_names(teacher))} would be random)"
         raise ConfigError(Problem(where, what, "train it first: the teacher is RUN/model"))
     log.info("teacher %s: %d parameters, frozen", name, sum(p.numel() for p in teacher.parameters()))

@@ -12,7 +12,7 @@ import pytest
 from galley.errors import ConfigError
 from galley.rules import recipe_problems
 from galley.schema import Batch, Data, Model, Recipe, Task
-from galley.schema.task import QuestionAnswering, Seq2Seq
+from galley.schema.task import Distillation, QuestionAnswering, Seq2Seq
 from galley.squad import load_question_sets
 from galley.tables import ROLES
 from trainer.data.raw import read_tables
@@ -26,6 +26,7 @@ QUESTION = {"question": "Who?", "context": "Ada wrote it.", "answers": {"text": 
 ROWS: dict[str, dict[str, Any]] = {
     "causal_lm": {"text": "Ada wrote it."},
     "masked_lm": {"text": "Ada wrote it."},
+    "masked_lm_distillation": {"text": "Ada wrote it."},
     "seq2seq": {"source": "Who?", "target": "Ada."},
     "contrastive": {"anchor": "Who?", "positive": "Ada."},
     "token_classification": {"tokens": ["Ada", "wrote"], "tags": ["B-PER", "O"]},
@@ -50,7 +51,8 @@ def write(folder: Path, train: list[dict[str, Any]], dev: list[dict[str, Any]] |
 
 def refused(kind: str, data: Data) -> list[str]:
     """The problems that the command finds before it starts anything."""
-    recipe = Recipe(task=Task(kind, qa=QuestionAnswering(doc_stride=16)), data=data, batch=Batch(8))
+    task = Task(kind, qa=QuestionAnswering(doc_stride=16), distillation=Distillation(teacher="T"))
+    recipe = Recipe(task=task, data=data, batch=Batch(8))
     return [str(problem) for problem in recipe_problems(recipe)]
 
 

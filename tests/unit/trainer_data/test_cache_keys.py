@@ -27,6 +27,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "contrastive": {"anchor": LONG, "positive": f"{LONG} more"},
     "causal_lm": {"text": LONG},
     "masked_lm": {"text": LONG},
+    "masked_lm_distillation": {"text": LONG},
     "seq2seq": {"source": LONG, "target": LONG},
 }
 LABEL = {"sequence_classification": 0, "sequence_regression": 0.5, "multi_label_classification": [1]}
