@@ -12,7 +12,7 @@ from galley.spec import DataRecord, RunResult, RunSpec
 
 # Keys that change where, or how fast, the same thing is computed.
 _SAME_MODEL = frozenset({"attn_implementation", "num_parameters", "shape", "trust_remote_code"})
-_SAME_DATA = frozenset({"workers", "cache_dir", "streaming", "shuffle_buffer"})
+_SAME_DATA = frozenset({"workers", "loader_workers", "cache_dir", "streaming", "shuffle_buffer"})
 _TIMES = ("train_s", "wall_s")
 _SPEEDS = ("samples_per_s", "tokens_per_s")
 

@@ -134,6 +134,9 @@ def _streaming(recipe: Recipe) -> Iterator[Problem]:
     for key, value in (("hold_out", recipe.data.hold_out), ("max_samples", recipe.data.max_samples)):
         if value is not None:
             yield Problem(f"data.{key}", "cannot be counted off a stream", f"data.{key}=null")
+    if recipe.data.loader_workers:
+        what = "a stream is read by the rank itself"
+        yield Problem("data.loader_workers", what, "data.loader_workers=0")
     if recipe.model.tokenizer == "characters":
         yield Problem("model.tokenizer", "characters are those of all texts, which a stream does not know")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from galley.moving import halved
 from galley.rundir import RunFolder
 from galley.schema import Recipe, Train
 from galley.spec import MemoryLimit
-from trainer.batches import BatchPlan, GlobalBatch, MicroBatch, even, split
+from trainer.batches import BatchPlan, GlobalBatch
 from trainer.checkpoints.best import Best
 from trainer.checkpoints.manifest import TrainState
 from trainer.checkpoints.writer import Writer
@@ -28,6 +29,7 @@ from trainer.data.stream import SampleStream
 from trainer.evaluation import evaluate
 from trainer.failures import NonFiniteLossError, is_out_of_memory
 from trainer.journal import Journal
+from trainer.loader import Ahead, Share, StepInputs
 from trainer.losses import Losses, divisor
 from trainer.memory import describe_split, memory_watched
 from trainer.meter import EvalMeter, EvalSpeed, Meter
@@ -103,6 +105,7 @@ class Loop:
         self._grad_norm = torch.zeros(())
         self._evaluated_at: int | None = None
         self._one_length: bool | None = None
+        self._ahead = Ahead(parts.plan, self.step, self.end_step, recipe.data.loader_workers)
         self._is_best = False  # the last evaluation, whose checkpoint is not yet saved
 
     @property
@@ -116,9 +119,10 @@ class Loop:
         stopped = False
         batches = self.parts.plan.from_step(self.step)
         self.meter.resume()
-        while self.step < self.end_step and not stopped:
-            self._train_step(next(batches))
-            stopped = self._after_step()
+        with closing(self._ahead):
+            while self.step < self.end_step and not stopped:
+                self._train_step(next(batches))
+                stopped = self._after_step()
         self.meter.pause()
         if self._losses.steps:
             self._log_row()
@@ -172,23 +176,17 @@ class Loop:
         return engine.gradients(inputs, lambda model, *inputs: task.loss(model, *inputs) / weight)
 
     def _step_inputs(self, global_batch: GlobalBatch) -> list[tuple[Batch, torch.Tensor]]:
-        """This rank's micro-batches of one step."""
-        layout, replicas = self.parts.engine.setup.layout, self.parts.engine.setup.replicas
-        lengths = self.parts.plan.lengths
-        rounds = split(global_batch.samples, lengths, replicas.world_size, layout.micro_size)
-        own = [by_rank[replicas.rank] for by_rank in rounds]
-        if not self.parts.engine.even:
-            return [self._inputs(micro) for micro in own]
-        # Collated as one, they are of one length.
-        batch, weights = self._inputs(even(own, layout.accumulation, layout.micro_size))
-        cut = {name: tensor.chunk(layout.accumulation) for name, tensor in batch.items()}
-        parts = weights.chunk(layout.accumulation)
-        return [({n: t[number] for n, t in cut.items()}, part) for number, part in enumerate(parts)]
-
-    def _inputs(self, micro: MicroBatch) -> tuple[Batch, torch.Tensor]:
-        batch = self.parts.task.collate(self.parts.data.train.rows(micro.samples.tolist()))
-        on_device = {name: self._to_device(tensor) for name, tensor in batch.items()}
-        return on_device, self._to_device(torch.from_numpy(micro.weights))
+        """This rank's micro-batches of one step, on its device."""
+        parts, setup = self.parts, self.parts.engine.setup
+        layout, replicas = setup.layout, setup.replicas
+        share = Share(
+            replicas.rank, replicas.world_size, layout.micro_size, layout.accumulation, parts.engine.even
+        )
+        inputs = StepInputs(parts.task, parts.data.train, parts.plan.lengths, share)
+        return [
+            ({name: self._to_device(tensor) for name, tensor in batch.items()}, self._to_device(weights))
+            for batch, weights in self._ahead.take(global_batch, inputs)
+        ]
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         """Without waiting: only from page-locked memory does the copy run beside the host."""

@@ -55,6 +55,8 @@ class Data:
             `train.max_steps` instead of epochs.
         shuffle_buffer: samples that a stream holds and shuffles together.
         workers: processes that tokenise; 0 does it in the rank itself.
+        loader_workers: processes per rank that make the batches of the coming steps meanwhile; 0 makes
+            them in the rank itself. The batches are the same.
         cache_dir: tokenised data, keyed by content; null is `$XDG_CACHE_HOME/galley`.
     """
 
@@ -76,4 +78,5 @@ class Data:
     streaming: bool = False
     shuffle_buffer: Positive = 1000
     workers: NonNegative = 0
+    loader_workers: NonNegative = 0
     cache_dir: str | None = None

@@ -84,7 +84,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "recipe=starcoder_fsdp": {
         "model.name": "bigcode/starcoder", "data.name": "smangrul/hf-stack-v1", "data.max_length": 2048,
         "task.lm.packing": True, "task.lm.fim_rate": 0.5, "task.lm.fim_spm_rate": 0.5,
-        "train.log_every_steps": 25, "model.attn_implementation": "flash_attention_2",
+        "train.log_every_steps": 25, "data.loader_workers": 4,
+        "model.attn_implementation": "flash_attention_2",
         "train.max_steps": 2000, "batch.micro_size": 1,
         "batch.accumulation": 2, "optim.lr": 5e-5, "schedule.kind": "cosine", "optim.weight_decay": 0.01,
         "schedule.warmup_steps": 30, "eval.every_steps": 100, "checkpoint.every_steps": 500,
