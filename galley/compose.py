@@ -25,7 +25,7 @@ from galley.hydra_bridge import (
 )
 from galley.interop import Absorbed, absorb, names_outside_file
 from galley.keys import free_mapping, leaf_types
-from galley.model_identity import outdated, settle
+from galley.model_identity import outdated, settle, size_of_a_sweep
 from galley.overrides import DEFAULT_RECIPE, PUBLISHED_PROFILE, Request, add_sweeps, read_request
 from galley.provenance import Source, display_path, last_source
 from galley.rules import recipe_problems
@@ -33,6 +33,7 @@ from galley.schema import Recipe
 from galley.urls import cleaned
 from galley.validate import Mistake, validate
 from galley.written import keep_written
+from galley.yaml_numbers import number_problems
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ def _compose(texts: Sequence[str], loader: Loader, check: Check) -> Composition:
         raise ConfigError([*problems, _composition_problem(error, request, loader)]) from error
     name_strategy(container, overrides, loader)
     problems += [*add_sweeps(container, request), *command_line_only(container)]
+    problems += [*number_problems(loader.files(overrides)), *size_of_a_sweep(container, request.typed)]
     container["recipe"] = request.recipe or DEFAULT_RECIPE
     container["profile"] = request.profile or PUBLISHED_PROFILE
     keep_written(container, lambda: [*loader.sources(overrides), *_written_sources(request.typed)])

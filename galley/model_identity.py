@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from galley.choices import RECIPE_GROUP
+from galley.errors import Problem
 from galley.provenance import Source, file_sources
 
 if TYPE_CHECKING:
@@ -117,3 +118,14 @@ def settle(container: dict[str, Any], settings: Sequence[Source]) -> None:
         section.pop(last, None)
         if source.value is not None:
             section[last] = yaml_value(source.value) if isinstance(source.value, str) else source.value
+
+
+def size_of_a_sweep(container: Mapping[str, Any], typed: Mapping[str, str]) -> Iterator[Problem]:
+    """A typed size would be that of every model of a sweep over models."""
+    hpo = container.get("hpo")
+    space = hpo.get("space") if isinstance(hpo, dict) else None
+    swept = [key for key in ("model", *(f"{SECTION}{name}" for name in NAMES)) if key in (space or {})]
+    for key, text in typed.items():
+        if swept and key.removeprefix(SECTION).split(".")[0] in SIZES and key.startswith(SECTION):
+            what = f"is the size of one model, but the sweep has several ({swept[0]})"
+            yield Problem(text, what, "leave it out: each model's own size is read, or counted")

@@ -12,7 +12,9 @@ from galley.compose import compose_recipe, explain_sources
 from galley.estimate import num_parameters
 from galley.model_shape import LayerShape, layer_shape
 from galley.schema import Shape
-from tests.unit.galley.test_compose import user_recipe
+from galley.spec import Engaged, RunResult
+from hpo.promote import with_size
+from tests.unit.galley.test_compose import problems, user_recipe
 
 CONFIG = "model.config={hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}"
 BERT = ("model.architecture=bert", "model.tokenizer=embedded:minilm", CONFIG)
@@ -125,3 +127,27 @@ def test_the_size_of_a_new_model_is_that_of_its_configuration_and_tokenizer() ->
     with torch.device("meta"):
         built = transformers.BertModel(settings)
     assert num_parameters(compose_recipe(BERT)) == sum(p.numel() for p in built.parameters())
+
+
+@pytest.mark.parametrize("swept", ["model.name=a/b,c/d", "model.architecture=bert,gpt2", "model=minilm,gpt2"])
+@pytest.mark.parametrize("size", ["model.num_parameters=7", "model.shape={num_layers: 3}"])
+def test_one_size_is_not_typed_for_all_models_of_a_sweep(swept: str, size: str) -> None:
+    told = problems("hpo=optuna", swept, size)
+    what = f"{size}: is the size of one model, but the sweep has several ({swept.split('=')[0]})"
+    assert any(one.startswith(what) for one in told), told
+
+
+def test_a_size_beside_another_sweep_stays() -> None:
+    assert model("hpo=optuna", "optim.lr=1e-4,1e-5", "model.num_parameters=7").num_parameters == 7
+
+
+def test_a_promoted_recipe_has_the_size_that_the_run_counted() -> None:
+    recipe = compose_recipe(["model.name=some/thing"])
+    engaged = Engaged("ddp", "DistributedDataParallel", "gloo", "fp32", {}, num_parameters=1_234_567)
+    result = RunResult("succeeded", 0, engaged=engaged)
+    assert with_size(recipe, result).model.num_parameters == 1_234_567
+    assert with_size(recipe, None).model.num_parameters is None
+    known = compose_recipe([])
+    assert with_size(known, result).model.num_parameters == 22_713_986, "the size that is known stays"
+    adapted = with_size(compose_recipe(["model.name=some/thing", "model.lora.r=4"]), result)
+    assert adapted.model.num_parameters is None, "the run has counted the adapters, too"
