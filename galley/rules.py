@@ -83,6 +83,7 @@ def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from _task(recipe)
     yield from model_problems(recipe)
     yield from _streaming(recipe)
+    yield from _one_source(recipe)
     yield from _batch(recipe)
     yield from schedule_problems(recipe.schedule)
     yield from optimizer_problems(recipe)
@@ -118,6 +119,12 @@ def _task(recipe: Recipe) -> Iterator[Problem]:
         return
     yield from own_code_problems("task.kind", kind, recipe.plugins)
     yield from reports_problems(recipe)
+
+
+def _one_source(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.data.one_source_batches and recipe.task.kind != "contrastive":
+        what = f"is not read by task '{recipe.task.kind}'"
+        yield Problem("data.one_source_batches", what, "task=contrastive, or data.one_source_batches=false")
 
 
 def _streaming(recipe: Recipe) -> Iterator[Problem]:

@@ -165,11 +165,12 @@ def _at_most(rows: R, count: int | None) -> R:
 
 
 def _mixed(data: Data, sources: Sequence[Mapping[SplitName, R]], join: Join[R]) -> dict[SplitName, R]:
-    """Training by weight; evaluation holds the evaluation splits of all sources, whole."""
+    """Training by weight, or whole where batches are drawn by weight; evaluation holds the evaluation splits
+    of all sources, whole."""
     found: dict[SplitName, R] = {}
     if "train" in sources[0]:
-        weights = [source.weight for source in data.mix]
-        found["train"] = join(_by_weight([source["train"] for source in sources], weights))
+        weights, parts = [source.weight for source in data.mix], [source["train"] for source in sources]
+        found["train"] = join(parts if data.one_source_batches else _by_weight(parts, weights))
     if "eval" in sources[0]:
         found["eval"] = join([source["eval"] for source in sources])
     return found

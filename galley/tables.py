@@ -34,12 +34,14 @@ class Role:
         name: its key in `data.columns`.
         usual: names of columns by which it is recognized, the likeliest first.
         holds: what its values are, for messages; `accepts` tells whether a value is one.
+        optional: a table may lack it; where it has the column, every row has a value.
     """
 
     name: str
     usual: tuple[str, ...]
     holds: str = "text"
     accepts: Callable[[Any], bool] = is_text
+    optional: bool = False
 
 
 def is_words(value: Any) -> bool:
@@ -67,6 +69,7 @@ ROLES: dict[str, tuple[Role, ...]] = {
     "contrastive": (
         Role("text", ("anchor", "query", "question", "sentence1")),
         Role("partner", ("positive", "answer", "sentence2")),
+        Role("negative", ("negative", "hard_negative"), optional=True),
     ),
 }
 
@@ -155,10 +158,13 @@ def _load(path: Path, roles: Sequence[Role], data: Data, limit: int | None) -> T
 
 
 def joined(parts: Sequence[Table]) -> Table:
-    """The rows of all parts, one after the other."""
+    """The rows of all parts, one after the other; None where a part lacks an optional column."""
     if len(parts) == 1:
         return parts[0]
-    columns = {name: list(chain(*(part.columns[name] for part in parts))) for name in parts[0].columns}
+    names = dict.fromkeys(name for part in parts for name in part.columns)
+    columns = {
+        name: list(chain(*(part.columns.get(name, [None] * len(part)) for part in parts))) for name in names
+    }
     where = f"{parts[0].where} and {len(parts) - 1} more"
     return Table(columns, where, all(part.complete for part in parts))
 
@@ -179,20 +185,22 @@ def to_table(
     if not rows:
         raise DataError(Problem(where, "has no samples"))
     names = column_names(list(rows[0][1]), roles, data, where)
+    present = [role for role in roles if role.name in names]
     problems = [
         _wrong_value(f"{where}:{line}", names[role.name], row, role)
         for line, row in rows
-        for role in roles
+        for role in present
         if not role.accepts(row.get(names[role.name]))
     ]
     if problems:
         raise DataError(shortened(problems, where))
-    columns = {role.name: [row[names[role.name]] for _, row in rows] for role in roles}
+    columns = {role.name: [row[names[role.name]] for _, row in rows] for role in present}
     return Table(columns, where, complete)
 
 
 def column_names(header: Sequence[str], roles: Sequence[Role], data: Data, where: str) -> dict[str, str]:
-    """The column of each role: as `data.columns` says, else by its usual names.
+    """The column of each role: as `data.columns` says, else by its usual names; none of an optional role
+    that is not there.
 
     Raises `DataError` with the nearest names, all missing columns at once.
     """
@@ -202,6 +210,8 @@ def column_names(header: Sequence[str], roles: Sequence[Role], data: Data, where
         named = data.columns.get(role.name)
         taken = set(found.values())
         name = named or next((name for name in role.usual if name in header and name not in taken), None)
+        if role.optional and name is None:
+            continue
         if name is None or name not in header:
             what = f"has no column '{named}'" if named else f"has no column that is recognized as {role.name}"
             near = nearest(named or role.name, header)
@@ -228,8 +238,11 @@ def column_problems(columns: Mapping[str, str], kind: str) -> list[Problem]:
 
 
 def mixture_problems(data: Data) -> list[Problem]:
-    """Sources of `data.mix` that name nothing, or two things."""
-    return [
+    """Sources of `data.mix` that name nothing, or two things, or are none where batches need them."""
+    alone = data.one_source_batches and len(data.mix) < 2
+    what, hint = f"needs several sources; data.mix has {len(data.mix)}", "data.mix=[{name: A}, {name: B}]"
+    problems = [Problem("data.one_source_batches", what, hint)] if alone else []
+    return problems + [
         Problem(f"data.mix[{number}]", "needs a name or a path, and not both", "{name: …} or {path: …}")
         for number, source in enumerate(data.mix)
         if bool(source.name) == bool(source.path)

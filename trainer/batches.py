@@ -84,6 +84,37 @@ class BatchPlan:
         return list(batches[random.permutation(num_batches)])
 
 
+class SourcePlan(BatchPlan):
+    """Every global batch is of one source, drawn by weight; lengths are not grouped.
+
+    A source is gone through in random order, again and again within an epoch, in whole batches; what is
+    left at the end of a round comes in another one. A source with fewer samples than a batch gives all
+    of them, none twice. An epoch has as many batches as all samples would make.
+    """
+
+    def __init__(
+        self, lengths: NDArray[np.int32], seed: int, global_size: int, sources: Indices, weights: list[float]
+    ) -> None:
+        super().__init__(lengths, seed, global_size, length_grouped=False)
+        self.sources = [np.flatnonzero(sources == number) for number in range(len(weights))]
+        present = np.array(
+            [weight * bool(len(own)) for weight, own in zip(weights, self.sources, strict=True)]
+        )
+        self.shares = present / present.sum()
+
+    def epoch(self, epoch: int) -> list[Indices]:
+        random = np.random.default_rng([self.seed, epoch])
+        chosen = random.choice(len(self.sources), self.steps_per_epoch, p=self.shares)
+        streams = [self._rounds(own, [self.seed, epoch, number]) for number, own in enumerate(self.sources)]
+        return [next(streams[number]) for number in chosen]
+
+    def _rounds(self, own: Indices, seed: list[int]) -> Iterator[Indices]:
+        random, size = np.random.default_rng(seed), min(self.global_size, len(own))
+        while True:
+            order = random.permutation(own)
+            yield from (order[start : start + size] for start in range(0, len(own) - size + 1, size))
+
+
 class StreamPlan(BatchPlan):
     """The global batches of a stream, one after the other; its epoch is the run of `num_steps`."""
 

@@ -25,10 +25,11 @@ from galley.spec import Layout, MemoryLimit, RunResult, RunSpec, State
 from galley.trackers import summary_of, track_run
 from trainer import halves, lora, peers, strategies
 from trainer.backends.prepare import prepare_backend
-from trainer.batches import BatchPlan, StreamPlan
+from trainer.batches import BatchPlan, SourcePlan, StreamPlan
 from trainer.checkpoints.best import kept_folder, resumed_best, with_weights
 from trainer.checkpoints.resume import find_checkpoint
 from trainer.checkpoints.store import Checkpoint
+from trainer.data.store import ArrowDataset
 from trainer.data.stream import SampleStream
 from trainer.energy import EnergyMeter
 from trainer.failures import StepMemoryError
@@ -174,6 +175,9 @@ def note_data(folder: RunFolder, data: Datasets, recipe: Recipe) -> None:
 def make_plan(train: TokenizedDataset, recipe: Recipe, global_size: int) -> BatchPlan:
     if isinstance(train, SampleStream):
         return StreamPlan(train.lengths, recipe.seed, global_size, recipe.train.max_steps or 1)
+    if recipe.data.one_source_batches and isinstance(train, ArrowDataset):
+        weights = [source.weight for source in recipe.data.mix]
+        return SourcePlan(train.lengths, recipe.seed, global_size, train.numbers("source"), weights)
     return BatchPlan(train.lengths, recipe.seed, global_size, recipe.train.length_grouped)
 
 

@@ -16,7 +16,8 @@ class Source:
 
     Attributes:
         weight: its share of the training samples, next to the others'; of equal weights each gives as
-            many. The smallest share that a source can fill decides the size of an epoch.
+            many. The smallest share that a source can fill decides the size of an epoch. With
+            `data.one_source_batches`, the chance that a batch is of this source.
     """
 
     name: str = ""
@@ -39,6 +40,8 @@ class Data:
         path: a folder with `train.*` and `dev.*` or `validation.*` (csv, tsv, json, jsonl,
             parquet, arrow, txt), or several such files a split: `train-*.jsonl`.
         mix: several sources, read instead of `name` and `path`.
+        one_source_batches: contrastive: every global batch is of one source of `mix`, drawn by weight; the
+            sources are taken whole.
         documents: what one sample of a txt file is: the whole `file`, a `line`, or a `paragraph`
             between empty lines.
         text_columns: one column, or two for sentence pairs; null to recognise them.
@@ -67,6 +70,7 @@ class Data:
     hold_out: Positive | None = None
     path: str | None = None
     mix: list[Source] = field(default_factory=list)
+    one_source_batches: bool = False
     documents: Literal["file", "line", "paragraph"] = "file"
     text_columns: list[str] | None = None
     label_column: str | None = None

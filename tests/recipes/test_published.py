@@ -119,6 +119,10 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "optim.weight_decay": 0.0, "optim.grad_clip": 5.0, "schedule.warmup_ratio": 0.05,
         "train.epochs": 3.0, "strategy.name": "ddp", "cluster.max_procs_per_node": 8,
     },
+    "recipe=sentence_embeddings": {
+        "task.kind": "contrastive", "task.contrastive.scale": 20.0, "data.one_source_batches": True,
+        "model.name": "nreimers/MiniLM-L6-H384-uncased", "strategy.name": "ddp",
+    },
     "recipe=bloom_3d": {
         "data.max_length": 2048, "precision.compute": "bf16", "checkpoint.every_steps": 100,
         "launcher.kind": "slurm", "cluster.nodes": 48, "cluster.procs_per_node": 8,

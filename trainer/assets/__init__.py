@@ -15,6 +15,8 @@ TOKENIZERS = (*MODELS, "gpt2_bpe")
 # Each gives the rows of a split as {column: value}, in a fixed order.
 DATA = {
     "pydoc_pairs": "trainer.assets.pydoc_pairs:rows",
+    "pydoc_triplets": "trainer.assets.pydoc_pairs:triplets",
+    "pydoc_neighbors": "trainer.assets.pydoc_pairs:neighbors",
     "pydoc_qa": "trainer.assets.pydoc_qa:questions",
     "pydoc_text": "trainer.assets.pydoc_text:rows",
     "pydoc_dialogue": "trainer.assets.pydoc_dialogue:rows",

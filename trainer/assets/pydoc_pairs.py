@@ -15,6 +15,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 
 Pair = tuple[str, str, int]
 """First sentence, second sentence, label: 1 for the same topic, 0 for another."""
@@ -51,6 +52,21 @@ def rows(split: str) -> list[dict[str, str | int]]:
     return [
         {"sentence1": first, "sentence2": second, "label": label} for first, second, label in pairs(split)
     ]
+
+
+def triplets(split: str) -> list[dict[str, str]]:
+    """Each first sentence with its successor, and the second sentence of another topic."""
+    chosen = _positives(split)[: NUM_PAIRS[split] // 2]
+    crossed = dict(_crossed(chosen))
+    return [{"anchor": a, "positive": b, "negative": crossed[a]} for _, a, b in chosen]
+
+
+def neighbors(split: str) -> list[dict[str, str]]:
+    """Pairs of a sentence and the next one of its topic, neither of which is in `triplets`."""
+    used = {text for row in triplets(split) for text in row.values()}
+    found = [pair for topic in topics_of(split).values() for pair in pairwise(topic) if not used & {*pair}]
+    chosen = sorted(found, key=lambda pair: digest(*pair))[: NUM_PAIRS[split] // 2]
+    return [{"anchor": first, "positive": second} for first, second in chosen]
 
 
 def topics_of(split: str) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from galley.datafiles import SplitName
@@ -17,6 +18,7 @@ from trainer.hub import hub_errors, use_cache_if_unreachable
 
 log = logging.getLogger("galley")
 
+SOURCE = "source of the mixture"
 # Sets without a validation split (imdb) are measured on their test split.
 HUB_SPLITS: dict[SplitName, tuple[str, ...]] = {"train": ("train",), "eval": ("validation", "dev", "test")}
 
@@ -27,7 +29,17 @@ def read_tables(data: Data, roles: Sequence[Role], need: Need = "both") -> dict[
     Raises `ConfigError` that names what is wrong.
     """
     sources = [one_source(source, roles, need) for source in sources_of(data)]
+    if data.one_source_batches:
+        sources = [_numbered(tables, number) for number, tables in enumerate(sources)]
     return taken(data, gathered(data, sources, joined))
+
+
+def _numbered(tables: Mapping[SplitName, Table], number: int) -> dict[SplitName, Table]:
+    """The tables with a column that says which source of the mixture a row is of."""
+    return {
+        split: replace(table, columns={**table.columns, SOURCE: [number] * len(table)})
+        for split, table in tables.items()
+    }
 
 
 def taken(data: Data, tables: Mapping[SplitName, Table]) -> dict[SplitName, Table]:

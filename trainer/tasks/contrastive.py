@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy, normalize
 
+from galley.schema import Recipe
 from galley.tables import ROLES, needed
 from trainer.cache import cache_root
 from trainer.collectives import gather_rows
@@ -29,13 +30,19 @@ class Contrastive(TextTask):
     eq. 4), over cosines × `task.contrastive.scale`.
 
     In training the batch is that of all ranks: their micro-batches of one round. In evaluation it is
-    one batch of `eval.batch_size`, whatever the number of ranks.
+    one batch of `eval.batch_size`, whatever the number of ranks. Hard negatives of all its samples are
+    further candidates of every text.
     """
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__(recipe)
+        self.texts = 2  # of a sample; all ranks collate alike, also samples without a hard negative
 
     def datasets(self, main_first: MainFirst) -> Datasets:
         data, cache = self.recipe.data, cache_root(self.recipe.data)
         with main_first():
             tables = read_tables(data, ROLES["contrastive"], needed(self.recipe))
+            self.texts = 3 if any("negative" in table.columns for table in tables.values()) else 2
             held_out = None
             if self.recipe.eval.enabled:
                 held_out = text_pairs(tables["eval"], self.tokenizer, data.max_length, cache)
@@ -53,43 +60,51 @@ class Contrastive(TextTask):
         return model
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """`input_ids`, `attention_mask` [samples, 2, longest]: a text and its partner."""
-        halves = [
-            half
-            for sample in samples
-            for half in np.split(sample["input_ids"], [sample["first_length"]])
-        ]  # fmt: skip
-        ids = padded(halves, self.tokenizer.pad_token_id)
-        mask = padded([np.ones(len(half), dtype=np.int64) for half in halves], 0)
-        return {"input_ids": _in_pairs(ids), "attention_mask": _in_pairs(mask)}
+        """`input_ids`, `attention_mask` [samples, texts, longest]: a text, its partner and, where the data
+        have any, a hard negative; `given` [samples, texts] is 0 where a sample has none.
+        """
+        rows = [texts for sample in samples for texts in self._texts(sample)]
+        ids = padded(rows, self.tokenizer.pad_token_id)
+        mask = padded([np.ones(len(row), dtype=np.int64) for row in rows], 0)
+        given = torch.tensor([_count(sample) for sample in samples])[:, None] > torch.arange(self.texts)
+        shape = (len(samples), self.texts, -1)
+        return {
+            "input_ids": ids.reshape(shape), "attention_mask": mask.reshape(shape), "given": given.long()
+        }  # fmt: skip
+
+    def _texts(self, sample: Sample) -> list[NDArray[Any]]:
+        """The texts of a sample; its first one in place of a negative that it has not."""
+        ends = np.cumsum([sample["first_length"], sample["second_length"]])
+        texts = np.split(sample["input_ids"], ends)
+        return [text if len(text) else texts[0] for text in texts[: self.texts]]
 
     def embeddings(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-        """[samples, 2, width] in fp32, each of length 1: the mean over the tokens."""
-        flat = {name: tensor.flatten(0, 1) for name, tensor in batch.items()}
+        """[samples, texts, width] in fp32, each of length 1: the mean over the tokens."""
+        flat = {name: batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask")}
         hidden = model(**self.inputs(flat)).last_hidden_state.float()
         mask = flat["attention_mask"].unsqueeze(-1)
         mean = (hidden * mask).sum(1) / mask.sum(1)
-        return _in_pairs(normalize(mean, dim=-1))
+        return normalize(mean, dim=-1).reshape(*batch["given"].shape, -1)
 
     def loss(self, model: torch.nn.Module, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
         own = self.embeddings(model, batch)
-        if self.step is None:
-            partners, counts, first = own[:, 1], weights, 0
-        else:
-            partners, counts, first = self._of_all_ranks(own[:, 1], weights)
-        scores = self.recipe.task.contrastive.scale * own[:, 0] @ partners.T
-        scores = scores.masked_fill(counts == 0, OUT_OF_BATCH)
+        others, counts, first = own[:, 1:], batch["given"][:, 1:] * weights[:, None], 0
+        if self.step is not None:
+            others, counts, first = self._of_all_ranks(others, counts)
+        candidates = others.transpose(0, 1).flatten(0, 1)  # all partners, then all hard negatives
+        scores = self.recipe.task.contrastive.scale * own[:, 0] @ candidates.T
+        scores = scores.masked_fill(counts.T.flatten() == 0, OUT_OF_BATCH)
         right = torch.arange(first, first + len(own), device=scores.device)
         return (cross_entropy(scores, right, reduction="none") * weights).sum()
 
     def _of_all_ranks(
-        self, own: torch.Tensor, weights: torch.Tensor
+        self, own: torch.Tensor, counts: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Partners and weights of all ranks, and where this rank's begin."""
+        """Candidates and their weights [samples, texts - 1] of all ranks, and where this rank's begin."""
         assert self.ranks is not None, "training happens in a run"  # noqa: S101
-        rank = torch.full_like(weights, self.ranks.rank)
-        counts = gather_rows(torch.stack([weights, rank], dim=1))
-        return gather_rows(own), counts[:, 0], int((counts[:, 1] < self.ranks.rank).sum())
+        rank = torch.full_like(counts[:, :1], self.ranks.rank)
+        gathered = gather_rows(torch.cat([counts, rank], dim=1))
+        return gather_rows(own), gathered[:, :-1], int((gathered[:, -1] < self.ranks.rank).sum())
 
     def weight(self, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
         return weights.sum()
@@ -103,6 +118,6 @@ class Contrastive(TextTask):
         return retrieval_metrics(predictions[:, 0], predictions[:, 1])
 
 
-def _in_pairs(rows: torch.Tensor) -> torch.Tensor:
-    """[2 · samples, …] -> [samples, 2, …]."""
-    return rows.reshape(-1, 2, *rows.shape[1:])
+def _count(sample: Sample) -> int:
+    """Texts that the sample has."""
+    return 3 if len(sample["input_ids"]) > sample["first_length"] + sample["second_length"] else 2

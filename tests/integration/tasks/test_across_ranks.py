@@ -34,7 +34,8 @@ def write(folder: Path, task: str) -> Path:
 def _row(task: str, draw: random.Random, number: int) -> dict[str, object]:
     words = draw.choices(WORDS, k=draw.randint(3, 9))
     if task == "contrastive":
-        return {"anchor": " ".join(words), "positive": " ".join(reversed(words[:-1]))}
+        negative = " ".join([*words[1:], draw.choice(WORDS)])
+        return {"anchor": " ".join(words), "positive": " ".join(reversed(words[:-1])), "negative": negative}
     if task == "token_classification":
         tokens = [draw.choice(NAMES) if draw.random() < 0.3 else word for word in words]
         return {"tokens": tokens, "tags": ["B-LOC" if token in NAMES else "O" for token in tokens]}

@@ -24,7 +24,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "multi_label_classification": {"sentence": LONG, "label": [0, 1]},
     "token_classification": {"tokens": LONG.split(), "tags": ["O"] * 13},
     "question_answering": {"id": "1", "question": "which?", "context": LONG, **ANSWER},
-    "contrastive": {"anchor": LONG, "positive": f"{LONG} more"},
+    "contrastive": {"anchor": LONG, "positive": f"{LONG} more", "negative": f"no {LONG}"},
     "causal_lm": {"text": LONG},
     "masked_lm": {"text": LONG},
     "masked_lm_distillation": {"text": LONG},

@@ -52,7 +52,7 @@ KINDS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "masked_lm": {"text": TEXTS},
     "masked_lm_distillation": {"text": TEXTS},
     "seq2seq": {"source": TEXTS, "target": TEXTS},
-    "contrastive": {"anchor": TEXTS, "positive": TEXTS},
+    "contrastive": {"anchor": TEXTS, "positive": TEXTS, "negative": TEXTS},
 }  # fmt: skip
 # Rows that every class and tag has, in front of those that are drawn.
 FIRST: dict[str, list[Any]] = {

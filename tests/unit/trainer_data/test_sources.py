@@ -63,7 +63,8 @@ def test_an_unknown_embedded_set_gets_the_valid_names() -> None:
         read_splits(Data(name="embedded:pydoc_pair"))
     assert str(caught.value) == (
         "data.name=embedded:pydoc_pair: is not embedded\n"
-        "    did you mean 'pydoc_pairs'? valid: pydoc_pairs, pydoc_qa, pydoc_text, pydoc_dialogue"
+        "    did you mean 'pydoc_pairs'? valid: pydoc_pairs, pydoc_triplets, pydoc_neighbors, pydoc_qa, "
+        "pydoc_text, pydoc_dialogue"
     )
 
 

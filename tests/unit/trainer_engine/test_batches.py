@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.batches import BatchPlan, eval_batches, split
+from trainer.batches import BatchPlan, SourcePlan, eval_batches, split
 
 LENGTHS = st.lists(st.integers(1, 128), min_size=1, max_size=300).map(lambda n: np.array(n, dtype=np.int32))
 SEEDS = st.integers(0, 2**40)
@@ -100,3 +100,42 @@ def test_evaluation_covers_every_sample_once_longest_first(lengths: Any, batch_s
     order = np.concatenate(batches)
     assert sorted(order.tolist()) == list(range(len(lengths)))
     assert (np.diff(lengths[order]) <= 0).all()
+
+
+SOURCES = np.repeat(np.arange(4), [100, 40, 3, 0])
+
+
+def source_plan(weights: tuple[float, ...] = (1, 3, 2, 9), size: int = 8, seed: int = 5) -> SourcePlan:
+    return SourcePlan(np.ones(143, dtype=np.int32), seed, size, SOURCES, list(weights))
+
+
+def test_every_batch_is_of_one_source_drawn_by_weight_and_holds_no_sample_twice() -> None:
+    plan = source_plan()
+    batches = [batch.samples for batch in islice(plan.from_step(0), 1800)]
+    found = [set(SOURCES[samples].tolist()) for samples in batches]
+    assert all(len(sources) == 1 for sources in found)
+    assert all(len(set(samples.tolist())) == len(samples) for samples in batches)
+    counts = [sum(number in sources for sources in found) for number in range(4)]
+    # 1800 draws of 1:3:2; the fourth source has no sample. A standard deviation is about 20.
+    assert counts[3] == 0
+    np.testing.assert_allclose(counts[:3], [300, 900, 600], atol=80)
+    sizes = {min(sources): len(samples) for sources, samples in zip(found, batches, strict=True)}
+    assert sizes == {0: 8, 1: 8, 2: 3}
+
+
+def test_a_source_is_gone_through_before_it_begins_again() -> None:
+    batches = [samples for samples in source_plan((0.001, 1, 0.001, 1)).epoch(0) if SOURCES[samples[0]] == 1]
+    assert len(batches) > 10
+    for start in (0, 5):
+        seen = np.concatenate(batches[start : start + 5])
+        assert sorted(seen.tolist()) == list(range(100, 140))
+
+
+def test_batches_of_one_source_go_on_as_if_never_stopped_and_seeds_differ() -> None:
+    plan = source_plan()
+    whole = list(islice(plan.from_step(0), 60))
+    for step in (1, plan.steps_per_epoch, 41):
+        rest = list(islice(source_plan().from_step(step), 60 - step))
+        assert [batch.samples.tolist() for batch in rest] == [b.samples.tolist() for b in whole[step:]]
+    other = list(islice(source_plan(seed=6).from_step(0), 60))
+    assert [b.samples.tolist() for b in other] != [b.samples.tolist() for b in whole]
