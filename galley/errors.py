@@ -97,7 +97,10 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 def valid_values(name: str, valid: Iterable[str]) -> str:
     """The nearest name, if there is one, and the list of all valid names."""
-    names = list(valid)
+    # "valid: none" would read as if nothing were valid, but `none` is a value: it comes last.
+    names = sorted(valid, key=lambda one: one == "none")
     listing = f"valid: {', '.join(names)}" if names else "there is none"
+    if names == ["none"]:
+        listing = "the one valid value is 'none'"
     guess = nearest(name, names)
     return f"{guess} {listing}" if guess else listing

@@ -27,7 +27,7 @@ def own_code_problems(where: str, word: str, plugins: list[str]) -> Iterator[Pro
     module = word.partition(":")[0]
     ends = (f"{module.replace('.', '/')}{end}" for end in (".py", "/__init__.py"))
     if not any((Path(folder).expanduser() / end).is_file() for end in ends for folder in plugins):
-        hint = f"set plugins=[DIR] to the folder that holds {module}.py"
+        hint = f"set 'plugins=[DIR]' to the folder that holds {module}.py"
         yield Problem(where, f"no folder of plugins has a module '{module}'", hint)
 
 

@@ -92,7 +92,8 @@ def add_sweeps(container: dict[str, Any], request: Request) -> list[Problem]:
         Problem(
             text,
             "several values where one is expected",
-            f"for text with a comma write {key}='\"a,b\"', for a list {key}=[a,b]; hpo=optuna searches them",
+            f"for text with a comma write {key}='\"a,b\"', for a list '{key}=[a,b]'; "
+            "hpo=optuna searches them",
         )
         for key, text in request.sweeps.items()
     ]

@@ -13,6 +13,7 @@ from typing import Any
 
 from galley.errors import Problem
 from galley.schema import Data, Recipe
+from galley.words import shell_word
 
 IN_PODS = ("k8s", "pytorchjob", "trainjob")  # values of launcher.kind
 UPLOADS = "uploads"
@@ -140,7 +141,8 @@ def _outside(recipe: Recipe, key: str, path: str) -> Iterator[Problem]:
         return
     on_claim = _as_pods_see(recipe, here)
     if on_claim is not None:
-        yield Problem(key, f"the pods see '{path}' as {on_claim}", f"set {key}={on_claim}")
+        hint = f"set {shell_word(key.split('.'), str(on_claim))}"
+        yield Problem(key, f"the pods see '{path}' as {on_claim}", hint)
     elif not recipe.launcher.k8s.upload:
         what = f"'{path}' is a folder of this machine, which the pods do not see"
         hint = (

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from galley.errors import Problem, valid_values
 from galley.spec import ClusterFacts
+from galley.words import shell_word
 
 LIBRARIES = {
     "tcmalloc": ("libtcmalloc.so.4", "libtcmalloc.so", "libtcmalloc_minimal.so.4"),
@@ -71,7 +72,8 @@ def preload_problems(asked: Collection[str], facts: ClusterFacts) -> Iterator[Pr
         elif entry not in LIBRARIES:
             continue  # `spelling_problems` tells
         elif facts.declared:
-            hint = f"name the file as the nodes have it: {_KEY}=[/usr/lib/{LIBRARIES[entry][0]}]"
+            file = shell_word(_KEY.split("."), [f"/usr/lib/{LIBRARIES[entry][0]}"])
+            hint = f"name the file as the nodes have it: {file}"
             yield Problem(f"{_KEY}={entry}", "where the nodes have it cannot be seen from here", hint)
         elif _path_of(entry, facts.libraries) is None:
             what = f"{facts.hostname} has no {' or '.join(LIBRARIES[entry])}"

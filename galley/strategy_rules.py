@@ -13,6 +13,7 @@ SHARDS = {"torch": ("none",), "deepspeed": ("optimizer", "grads", "params"), "fs
 MODEL_PARALLEL_SHARDS = ("none", "optimizer")
 # Beside `strategy=auto`; all else is what it chooses.
 KEPT_BY_AUTO = ("name", "backend", "ccl_workers", "pin_cores")
+_OFFLOADING = "zero2_offload, zero3_offload or fsdp_offload"
 TP_STYLES = ("colwise", "rowwise", "colwise_gather_output", "embedding_rowwise", "replicated")
 """`strategy.tp_plan`: rows of the weight are cut, and the output with them; columns, and the input with
 them; rows, with a whole output; rows of an embedding, with a whole output; nothing, but the gradient is
@@ -28,7 +29,7 @@ def strategy_problems(strategy: Strategy) -> Iterator[Problem]:
         yield Problem(
             "strategy.shard",
             f"engine {strategy.engine} cannot shard '{strategy.shard}'",
-            f"valid: {', '.join(valid)}; or choose another strategy=",
+            f"strategy.shard={' or '.join(valid)}; or choose another strategy=",
         )
     yield from _auto(strategy)
     yield from _model_parallel(strategy)
@@ -74,14 +75,16 @@ def _offload(strategy: Strategy) -> Iterator[Problem]:
     }
     for key, device in devices.items():
         if device != "none" and strategy.engine == "torch":
-            yield Problem(key, "engine torch offloads nothing", "valid: none")
+            yield Problem(key, "engine torch offloads nothing", f"{key}=none, or strategy={_OFFLOADING}")
         elif device == "nvme" and (strategy.engine != "deepspeed" or strategy.shard != "params"):
-            yield Problem(key, "nvme needs engine=deepspeed with shard=params (ZeRO-3)", "valid: none, cpu")
+            what = "nvme needs engine=deepspeed with shard=params (ZeRO-3)"
+            yield Problem(key, what, f"{key}=cpu or none, or strategy=zero3_nvme")
     if "nvme" in devices.values() and strategy.offload_nvme_path is None:
         yield Problem("strategy.offload_nvme_path", "is not set", "a folder on the NVMe drive")
     if strategy.engine == "deepspeed" and strategy.offload_params != "none" and strategy.shard != "params":
         what = f"only shard=params can offload parameters, not shard={strategy.shard}"
-        yield Problem("strategy.offload_params", what, "valid: none")
+        hint = "strategy.offload_params=none, or strategy=zero3_offload"
+        yield Problem("strategy.offload_params", what, hint)
     if strategy.engine == "fsdp" and strategy.offload_optimizer != strategy.offload_params:
         what = f"fsdp offloads all or nothing: offload_params is {strategy.offload_params}"
         yield Problem("strategy.offload_optimizer", what, "set both to cpu or none")
@@ -120,6 +123,7 @@ def _options(strategy: Strategy) -> Iterator[Problem]:
     valid = list(names(tree))
     for name, _ in leaves(strategy.engine_options, tree):
         if name not in valid:
-            hint = nearest(name, valid) or f"valid: {', '.join(valid) or 'none'}"
+            listing = f"valid: {', '.join(valid)}" if valid else "leave it out: this engine has no options"
+            hint = nearest(name, valid) or listing
             where = f"strategy.engine_options.{name}"
             yield Problem(where, f"engine {strategy.engine} takes no '{name}'", hint)

@@ -12,6 +12,7 @@ from galley.localdata import ROWS_BEFORE_LAUNCH, local_problems
 from galley.schema import Data
 from galley.tables import ROLES, Need, Table, column_names, data_folder, joined, load_tables
 from galley.textfiles import format_of
+from galley.words import shell_word
 
 OUTSIDE = "O"
 
@@ -52,7 +53,7 @@ def tag_problems(splits: Mapping[SplitName, Table], names: Sequence[str] | None 
     if not unseen or not splits["train"].complete:
         return []
     what = f"has tags that {splits['train'].where} does not have: {listing(unseen)}"
-    hint = f"name all tags: data.label_names=[{','.join([*known, *unseen])}]"
+    hint = f"name all tags: {shell_word(['data', 'label_names'], [*known, *unseen])}"
     return [Problem(splits["eval"].where, what, hint)]
 
 
@@ -94,7 +95,7 @@ def _problems(table: Table, names: Sequence[str] | None) -> list[Problem]:
             problems.append(Problem(where, f"has {len(words)} words and {len(tags)} tags"))
         numbers = [tag for tag in tags if isinstance(tag, int)]
         if numbers and names is None:
-            hint = "name them in their order: data.label_names=[O,B-PER,I-PER]"
+            hint = "name them in their order: 'data.label_names=[O,B-PER,I-PER]'"
             return [Problem(table.where, "its tags are numbers without names", hint)]
         problems += [_without_name(where, tag, names) for tag in tags if names and not _has_name(tag, names)]
     return shortened(problems, table.where)

@@ -13,7 +13,7 @@ from galley.errors import nearest
 from galley.keys import accepts, free_mapping, is_known, leaf_types, suggest, takes_entries_of
 from galley.schema import Recipe
 from galley.spec import adapter
-from galley.words import override, shell_word
+from galley.words import shell_word
 
 MISSING = "???"  # OmegaConf's word for a value that has to be given
 MUST_BE_GIVEN = "??? (must be given)"  # the same, where a merge must not skip it
@@ -102,7 +102,7 @@ def _missing(container: Mapping[str, Any]) -> Iterator[Mistake]:
     for path, value in _leaves(container):
         if is_known(".".join(path)):
             yield from (
-                Mistake(inner, "must be given", f"set {override(inner, 'VALUE')}")
+                Mistake(inner, "must be given", f"set {shell_word(inner, 'VALUE')}")
                 for inner in _places_of_missing(value, path)
             )
 

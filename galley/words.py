@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_NAME = re.compile(r"[A-Za-z_/][A-Za-z0-9_./-]*")
 _OTHER_WORDS = ("true", "false", "null", "inf", "nan")
 _PART_OF_KEY = re.compile(r"[A-Za-z_$][A-Za-z0-9_$-]*|0|[1-9][0-9]*")
 _ESCAPED_IN_KEY = re.compile(r"[\\()\[\]{}:=, \t]")

@@ -143,7 +143,7 @@ def _together(
     objectives: Sequence[Objective], constraints: Sequence[Constraint], recipe: Recipe
 ) -> Iterator[Problem]:
     if not recipe.hpo.objectives:
-        hint = "hpo.objectives=[eval/f1,samples_per_s]; the reference lists the metrics"
+        hint = "'hpo.objectives=[eval/f1,samples_per_s]'; the reference lists the metrics"
         yield Problem("hpo.objectives", "the sweep seeks nothing", hint)
     names = [objective.metric for objective in objectives]
     for name in sorted({name for name in names if names.count(name) > 1}):
@@ -187,7 +187,8 @@ def _choose_bounds(objectives: Sequence[Objective], recipe: Recipe) -> Iterator[
             yield from error.problems
         else:
             if name not in known:
-                yield unknown_direction(where, name, "hpo.constraints=[{metric, min, max}]")
+                hint = f"'hpo.constraints=[{{metric: {name}, max: LIMIT}}]', or min"
+                yield unknown_direction(where, name, hint)
 
 
 @dataclass(frozen=True)

@@ -123,8 +123,9 @@ def _read(
         found = _OPTION.fullmatch(text)
         if found is None:
             program = "srun" if key == "srun_options" else "sbatch"
-            hint = "a heterogeneous job is `launcher.slurm.constraint=[a*2&b*2]`" if "hetjob" in text else ""
-            hint = hint or "write it as --NAME=VALUE"
+            hint = "write it as --NAME=VALUE"
+            if "hetjob" in text:
+                hint = "a heterogeneous job is 'launcher.slurm.constraint=\"[a*2&b*2]\"'"
             raise ConfigError(Problem(where, f"is not an option of {program}", hint))
         meant = [name for name in refused if name.startswith(found[1])]
         if meant:

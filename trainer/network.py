@@ -8,9 +8,9 @@ import os
 import psutil
 
 from galley.cluster_check import own_address
+from galley.errors import ConfigError
+from galley.interfaces import GLOO, missing_interfaces
 from trainer.rank_facts import RankFacts
-
-GLOO = "GLOO_SOCKET_IFNAME"
 
 
 def name_interface(facts: RankFacts) -> None:
@@ -18,7 +18,12 @@ def name_interface(facts: RankFacts) -> None:
 
     By itself it takes the address that this host's own name has, which on many hosts is a loopback that
     the others cannot reach; then all of them wait until the timeout. What the user has set stays.
+    Raises `ConfigError` if this host has no such network.
     """
+    asked = os.environ.get(GLOO)
+    problems = list(missing_interfaces(f"{GLOO}={asked}", asked))
+    if problems:
+        raise ConfigError(problems)
     if facts.world_size > facts.local_size and GLOO not in os.environ:
         found = interface_towards(facts.master.rpartition(":")[0].strip("[]"))
         if found is not None:

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from galley.errors import ConfigError, Problem, valid_values
 from galley.schema import Recipe
+from galley.words import shell_word
 from trainer.own_code import own_class
 
 log = logging.getLogger("galley")
@@ -91,7 +92,7 @@ def _arguments(where: str, made: Any, config: Mapping[str, Any], known: Mapping[
     lacking = [name for name in names if parameters[name].default is inspect.Parameter.empty]
     lacking = [name for name in lacking if name not in values]
     if lacking:
-        hint = f"set model.config={{{lacking[0]}: …}}"
+        hint = f"set {shell_word(['model', 'config'], dict.fromkeys(lacking, 'VALUE'))}"
         problems.append(Problem(where, f"{made.__name__} also needs {', '.join(lacking)}", hint))
     if problems:
         raise ConfigError(problems)

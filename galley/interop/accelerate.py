@@ -189,7 +189,7 @@ def _read_hosts(reading: Reading, file: str, name: str) -> None:
     try:
         lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
-        hint = "name the hosts in its place: launcher=mpi 'launcher.mpi.hosts=[HOST, …]', without the key"
+        hint = "name the hosts in its place: launcher=mpi 'launcher.mpi.hosts=[HOST1,HOST2]', without the key"
         reading.refuse(name, f"'{file}' cannot be read here", hint)
         return
     words = [line.partition("#")[0].split() for line in lines]

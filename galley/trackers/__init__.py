@@ -23,6 +23,7 @@ from galley.schema import Tracker as Settings
 from galley.spec import RunResult, RunSpec
 from galley.trackers.base import About, Tracker
 from galley.urls import cleaned, url_problem, variable
+from galley.words import shell_word
 
 log = logging.getLogger("galley")
 
@@ -149,7 +150,7 @@ def _uri_problems(recipe: Recipe) -> Iterator[Problem]:
     yield from filter(None, [url_problem(key, uri)])
     name, forwarded = variable(uri), recipe.launcher.forward_env
     if name is not None and name not in forwarded:
-        hint = f"launcher.forward_env=[{','.join([*forwarded, name])}]"
+        hint = shell_word(["launcher", "forward_env"], [*forwarded, name])
         yield Problem(f"{key}={uri}", f"the ranks do not get the variable '{name}'", hint)
     elif name is not None and recipe.launcher.kind == "local" and not os.environ.get(name):
         yield Problem(f"{key}={uri}", f"the variable '{name}' is not set", f"export {name}=URL")

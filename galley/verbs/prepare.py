@@ -10,6 +10,7 @@ from galley.auto import AUTO, Choice, choose
 from galley.compose import compose_recipe
 from galley.errors import ConfigError, Problem
 from galley.estimate import Estimate, estimate_memory, memory_warnings
+from galley.interfaces import interface_problems
 from galley.launcher_rules import unread_warnings
 from galley.layout import layout_problems, layout_warnings, resolve_layout
 from galley.places import place_warnings
@@ -51,7 +52,7 @@ def prepare(words: Sequence[str], options: Options) -> Prepared:
             facts = make_launcher(recipe.launcher.kind).facts(recipe, _predecessor(recipe, options))
         except ConfigError as error:
             return list(error.problems)
-        problems = [] if recipe.strategy.name == AUTO else layout_problems(recipe, facts)
+        problems = [] if recipe.strategy.name == AUTO else _machine_problems(recipe, facts)
         return [*problems, *_sweep_problems(recipe)]
 
     recipe = compose_recipe(words, options.config_dirs, can_be_laid_out)
@@ -95,6 +96,13 @@ def settle(words: Sequence[str], recipe: Recipe, options: Options) -> tuple[list
     facts = make_launcher(recipe.launcher.kind).facts(recipe, _predecessor(recipe, options))
     choice = choose(lambda name: compose_recipe([*others, f"strategy={name}"], options.config_dirs), facts)
     return [*others, *choice.words], choice
+
+
+def _machine_problems(recipe: Recipe, facts: ClusterFacts) -> list[Problem]:
+    problems = layout_problems(recipe, facts)
+    if problems or resolve_layout(recipe, facts).world_size == 1:
+        return problems
+    return list(interface_problems(recipe, facts))
 
 
 def _sweep_problems(recipe: Recipe) -> list[Problem]:

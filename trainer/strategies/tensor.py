@@ -44,7 +44,7 @@ def tensor_plan(model: Any, strategy: Strategy) -> dict[str, str]:
     kind = _kind(model)
     if not patterns:
         what = f"Transformers has no tensor parallel plan for '{kind}'"
-        hint = "give one: strategy.tp_plan={PATTERN: colwise|rowwise}; or strategy=pp, zero3 or fsdp"
+        hint = "give one: 'strategy.tp_plan={PATTERN: colwise}'; or strategy=pp, zero3 or fsdp"
         raise ConfigError(Problem("strategy.tensor_parallel", what, hint))
     modules = dict(model.named_modules())
     problems = list(_shape(model, strategy))

@@ -39,7 +39,7 @@ def _own_layers(model: torch.nn.Module) -> list[torch.nn.Module]:
     found = found or max(map(_equal_layers, stacks), key=_num_params, default=[])
     if not found:
         what = f"{type(model).__name__} names no layers of its own"
-        hint = "set strategy.wrap_classes=[CLASS], strategy.wrap=size or strategy.wrap=none"
+        hint = "set 'strategy.wrap_classes=[CLASS]', strategy.wrap=size or strategy.wrap=none"
         raise ConfigError(Problem("strategy.wrap", what, hint))
     return found
 

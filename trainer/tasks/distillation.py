@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from galley.errors import ConfigError, Problem
 from galley.schema import Model, Recipe
+from galley.words import shell_word
 from trainer.label_names import class_names
 from trainer.models import load_tokenizer, new_names
 from trainer.precision import autocast
@@ -47,7 +48,7 @@ class Distillation(SequenceClassification):
         if own and same and [name.casefold() for name in theirs] != [name.casefold() for name in own]:
             what = f"has the classes in another order: {', '.join(theirs)}"
             where = f"task.distillation.teacher={self.recipe.task.distillation.teacher}"
-            raise ConfigError(Problem(where, what, f"data.label_names=[{','.join(theirs)}]"))
+            raise ConfigError(Problem(where, what, shell_word(["data", "label_names"], theirs)))
 
     def loss(self, model: torch.nn.Module, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
         if self.step is None or self.teacher is None:

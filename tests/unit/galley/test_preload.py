@@ -59,7 +59,7 @@ def test_what_is_missing_is_refused_by_name() -> None:
     elsewhere = declared_facts(recipe())
     assert resolve_layout(recipe("/opt/x.so"), elsewhere).preload == ("/opt/x.so",)
     (named,) = messages(recipe("libiomp5"), elsewhere)
-    assert "cannot be seen from here; name the file as the nodes have it: cluster.preload=[" in named
+    assert "cannot be seen from here; name the file as the nodes have it: 'cluster.preload=[" in named
 
 
 def test_a_wrong_name_and_a_second_word_are_problems() -> None:

@@ -118,6 +118,7 @@ def test_explain_finds_an_entry_with_dots_and_says_what_is_not_set() -> None:
 
 SCALARS = (
     st.none()
+    | st.text("abine0159_./-")  # what needs no quotes
     | st.booleans()
     | st.integers()
     | st.text(st.characters(codec="utf-8", exclude_characters="$\n\r"))

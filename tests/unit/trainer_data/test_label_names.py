@@ -106,7 +106,7 @@ def test_tags_that_only_evaluation_has_are_refused_or_named(tmp_path: Path) -> N
     data = tags(tmp_path, [["O", "B-PER"]], [["B-LOC", "O"]])
     assert tag_problems(data) == [
         "dev.jsonl: has tags that train.jsonl does not have: B-LOC\n"
-        "    name all tags: data.label_names=[O,B-PER,B-LOC]"
+        "    name all tags: 'data.label_names=[O,B-PER,B-LOC]'"
     ]
     with pytest.raises(ConfigError, match="does not have: B-LOC"):
         read_tag_tables(data)

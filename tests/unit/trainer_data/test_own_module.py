@@ -72,7 +72,7 @@ def test_only_a_folder_that_the_user_has_named_is_read(plugin: Path, tmp_path: P
     (problem,) = map(str, recipe_problems(wanted))
     assert problem == (
         "model.architecture: no folder of plugins has a module 'users_own_net'\n"
-        "    set plugins=[DIR] to the folder that holds users_own_net.py"
+        "    set 'plugins=[DIR]' to the folder that holds users_own_net.py"
     )
 
 

@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from galley.errors import ConfigError
-from trainer.network import GLOO, interface_towards, name_interface
+from galley.interfaces import GLOO
+from trainer.network import interface_towards, name_interface
 from trainer.rank_facts import RANK_VARIABLES, RankFacts, read_rank_facts
 from trainer.ranks import device_index
 
@@ -80,7 +81,13 @@ def test_ranks_of_several_hosts_talk_over_the_network_by_which_they_met(
             assert interface_towards(address) == name
             name_interface(RankFacts(0, 2, 0, "torchrun", local_size=2, master=f"{address}:1"))
             assert GLOO not in os.environ, "one host"
-            monkeypatch.setenv(GLOO, "mine")
+            monkeypatch.setenv(GLOO, "lo")
             name_interface(RankFacts(0, 2, 0, "torchrun", local_size=1, master=f"{address}:1"))
-            assert os.environ[GLOO] == "mine"
+            assert os.environ[GLOO] == "lo"
             monkeypatch.delenv(GLOO)
+
+
+def test_a_network_that_this_host_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(GLOO, "lo,eth77")
+    with pytest.raises(ConfigError, match=r"=lo,eth77: .* has no network interface 'eth77'"):
+        name_interface(RankFacts(0, 2, 0, "torchrun", local_size=1, master="127.0.0.1:1"))
