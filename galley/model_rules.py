@@ -85,8 +85,11 @@ def _architecture(recipe: Recipe) -> Iterator[Problem]:
         yield from own_code_problems("model.architecture", model.architecture, recipe.plugins)
     has_tokenizer = own and Path(model.name).expanduser().is_dir()
     if model.tokenizer is None and not has_tokenizer:
-        hint = "embedded:gpt2_bpe, characters, a folder, or a repository on the hub"
+        hint = "embedded:gpt2_bpe, characters, bpe, a folder, or a repository on the hub"
         yield Problem("model.tokenizer", f"architecture '{model.architecture}' brings no tokenizer", hint)
+    if model.tokenizer == "bpe" and recipe.task.kind != "causal_lm":
+        what = f"has no mask, padding or separator tokens, which task '{recipe.task.kind}' may need"
+        yield Problem("model.tokenizer=bpe", what, "task=causal_lm")
     if model.from_config:
         yield Problem("model.from_config", "is for a named model, but model.architecture is set", "keep one")
 

@@ -78,6 +78,8 @@ def _embedded(model: Model) -> Embedded | None:
 
 def new_vocabulary(model: Model) -> int | None:
     """Tokens of a new model, which are those of its tokenizer; None for a stored or unknown one."""
+    if model.tokenizer == "bpe" and model.architecture is not None:
+        return model.bpe.vocabulary
     return None if model.architecture is None else _VOCABULARIES.get(model.tokenizer or "")
 
 

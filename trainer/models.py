@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from galley.model_shape import is_own_module
 from galley.schema import Recipe
 from trainer.adapted import of_base, with_stored_adapters
 from trainer.assets import is_embedded, model_folder, tokenizer_folder
+from trainer.bpe import bpe_tokenizer
 from trainer.cache import cache_root
 from trainer.characters import character_tokenizer
 from trainer.hub import hub_errors, quiet_transformers, use_cache_if_unreachable
@@ -26,6 +28,7 @@ from trainer.padding import agree_on_padding, counted_from_padding
 log = logging.getLogger("galley")
 
 CHARACTERS = "characters"
+BPE = "bpe"
 CLASSIFIER = "AutoModelForSequenceClassification"
 
 
@@ -63,7 +66,7 @@ def _folder_or_hub(name: str, key: str, file: str) -> Source:
 def load_tokenizer(recipe: Recipe, texts: Iterable[str] | None = None, pad_with_end: bool = False) -> Any:
     """The fast tokenizer of the model, or the one of `model.tokenizer`.
 
-    `texts` are those whose characters `model.tokenizer=characters` takes. A tokenizer that cannot pad
+    `texts` are those that `model.tokenizer=characters` and `bpe` are made of. A tokenizer that cannot pad
     (GPT-2, Llama) does so with its end-of-text token if it ends no text with it, or with `pad_with_end`,
     if the task leaves padding out by itself.
     Raises `ConfigError` where it is not fast, cannot pad, or `data.max_length` is more than it allows.
@@ -71,7 +74,10 @@ def load_tokenizer(recipe: Recipe, texts: Iterable[str] | None = None, pad_with_
     where = f"model.name={recipe.model.name}"
     if recipe.model.tokenizer is not None:
         where = f"model.tokenizer={recipe.model.tokenizer}"
-    tokenizer = _characters(where, texts) if recipe.model.tokenizer == CHARACTERS else _stored(recipe)
+    if recipe.model.tokenizer in (CHARACTERS, BPE):
+        tokenizer = _of_texts(recipe, where, texts)
+    else:
+        tokenizer = _stored(recipe)
     if not tokenizer.is_fast:
         raise ConfigError(Problem(where, "has no fast tokenizer (tokenizer.json)"))
     if tokenizer.pad_token_id is None and (pad_with_end or not _ends_texts(tokenizer)):
@@ -89,10 +95,13 @@ def _ends_texts(tokenizer: Any) -> bool:
     return tokenizer.eos_token_id in tokenizer("")["input_ids"]
 
 
-def _characters(where: str, texts: Iterable[str] | None) -> Any:
+def _of_texts(recipe: Recipe, where: str, texts: Iterable[str] | None) -> Any:
     if texts is None:
         raise ConfigError(Problem(where, "is for language modeling alone", "a tokenizer of a model"))
-    return character_tokenizer(texts)
+    if recipe.model.tokenizer == CHARACTERS:
+        return character_tokenizer(texts)
+    first = list(islice(texts, recipe.model.bpe.texts))
+    return bpe_tokenizer(first, recipe.model.bpe.vocabulary, cache_root(recipe.data))
 
 
 def _stored(recipe: Recipe) -> Any:

@@ -58,6 +58,19 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class Bpe:
+    """Of `model.tokenizer=bpe`, which is trained on the training texts and kept with the model.
+
+    Attributes:
+        vocabulary: tokens at most, the 256 bytes and the end of text among them.
+        texts: at most so many texts, the first ones of the training split or of the stream, are read.
+    """
+
+    vocabulary: Annotated[int, Field(ge=257)] = 32768
+    texts: Positive = 200_000
+
+
+@dataclass(frozen=True)
 class Model:
     """What is trained.
 
@@ -71,7 +84,9 @@ class Model:
         config: values over those of the model's configuration: `{n_layer: 2}`; of a class of your own
             the values that its constructor is called with.
         tokenizer: as `name`, where it is not the model's own; `embedded:gpt2_bpe` is GPT-2's, and
-            `characters` has one token for each character of the training data.
+            `characters` has one token for each character of the training data, and `bpe` is a
+            byte-level BPE trained on them (causal_lm).
+        bpe: read with `tokenizer=bpe` only.
         num_parameters: for the memory estimate, where it cannot be read from a local folder. It is that
             of the `name` beside it: another name or configuration on the command line leaves it out.
         ignore_mismatched_head: give the model a new head when the stored one has another
@@ -88,6 +103,7 @@ class Model:
     architecture: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     tokenizer: str | None = None
+    bpe: Bpe = field(default_factory=Bpe)
     num_parameters: Positive | None = None
     shape: Shape = field(default_factory=Shape)
     ignore_mismatched_head: bool = False

@@ -131,7 +131,7 @@ def is_offline(recipe: Recipe) -> bool:
 
 
 def _is_at_hand(name: str) -> bool:
-    return name == "characters" or name.startswith("embedded:") or Path(name).expanduser().is_dir()
+    return name in ("characters", "bpe") or name.startswith("embedded:") or Path(name).expanduser().is_dir()
 
 
 def _find(name: str, options: Options) -> Path:

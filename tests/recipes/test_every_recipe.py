@@ -22,7 +22,7 @@ PAGE = REPO / "docs" / "recipes.md"
 LAUNCHERS = sorted(file.stem for file in (CONF / "launcher").glob("*.yaml"))
 # One batch of four samples again and again: a model that learns at all learns it.
 SHORT = (
-    "hpo=none", "tracker=none", "launcher=local", "data.max_samples=4",
+    "hpo=none", "tracker=none", "launcher=local", "data.max_samples=4", "data.streaming=false",
     "batch.global_size=4",
     "batch.micro_size=null", "batch.accumulation=null", "train.epochs=100", "train.max_steps=4",
     "train.log_every_steps=1", "schedule.kind=constant", "schedule.warmup_steps=0",

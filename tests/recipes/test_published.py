@@ -14,6 +14,10 @@ CPU_GLUE = {
     "strategy.name": "oneccl_cpu", "launcher.kind": "mpi",
 }  # fmt: skip
 BERT = "google-bert/bert-base-uncased"
+CODE = {
+    "model.architecture": "gpt2", "model.tokenizer": "bpe", "data.streaming": True, "task.lm.packing": True,
+    "task.lm.separator": True, "strategy.name": "ddp", "cluster.nodes": 2, "cluster.procs_per_node": 8,
+}  # fmt: skip
 SQUAD = {
     "data.name": "rajpurkar/squad", "data.max_length": 384, "task.qa.doc_stride": 128, "batch.micro_size": 12,
     "optim.lr": 3e-5, "train.epochs": 2.0, "strategy.name": "oneccl_cpu",
@@ -123,6 +127,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "task.kind": "contrastive", "task.contrastive.scale": 20.0, "data.one_source_batches": True,
         "model.name": "nreimers/MiniLM-L6-H384-uncased", "strategy.name": "ddp",
     },
+    "recipe=codeparrot": {**CODE, "model.config": {"n_layer": 48, "n_embd": 1600, "n_head": 25}},
+    "recipe=codeparrot_small": {**CODE, "model.config": {}},
     "recipe=bloom_3d": {
         "data.max_length": 2048, "precision.compute": "bf16", "checkpoint.every_steps": 100,
         "launcher.kind": "slurm", "cluster.nodes": 48, "cluster.procs_per_node": 8,

@@ -281,6 +281,21 @@ def open_stream(data: Data, encoder: TextEncoder, seed: int) -> SampleStream:
     return SampleStream(mixed, encoder, fingerprint)
 
 
+def first_texts(data: Data, seed: int, count: int) -> list[str]:
+    """The first texts of a stream, as many of each source, in an order that follows from the seed."""
+    sources = sources_of(data)
+    share = max(1, count // len(sources))
+    return [text for source in sources for text in _first(_reader(source, seed), share)]
+
+
+def _first(reader: Reader, count: int) -> list[str]:
+    found, position = reader.read(0, None, count)
+    while len(found) < count and position is not None:
+        more, position = reader.read(0, position, count - len(found))
+        found += more
+    return found
+
+
 def _reader(data: Data, seed: int) -> Reader:
     if data.path is not None:
         return FileReader(data, seed)

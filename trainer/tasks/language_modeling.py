@@ -19,9 +19,9 @@ from trainer.cache import cache_root
 from trainer.data.language import Preparation, TextEncoder, evaluation_windows, training_samples
 from trainer.data.packing import FillInTheMiddle
 from trainer.data.raw import read_tables
-from trainer.data.stream import open_stream
+from trainer.data.stream import first_texts, open_stream
 from trainer.hub import quiet_transformers
-from trainer.models import CHARACTERS, load_model, load_tokenizer
+from trainer.models import BPE, CHARACTERS, load_model, load_tokenizer
 from trainer.tasks.base import Batch, Datasets, MainFirst, Sample, Task, TokenizedDataset
 
 IGNORED = -100
@@ -57,6 +57,8 @@ class LanguageModeling(Task):
         return Datasets(train, held_out)
 
     def _measured_alone(self, main_first: MainFirst) -> Datasets:
+        if self.recipe.model.tokenizer == BPE:  # of the texts that are measured it would be another one
+            raise ConfigError(Problem("model.tokenizer=bpe", "is trained by a run", "measure its RUN/model"))
         with main_first():
             table = read_tables(self.recipe.data, (TEXT,), "eval")["eval"]
             windows = evaluation_windows(table, self._prepare(table), cache_root(self.recipe.data))
@@ -74,9 +76,12 @@ class LanguageModeling(Task):
         return Datasets(open_stream(data, encoder, self.recipe.seed), held_out)
 
     def _prepare(self, train: Table | None) -> TextEncoder:
-        """Load the tokenizer; `train` is what `model.tokenizer=characters` is made of."""
-        characters = self.recipe.model.tokenizer == CHARACTERS and train is not None
-        texts = train.columns["text"] if train is not None and characters else None
+        """Load the tokenizer; `train` is what `model.tokenizer=characters` or `bpe` is made of."""
+        texts = None
+        if self.recipe.model.tokenizer in (CHARACTERS, BPE) and train is not None:
+            texts = train.columns["text"]
+        elif self.recipe.model.tokenizer == BPE and self.recipe.data.streaming:
+            texts = first_texts(self.recipe.data, self.recipe.seed, self.recipe.model.bpe.texts)
         self.tokenizer = load_tokenizer(self.recipe, texts, pad_with_end=True)
         return TextEncoder(self.tokenizer, self._preparation(), self.recipe.data.workers)
 
