@@ -30,6 +30,7 @@ from galley.places import IN_PODS, data_here, place_problems
 from galley.preload import spelling_problems
 from galley.schedule_rules import schedule_problems
 from galley.schema import Data, Recipe
+from galley.size_rules import size_problems
 from galley.squad import check_questions, longest_stride, question_limit
 from galley.strategy_names import name_problems
 from galley.strategy_rules import strategy_problems
@@ -82,6 +83,7 @@ def _data(recipe: Recipe) -> list[Problem]:
 def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from _task(recipe)
     yield from model_problems(recipe)
+    yield from size_problems(recipe)
     yield from _streaming(recipe)
     yield from _one_source(recipe)
     yield from _batch(recipe)
