@@ -130,7 +130,7 @@ def _one_source(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _streaming(recipe: Recipe) -> Iterator[Problem]:
-    if not recipe.data.streaming:
+    if not recipe.data.streaming or recipe.eval.only:  # what is measured is read whole
         return
     kind = recipe.task.kind
     if kind not in STREAMED_TASKS or not recipe.task.lm.packing:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from galley.compose import compose_recipe
 from galley.errors import ConfigError
 from galley.schema import Data, Eval, Model, Recipe, Task, Train
 from galley.schema.model import Bpe
@@ -53,3 +54,10 @@ def test_a_run_that_only_measures_is_refused(tmp_path: Path) -> None:
     object.__setattr__(made.recipe.eval, "only", True)
     with pytest.raises(ConfigError, match="is trained by a run"):
         made.datasets(nullcontext)
+
+
+def test_measuring_a_streamed_run_needs_no_number_of_steps() -> None:
+    words = ["task=causal_lm", "data=pydoc_text", "data.streaming=true", "eval.only=true"]
+    assert compose_recipe(words).train.max_steps is None
+    with pytest.raises(ConfigError, match="a stream has no end"):
+        compose_recipe([*words[:-1], "eval.only=false"])
