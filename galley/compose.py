@@ -28,6 +28,7 @@ from galley.keys import free_mapping, leaf_types
 from galley.model_identity import outdated, settle, size_of_a_sweep
 from galley.overrides import DEFAULT_RECIPE, PUBLISHED_PROFILE, Request, add_sweeps, read_request
 from galley.provenance import Source, display_path, last_source
+from galley.recipe_file import ENDINGS, asked_file
 from galley.rules import recipe_problems
 from galley.schema import Recipe
 from galley.urls import cleaned
@@ -67,7 +68,7 @@ def compose_recipe(
     between values, and what `check` finds (whether the machine can carry it). Writes nothing. With
     `composed` the files are read once for all calls that share it and choose the same options.
     """
-    with open_loader(_checked(user_dirs), composed) as loader:
+    with open_loader(_checked(user_dirs), composed, asked_file(texts)) as loader:
         return _compose(texts, loader, check).recipe
 
 
@@ -75,7 +76,7 @@ def explain_sources(
     texts: Sequence[str], key: str, user_dirs: Sequence[Path] = ()
 ) -> tuple[Any, list[Source]]:
     """The value of `key` and everything that set it, in the order in which it was applied."""
-    with open_loader(_checked(user_dirs)) as loader:
+    with open_loader(_checked(user_dirs), None, asked_file(texts)) as loader:
         composition = _compose(texts, loader, lambda recipe: [])
         sources = _all_sources(composition.overrides, composition.typed, loader, composition.imported)
         value = _value(composition.recipe, key)
@@ -113,9 +114,9 @@ def _shadowed(folder: Path) -> list[Problem]:
     from galley.paths import CONF, ROOT
 
     found = []
-    for file in sorted(folder.rglob("*.yaml")):
+    for file in sorted(file for ending in ENDINGS for file in folder.rglob(f"*{ending}")):
         for root in (CONF, ROOT):
-            shipped = root / file.relative_to(folder)
+            shipped = (root / file.relative_to(folder)).with_suffix(".yaml")
             if shipped.exists() and shipped.resolve() != file.resolve():
                 hint = "give your file another name"
                 found.append(Problem(str(file), f"has the name of the shipped {display_path(shipped)}", hint))
@@ -133,7 +134,7 @@ def _compose(texts: Sequence[str], loader: Loader, check: Check) -> Composition:
     name_strategy(container, overrides, loader)
     problems += [*add_sweeps(container, request), *command_line_only(container)]
     problems += [*number_problems(loader.files(overrides)), *size_of_a_sweep(container, request.typed)]
-    container["recipe"] = request.recipe or DEFAULT_RECIPE
+    container["recipe"] = loader.title_of(request.recipe or DEFAULT_RECIPE)
     container["profile"] = request.profile or PUBLISHED_PROFILE
     keep_written(container, lambda: [*loader.sources(overrides), *_written_sources(request.typed)])
     settled = _settle_model(container, overrides, request, loader)

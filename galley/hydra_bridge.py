@@ -6,6 +6,8 @@ Only this module and `recipe_source` touch Hydra.
 from __future__ import annotations
 
 import copy
+import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,13 +30,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from galley.choices import RECIPE_GROUP
 from galley.errors import Problem
+from galley.keys import is_known, suggest
 from galley.paths import CONF, ROOT
 from galley.provenance import Source, display_path, file_sources
-from galley.recipe_source import SCHEME, register
+from galley.recipe_file import RecipeFile, yaml_file, yaml_names
+from galley.recipe_source import FILE_SCHEME, SCHEME, register
+from galley.words import override
 
 # `recipe=NAME` of the command line is a file of recipes/, which lies beside conf/, not inside it.
 RECIPE_CHOICE = f"{RECIPE_GROUP}@_global_"
 SET = "++"  # in front of an override: the key need not be there
+_MISSING_KEY = re.compile(r"Interpolation key '([^']*)' not found")
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, UnicodeDecodeError)
 
 
@@ -62,11 +68,14 @@ class Loader:
     inner: ConfigLoader
     user_dirs: tuple[Path, ...]
     composed: Composed = field(default_factory=Composed)
+    recipe_file: RecipeFile | None = None
 
     @property
     def search_override(self) -> str:
-        folders = ",".join(f'"{SCHEME}://{folder}"' for folder in (ROOT, *self.user_dirs))
-        return f"hydra.searchpath=[{folders}]"
+        folders = [f"{SCHEME}://{folder}" for folder in (ROOT, *self.user_dirs)]
+        if self.recipe_file is not None:
+            folders.append(f"{FILE_SCHEME}://{self.recipe_file.path}")
+        return override(("hydra", "searchpath"), folders)
 
     def options(self, group: str) -> list[str]:
         """Names of all options of a config group, the user's included."""
@@ -74,7 +83,9 @@ class Loader:
         if group not in known:
             names = set(self.inner.get_group_options(group))
             for folder in (ROOT, *self.user_dirs):
-                names |= {file.stem for file in (folder / group).glob("*.yaml")}
+                names |= yaml_names(folder / group)
+            if self.recipe_file is not None and group == f"{RECIPE_GROUP}/{self.recipe_file.name}":
+                names |= self.recipe_file.variants()
             known[group] = sorted(names)
         return known[group]
 
@@ -136,8 +147,20 @@ class Loader:
     def _find(self, config_path: str | None) -> Path | None:
         if config_path is None or config_path.startswith("hydra/"):
             return None
-        candidates = [root / f"{config_path}.yaml" for root in (CONF, ROOT, *self.user_dirs)]
-        return next((path for path in candidates if path.exists()), None)
+        found = [yaml_file(root / config_path) for root in (CONF, ROOT, *self.user_dirs)]
+        found += [self.recipe_file.find(config_path)] if self.recipe_file is not None else []
+        return next((path for path in found if path is not None), None)
+
+    def title_of(self, recipe: str) -> str:
+        """The name of a recipe as a person knows it."""
+        own = self.recipe_file
+        return own.title if own is not None and recipe == own.name else recipe
+
+    def recipe_of(self, file: Path) -> str:
+        """NAME, or NAME/VARIANT, of a recipe's file."""
+        parts = file.with_suffix("").parts
+        by_path = None if self.recipe_file is None else self.recipe_file.name_of(file)
+        return by_path or "/".join(parts[len(parts) - parts[::-1].index(RECIPE_GROUP) :])
 
 
 def _mapping(config: DictConfig, resolve: bool) -> dict[str, Any]:
@@ -167,12 +190,14 @@ def _choices(overrides: Sequence[str]) -> tuple[str, ...]:
 
 
 @contextmanager
-def open_loader(user_dirs: Sequence[Path] = (), composed: Composed | None = None) -> Iterator[Loader]:
+def open_loader(
+    user_dirs: Sequence[Path] = (), composed: Composed | None = None, recipe_file: RecipeFile | None = None
+) -> Iterator[Loader]:
     """A loader over the shipped folders and the user's, closed again at the end."""
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
-        yield Loader(loader, tuple(user_dirs), Composed() if composed is None else composed)
+        yield Loader(loader, tuple(user_dirs), Composed() if composed is None else composed, recipe_file)
 
 
 @cache
@@ -219,4 +244,20 @@ def composition_problem(error: BaseException) -> Problem:
     if isinstance(error, HydraException) and isinstance(cause, yaml.YAMLError | OmegaConfBaseException):
         return composition_problem(cause)
     where = getattr(error, "full_key", None) or "recipe"
+    missing = _MISSING_KEY.match(str(error))
+    if missing is not None:
+        return Problem(str(where), *_reference(missing[1]))
     return Problem(str(where), " ".join(str(error).split()))
+
+
+def _reference(name: str) -> tuple[str, str]:
+    """What is wrong with `${name}`, and what to write."""
+    if name in os.environ or name.isupper():
+        what = f"'${{{name}}}' names a key of the recipe, and there is none: variables are written otherwise"
+        return what, f"for the environment variable write ${{oc.env:{name}}}"
+    if name in ("recipe", "profile"):
+        return f"'${{{name}}}' is not known while the recipe is read", "write the name itself"
+    if is_known(name):
+        what = f"'${{{name}}}' names a key that no file and no override sets"
+        return what, f"set {name}, or write its value"
+    return f"'${{{name}}}' names a key that there is not", suggest(name)

@@ -99,9 +99,7 @@ def _value(one: Layer, key: str) -> Any:
 
 def _model_of(path: Path, loader: Loader) -> str | None:
     """The option of `model` that a recipe chooses by itself."""
-    parts = path.with_suffix("").parts
-    name = "/".join(parts[len(parts) - parts[::-1].index(RECIPE_GROUP) :])
-    return loader.chosen("model", [f"{RECIPE_GROUP}@_global_={name}"])
+    return loader.chosen("model", [f"{RECIPE_GROUP}@_global_={loader.recipe_of(path)}"])
 
 
 def settle(container: dict[str, Any], settings: Sequence[Source]) -> None:

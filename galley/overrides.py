@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from galley.choices import ALIASES, no_such_option
 from galley.errors import Problem, valid_values
 from galley.keys import is_known, suggest
+from galley.recipe_file import ENDINGS, RecipeFile, by_path
 
 if TYPE_CHECKING:
     from galley.hydra_bridge import Loader
@@ -127,10 +128,21 @@ def _check_options(request: Request, loader: Loader) -> None:
             request.problems.append(no_such_option(request.typed[group], option, group, options))
             del request.groups[group]
     recipes = loader.options("recipes")
-    if request.recipe is not None and request.recipe not in recipes:
+    if loader.recipe_file is not None and by_path(request.recipe) == loader.recipe_file:
+        _take_file(request, loader.recipe_file)
+    elif request.recipe is not None and request.recipe not in recipes:
         request.problems.append(no_such_option(request.typed["recipe"], request.recipe, "recipe", recipes))
         request.recipe = None
     _check_profile(request, loader)
+
+
+def _take_file(request: Request, file: RecipeFile) -> None:
+    request.recipe = file.name
+    if not file.path.is_file():
+        there = [str(one) for one in sorted(file.path.parent.glob("*")) if one.suffix in ENDINGS]
+        hint = valid_values(str(file.path), there) if there else f"{file.path.parent} has no recipe"
+        request.problems.append(Problem(request.typed["recipe"], f"there is no file {file.path}", hint))
+        request.recipe = None
 
 
 def _check_profile(request: Request, loader: Loader) -> None:
@@ -143,7 +155,7 @@ def _check_profile(request: Request, loader: Loader) -> None:
         request.problems.append(
             Problem(
                 request.typed["profile"],
-                f"recipe '{recipe}' has no profile '{request.profile}'",
+                f"recipe '{loader.title_of(recipe)}' has no profile '{request.profile}'",
                 valid_values(request.profile, valid),
             )
         )

@@ -8,16 +8,19 @@ from typing import Any
 
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra._internal.sources_registry import SourcesRegistry
-from hydra.plugins.config_source import ConfigResult
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigLoadError, ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
 from galley.choices import ALIASES, RECIPE_GROUP
 from galley.errors import ConfigError, Problem
 from galley.paths import CONF
 from galley.provenance import display_path
+from galley.recipe_file import RecipeFile, yaml_file
 from galley.validate import MISSING, MUST_BE_GIVEN
 
 SCHEME = "galley"
+FILE_SCHEME = "galley-file"
 _OVERRIDE = "override "
 
 
@@ -32,19 +35,51 @@ class RecipeSource(FileConfigSource):
     def scheme() -> str:
         return SCHEME
 
+    def find(self, config_path: str) -> Path | None:
+        return yaml_file(Path(self.path) / config_path.removesuffix(".yaml"))
+
+    def is_config(self, config_path: str) -> bool:
+        return self.find(config_path) is not None
+
     def load_config(self, config_path: str) -> ConfigResult:
-        found = super().load_config(config_path)
+        file = self.find(config_path)
+        if file is None:
+            raise ConfigLoadError(f"Config not found : {self.path}/{config_path}")
+        text = file.read_text(encoding="utf-8")
+        header = self._get_header_dict(text[:512])
+        found = ConfigResult(self.provider, f"{self.scheme()}://{self.path}", OmegaConf.load(file), header)
         plain = OmegaConf.to_container(found.config, resolve=False)
         if plain != (marked := _marked(plain)):
             found.config = OmegaConf.create(marked)
         if config_path.startswith(f"{RECIPE_GROUP}/") and isinstance(found.config, DictConfig):
-            _choose(found.config, f"{self.path}/{self._normalize_file_name(config_path)}")
+            _choose(found.config, str(file))
         return found
 
 
+class FileSource(RecipeSource):
+    """A recipe that is named by its path; `path` of the source is that of the file."""
+
+    @staticmethod
+    def scheme() -> str:
+        return FILE_SCHEME
+
+    def find(self, config_path: str) -> Path | None:
+        return RecipeFile(Path(self.path)).find(config_path)
+
+    def available(self) -> bool:
+        return True
+
+    def is_group(self, config_path: str) -> bool:
+        return config_path in ("", RECIPE_GROUP, f"{RECIPE_GROUP}/{RecipeFile(Path(self.path)).name}")
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        return []
+
+
 def register() -> None:
-    """Make Hydra know the scheme. Does nothing the second time."""
+    """Make Hydra know the schemes. Does nothing the second time."""
     SourcesRegistry.instance().register(RecipeSource)
+    SourcesRegistry.instance().register(FileSource)
 
 
 @cache

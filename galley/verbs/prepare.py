@@ -14,6 +14,7 @@ from galley.interfaces import interface_problems
 from galley.launcher_rules import unread_warnings
 from galley.layout import layout_problems, layout_warnings, resolve_layout
 from galley.places import place_warnings
+from galley.recipe_file import with_absolute_path
 from galley.rundir import RunFolder
 from galley.schema import Recipe
 from galley.seal import default_run_dir, seal
@@ -56,7 +57,7 @@ def prepare(words: Sequence[str], options: Options) -> Prepared:
         return [*problems, *_sweep_problems(recipe)]
 
     recipe = compose_recipe(words, options.config_dirs, can_be_laid_out)
-    words, choice = settle(words, recipe, options)
+    words, choice = settle(with_absolute_path(words), recipe, options)
     if choice is not None:
         recipe = compose_recipe(words, options.config_dirs, can_be_laid_out)
     launcher = make_launcher(recipe.launcher.kind)

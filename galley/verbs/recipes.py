@@ -11,6 +11,7 @@ from galley.compose import compose_recipe
 from galley.disk import writing
 from galley.errors import ConfigError, Problem, valid_values
 from galley.paths import RECIPES
+from galley.recipe_file import ENDINGS, yaml_names
 from galley.rundir import write_atomic
 from galley.schema import Recipe
 from galley.verbs import Options
@@ -56,7 +57,8 @@ def recipes(words: Sequence[str], options: Options) -> int:
 def recipe_files(options: Options) -> dict[str, Path]:
     """Name -> file of all recipes, the user's included."""
     folders = [RECIPES, *(folder / "recipes" for folder in options.config_dirs)]
-    return dict(sorted((file.stem, file) for folder in folders for file in folder.glob("*.yaml")))
+    files = [file for folder in folders for ending in ENDINGS for file in folder.glob(f"*{ending}")]
+    return dict(sorted((file.stem, file) for file in files))
 
 
 def profiles(path: Path) -> list[str]:
@@ -64,7 +66,7 @@ def profiles(path: Path) -> list[str]:
     from galley.paths import CONF
 
     strategies = {file.stem for file in (CONF / "strategy").glob("*.yaml")}
-    variants = {file.stem for file in path.with_suffix("").glob("*.yaml")}
+    variants = yaml_names(path.with_suffix(""))
     return ["full", *sorted(variants - strategies)]
 
 
