@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from galley.choices import ALIASES, no_such_option
 from galley.errors import Problem, valid_values
 from galley.keys import is_known, suggest
 from galley.recipe_file import ENDINGS, RecipeFile, by_path
+from galley.words import override, shell_word
 
 if TYPE_CHECKING:
     from galley.hydra_bridge import Loader
@@ -58,27 +60,41 @@ def _read(text: str, request: Request, groups: Sequence[str]) -> Problem | None:
     if "=" not in text:
         return _not_an_override(text)
     try:
-        override = parse_override(text)
+        read = parse_override(text)
     except HydraException as error:
         reason = str(error).splitlines()[0]
-        return Problem(text, f"cannot be read: {reason}", "quote the value: KEY='\"…\"'")
-    key = str(override.key_or_group)
-    if override.is_delete():
+        return Problem(text, f"cannot be read: {reason}", _how_to_write(text))
+    key = str(read.key_or_group)
+    if read.is_delete():
         return Problem(text, "a key cannot be removed", f"set it to null: {key}=null")
-    if override.package is not None:
+    if read.package is not None:
         return Problem(text, "packages (KEY@PACKAGE) are not used", f"write {key}=…")
-    if override.is_sweep_override():
+    if read.is_sweep_override():
         if key not in groups and not is_known(key):
             return Problem(text, f"'{key}' is not a key", suggest(key))
         request.sweeps[key] = text
         return None
     request.typed[key] = text
     if key in ("recipe", "profile") or key in groups:
-        return _read_choice(text, key, override.value(), request)
+        return _read_choice(text, key, read.value(), request)
     if not is_known(key):
         return Problem(text, f"'{key}' is not a key", suggest(key))
     request.values.append((key, "++" + text.lstrip("+")))
     return None
+
+
+def _how_to_write(text: str) -> str:
+    """The form that Hydra's grammar has for what was probably meant."""
+    key, _, value = text.partition("=")
+    parts = key.lstrip("+~").split(".")
+    typed = override(parts, value)
+    if not typed.startswith(f"{'.'.join(parts)}=") and is_known(".".join(parts)):
+        return f"write {shlex.quote(typed)}"
+    if value.startswith(("{", "[")):
+        return f"a list is {key}='[a,\"b c\"]', a mapping {key}='{{name: \"b c\"}}', its names without quotes"
+    return (
+        f"quote the value: {shell_word(parts, value)}" if '"' not in value else "quote the value: KEY='\"…\"'"
+    )
 
 
 def add_sweeps(container: dict[str, Any], request: Request) -> list[Problem]:

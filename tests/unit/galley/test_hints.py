@@ -70,3 +70,25 @@ def test_the_variable_to_forward_is_a_list_that_is_read_back() -> None:
     (told,) = problems("tracker=mlflow", "tracker.uri=env:URI", "launcher.forward_env=[A]")
     (word,) = shlex.split(told.partition("\n")[2])
     assert parse_override(word).value() == ["A", "URI"]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("launcher.env.1X=4", "launcher.env", {"1X": "4"}),
+        ("data.path=/a (b)/c", "data.path", "/a (b)/c"),
+        ("model.name=a:b'c", "model.name", "a:b'c"),
+    ],
+)
+def test_the_form_for_what_cannot_be_read_can_be_read(text: str, key: str, value: object) -> None:
+    told = problems(text)[0]
+    (word,) = shlex.split(
+        told.partition("\n")[2].strip().removeprefix("write ").removeprefix("quote the value: ")
+    )
+    read = parse_override(word)
+    assert (read.key_or_group, read.value()) == (key, value)
+
+
+def test_a_mapping_that_cannot_be_read_is_told_the_form_of_mappings() -> None:
+    (told,) = problems('launcher.k8s.node_selector={"a b": x}')
+    assert told.endswith("a mapping launcher.k8s.node_selector='{name: \"b c\"}', its names without quotes")
