@@ -118,7 +118,7 @@ def test_directives_that_would_beat_the_recipe_name_its_key(option: str, instead
     [
         ({"exclusive": True, "directives": ["--oversubscribe"]}, "is set by Galley itself"),
         ({"directives": ["--mail-type=END", "--mail-type=FAIL"]}, "the last would win"),
-        ({"directives": ["#SBATCH hetjob"]}, "launcher.slurm.constraint=[a*2&b*2]"),
+        ({"directives": ["#SBATCH hetjob"]}, "'launcher.slurm.constraint=\"[a*2&b*2]\"'"),
         ({"gpu_request": "gres", "directives": ["--gres=nvme:1"]}, "the whole --gres here"),
         ({"srun_options": ["--ntasks=4"]}, "cluster.procs_per_node"),
         ({"srun_options": ["--export=NONE"]}, "launcher.slurm.export"),
