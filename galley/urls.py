@@ -22,6 +22,9 @@ _QUERY = re.compile(
 )
 _FILES = re.compile(r"(?:^|[?&;])passfile=[^&;#]*", re.IGNORECASE)  # a path, whose content is the secret
 
+_BETWEEN = re.compile(r"[@/:?#&]")  # what a library splits a URL at
+_SHORTEST = 3  # characters of a part: shorter ones would be found in every text
+
 
 def secrets_in(url: str) -> list[str]:
     """Parts of the URL that are credentials, or look like credentials; as written and decoded."""
@@ -63,7 +66,10 @@ def variable(url: str | None) -> str | None:
 
 
 def cleaned(text: str, url: str | None) -> str:
-    """The text without the credentials of the URL: for what a library says of it."""
-    for secret in sorted(secrets_in(url or ""), key=len, reverse=True):
+    """The text without the credentials of the URL: for what a library says of it, which may have taken a
+    part of a password for something else."""
+    secrets = secrets_in(url or "")
+    parts = [part for secret in secrets for part in _BETWEEN.split(secret) if len(part) >= _SHORTEST]
+    for secret in sorted({*secrets, *parts}, key=len, reverse=True):
         text = text.replace(secret, "…")
     return text

@@ -53,7 +53,7 @@ class OptunaBackend(HpoBackend):
         self._distributions = {dim.key: distribution(dim) for dim in search.space}
         check_sampler(search)
         self._grid = Grid(search.space, search.points) if search.settings.sampler == "grid" else None
-        url = storage_url(search.settings.storage)
+        self._url = url = storage_url(search.settings.storage)
         if search.dry:
             if url is not None:
                 refuse_foreign(search, url)
@@ -61,13 +61,13 @@ class OptunaBackend(HpoBackend):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._where = "hpo.storage" if url is not None else str(search.folder / "optuna.log")
         self._storage = open_storage(url, search.folder)
-        with answered(self._where):
+        with answered(self._where, self._url):
             self._study = open_study(search, self._storage, self._where)
             self._reconcile(trials)
 
     def ask(self, number: int, fixed: Params | None = None) -> Params | None:
         """Each draw has a sampler of its own seed: no draw is repeated after a restart."""
-        with answered(self._where):
+        with answered(self._where, self._url):
             return self._draw(number, fixed)
 
     def _draw(self, number: int, fixed: Params | None) -> Params | None:
@@ -94,7 +94,7 @@ class OptunaBackend(HpoBackend):
                 raise self._foreign(f"its trial {trial.number} has {key}={value}, which is not in the space")
 
     def tell(self, trial: Trial) -> None:
-        with answered(self._where):
+        with answered(self._where, self._url):
             self._tell(trial)
 
     def close(self) -> None:
@@ -115,7 +115,7 @@ class OptunaBackend(HpoBackend):
         self._study.tell(trial.number, values, STATES[trial.state])
 
     def best(self) -> tuple[int, ...]:
-        with answered(self._where):
+        with answered(self._where, self._url):
             return tuple(sorted(trial.number for trial in self._study.best_trials))
 
     def _violations(self, trial: Trial) -> dict[str, float]:

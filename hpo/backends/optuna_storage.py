@@ -16,6 +16,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from galley.errors import ConfigError, Problem
+from galley.urls import cleaned
 from hpo.base import NoAnswerError
 
 _NOT_FOUND = "Record does not exist."  # what Optuna's storages say of a study, or a trial, that was deleted
@@ -83,7 +84,7 @@ def look_into(url: str, name: str) -> tuple[dict[str, Any], list[str]] | None:
     """
     from sqlalchemy import create_engine, inspect
 
-    with _opening():
+    with _opening(url):
         engine = create_engine(url)
         try:
             with engine.connect() as connection:
@@ -94,10 +95,10 @@ def look_into(url: str, name: str) -> tuple[dict[str, Any], list[str]] | None:
 
 
 def _read_study(url: str, name: str) -> tuple[dict[str, Any], list[str]] | None:
-    with _opening():
+    with _opening(url):
         storage = RDBStorage(url, skip_table_creation=True)
     try:
-        with _opening():
+        with _opening(url):
             study = storage.get_study_id_from_name(name)
             ways = [way.name.lower() for way in storage.get_study_directions(study)]
             return storage.get_study_user_attrs(study), ways
@@ -110,7 +111,7 @@ def _read_study(url: str, name: str) -> tuple[dict[str, Any], list[str]] | None:
 def _open_database(url: str) -> RDBStorage:
     # It warns, with the statement, before it tries another way; whether that failed is what matters.
     logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
-    with _opening(), answered("hpo.storage"):
+    with _opening(url), answered("hpo.storage", url):
         return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})  # it may have restarted meanwhile
 
 
@@ -122,19 +123,22 @@ def close_storage(storage: BaseStorage) -> None:
 
 
 @contextmanager
-def _opening() -> Iterator[None]:
+def _opening(url: str) -> Iterator[None]:
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
     except (SQLAlchemyError, StorageInternalError, ImportError, ValueError, RuntimeError) as error:
         hint = "sqlite:///FILE, postgresql://USER@HOST/DATABASE, mysql+pymysql://USER@HOST/DATABASE"
-        raise ConfigError(Problem("hpo.storage", f"cannot be opened: {_reason(error)}", hint)) from error
+        what = f"cannot be opened: {cleaned(_reason(error), url)}"
+        raise ConfigError(Problem("hpo.storage", what, hint)) from error
 
 
 @contextmanager
-def answered(where: str) -> Iterator[None]:
+def answered(where: str, url: str | None = None) -> Iterator[None]:
     """Raises `NoAnswerError` where a storage is gone, for a moment or for good, or its study is.
+
+    `url`: of a database, whose credentials no message repeats.
 
     Whatever a database says is taken for that: the storage holds nothing that cannot be written again.
     """
@@ -145,7 +149,8 @@ def answered(where: str) -> Iterator[None]:
             raise
         raise NoAnswerError(f"{where}: the study is not there any more") from error
     except _storage_errors() as error:
-        raise NoAnswerError(f"{where}: {_reason(_first_word(error))}") from error
+        said = cleaned(_reason(_first_word(error)), url)
+        raise NoAnswerError(f"{where}: {said}") from error
 
 
 def _storage_errors() -> tuple[type[Exception], ...]:

@@ -73,6 +73,8 @@ def test_a_part_of_a_url_is_cleaned_too() -> None:
     said = f"no user 'me' with the password '{SECRET}'"
     assert cleaned(said, WITH[0]) == "no user 'me' with the password '…'"
     assert cleaned(said, None) == said
+    said = f"could not translate host name '{SECRET}@host'"
+    assert SECRET not in cleaned(said, f"postgresql://me:a@{SECRET}@host/db")
 
 
 def test_a_variable_holds_the_url(monkeypatch: pytest.MonkeyPatch) -> None:

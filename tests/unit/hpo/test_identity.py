@@ -13,7 +13,7 @@ from galley.errors import ConfigError
 from galley.schema import Hpo, Recipe
 from galley.spec import CodeSnapshot
 from hpo.backends.optuna import OptunaBackend
-from hpo.base import Search
+from hpo.base import NoAnswerError, Search
 from hpo.identity import study_id
 from hpo.journal import Begun
 from hpo.space import read_space
@@ -100,3 +100,15 @@ def test_a_study_is_known_by_when_and_with_what_it_was_begun() -> None:
     others = [replace(begun, name="b"), replace(begun, time=1.6), replace(begun, words=[])]
     assert len({study_id(each) for each in (begun, *others)}) == 4
     assert study_id(replace(begun)) == study_id(begun)
+
+
+@pytest.mark.parametrize("dry", [True, False], ids=["plan", "run"])
+def test_what_a_driver_says_of_a_database_has_no_part_of_its_password(
+    dry: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an `@` in the password SQLAlchemy takes what follows for the host, and the driver names it."""
+    monkeypatch.setenv("STUDY_DB", "postgresql://me:pa@not-to-be-told@host.invalid/db")
+    with pytest.raises((ConfigError, NoAnswerError)) as raised:
+        OptunaBackend(search(tmp_path, "env:STUDY_DB", dry=dry), [])
+    assert "hpo.storage" in str(raised.value)
+    assert "not-to-be-told" not in str(raised.value)
