@@ -167,11 +167,12 @@ def _peft_name(name: str) -> str:
 
 
 def _copy_description(source: Path, target: Path) -> bool:
-    """Configuration and tokenizer, which a run writes beside its final weights."""
+    """Configuration and tokenizer, which a run writes beside its final weights; not the card of those."""
     model = RunFolder(source.parent.parent).model
     if not any((model / name).is_file() for name in ("config.json", "adapter_config.json")):
         return False
     for path in model.iterdir():
-        if path.is_file() and path.suffix != ".safetensors" and not path.name.endswith(".index.json"):
+        weights = path.suffix == ".safetensors" or path.name.endswith(".index.json")
+        if path.is_file() and not weights and path.name != "README.md":
             shutil.copy(path, target / path.name)
     return True

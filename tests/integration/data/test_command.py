@@ -10,11 +10,11 @@ from tests.support import run_galley
 def test_bad_data_stops_the_command_with_every_problem(tmp_path: Path) -> None:
     data, runs = tmp_path / "data", tmp_path / "run"
     data.mkdir()
-    (data / "train.csv").write_bytes(b"text,label\na,0\nb,none\n")
+    (data / "train.csv").write_bytes(b"text,label\na,0\nb,-7\n")
     (data / "dev.csv").write_bytes(b"text,label\n\xe9,1\n")
     finished = run_galley(["run", f"data.path={data}", f"run_dir={runs}"], cwd=tmp_path)
     assert finished.rc == 2
-    assert f"{data}/train.csv:3: column 'label': 'none' is not a class number (0, 1, …)" in finished.err
+    assert f"{data}/train.csv:3: column 'label': '-7' is not a class number (0, 1, …)" in finished.err
     assert f"{data}/dev.csv:2: is not UTF-8: byte 0xe9 at offset 11" in finished.err
     assert "Traceback" not in finished.err
     assert not runs.exists()

@@ -73,7 +73,7 @@ def test_an_equation_without_a_solution_is_stated(
         ({"strategy": PP, "task": Task("seq2seq")}, "task.kind"),
         ({"strategy": TP, "task": Task("contrastive")}, "task.kind"),
         ({"strategy": PP, "model": replace(LLAMA, architecture="opt")}, "strategy.pipeline_parallel"),
-        ({"strategy": TP, "model": replace(LLAMA, lora=Lora(r=2))}, "model.lora.r"),
+        ({"strategy": TP, "model": replace(LLAMA, lora=Lora(r=2, merge=True))}, "model.lora.method"),
         ({"strategy": TP, "train": Train(compile=True)}, "train.compile"),
         ({"strategy": TP, "model": replace(LLAMA, architecture="opt")}, "strategy.tensor_parallel"),
         ({"strategy": TP, "model": Model("embedded:minilm")}, "strategy.tensor_parallel"),

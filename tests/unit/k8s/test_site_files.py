@@ -59,7 +59,7 @@ def named_by_recipes() -> dict[str, set[str]]:
     chosen = {name for text in recipes for name in re.findall(r"override /strategy: (\w+)", text)}
     strategies = [(REPO / "conf" / "strategy" / f"{name}.yaml").read_text() for name in chosen]
     return {
-        "trackers": {name for text in recipes for name in re.findall(r"override /tracker: (\w+)", text)},
+        "trackers": {n for t in recipes for n in re.findall(r"override /tracker: (\w+)", t)} - {"none"},
         "backends": {name for text in strategies for name in re.findall(r"backend: (\w+)", text)},
         "libraries": {name for text in recipes for name in LIBRARIES if re.search(rf"preload.*{name}", text)},
     }

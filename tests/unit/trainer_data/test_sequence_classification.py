@@ -146,7 +146,7 @@ def test_data_is_prepared_inside_main_first(task: SequenceClassification, tmp_pa
 
     @contextmanager
     def main_first() -> Iterator[None]:
-        seen.append((tmp_path / "cache").exists())
+        seen.append((tmp_path / "cache" / "tokenized").exists())
         yield
         seen.append(len(list((tmp_path / "cache" / "tokenized").iterdir())) == 1)
 
