@@ -135,7 +135,7 @@ def test_an_attention_that_does_not_exist_or_cannot_be_used_is_refused(tiny_mode
 
     assert {*ATTENTION} <= {"eager", *ALL_ATTENTION_FUNCTIONS.valid_keys()}
     (problem,) = recipe_problems(
-        replace(recipe(tiny_model, attn_implementation="spda"), batch=Batch(8), data=Data())
+        replace(recipe(tiny_model, attn_implementation="spda"), batch=Batch(8), data=Data(max_length=16))
     )
     assert problem.what == "Transformers knows no 'spda'"
     assert problem.hint.startswith("did you mean 'sdpa'? valid: eager, sdpa, flex_attention")
