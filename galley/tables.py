@@ -240,7 +240,7 @@ def column_problems(columns: Mapping[str, str], kind: str) -> list[Problem]:
 def mixture_problems(data: Data) -> list[Problem]:
     """Sources of `data.mix` that name nothing, or two things, or are none where batches need them."""
     alone = data.one_source_batches and len(data.mix) < 2
-    what, hint = f"needs several sources; data.mix has {len(data.mix)}", "data.mix=[{name: A}, {name: B}]"
+    what, hint = f"needs several sources; data.mix has {len(data.mix)}", "'data.mix=[{name: A}, {name: B}]'"
     problems = [Problem("data.one_source_batches", what, hint)] if alone else []
     return problems + [
         Problem(f"data.mix[{number}]", "needs a name or a path, and not both", "{name: …} or {path: …}")
