@@ -122,8 +122,16 @@ def size_of_a_sweep(container: Mapping[str, Any], typed: Mapping[str, str]) -> I
     """A typed size would be that of every model of a sweep over models."""
     hpo = container.get("hpo")
     space = hpo.get("space") if isinstance(hpo, dict) else None
-    swept = [key for key in ("model", *(f"{SECTION}{name}" for name in NAMES)) if key in (space or {})]
+    swept = _models_in(space) if isinstance(space, dict) else []
     for key, text in typed.items():
         if swept and key.removeprefix(SECTION).split(".")[0] in SIZES and key.startswith(SECTION):
             what = f"is the size of one model, but the sweep has several ({swept[0]})"
             yield Problem(text, what, "leave it out: each model's own size is read, or counted")
+
+
+def _models_in(space: Mapping[str, Any]) -> list[str]:
+    """Keys of a search space that take several models. `model` is the group, or holds keys below it."""
+    model = space.get("model")
+    below = {f"{SECTION}{name}": value for name, value in model.items()} if isinstance(model, dict) else {}
+    group = [] if isinstance(model, dict) or model is None else ["model"]
+    return group + [key for key in (f"{SECTION}{name}" for name in NAMES) if key in {**space, **below}]

@@ -129,16 +129,26 @@ def test_the_size_of_a_new_model_is_that_of_its_configuration_and_tokenizer() ->
     assert num_parameters(compose_recipe(BERT)) == sum(p.numel() for p in built.parameters())
 
 
-@pytest.mark.parametrize("swept", ["model.name=a/b,c/d", "model.architecture=bert,gpt2", "model=minilm,gpt2"])
+@pytest.mark.parametrize(
+    "swept",
+    [
+        "model.name=a/b,c/d",
+        "model.architecture=bert,gpt2",
+        "model=minilm,gpt2",
+        "hpo.space.model.name=[a/b,c/d]",
+        "hpo.space.model=[minilm,gpt2]",
+    ],
+)
 @pytest.mark.parametrize("size", ["model.num_parameters=7", "model.shape={num_layers: 3}"])
 def test_one_size_is_not_typed_for_all_models_of_a_sweep(swept: str, size: str) -> None:
     told = problems("hpo=optuna", swept, size)
-    what = f"{size}: is the size of one model, but the sweep has several ({swept.split('=')[0]})"
+    what = f"{size}: is the size of one model, but the sweep has several ({swept.removeprefix('hpo.space.').split('=')[0]})"
     assert any(one.startswith(what) for one in told), told
 
 
-def test_a_size_beside_another_sweep_stays() -> None:
-    assert model("hpo=optuna", "optim.lr=1e-4,1e-5", "model.num_parameters=7").num_parameters == 7
+@pytest.mark.parametrize("swept", ["optim.lr=1e-4,1e-5", "hpo.space.model.num_parameters=[1000,2000]"])
+def test_a_size_beside_another_sweep_stays(swept: str) -> None:
+    assert model("hpo=optuna", swept, "model.num_parameters=7").num_parameters == 7
 
 
 def test_a_promoted_recipe_has_the_size_that_the_run_counted() -> None:
