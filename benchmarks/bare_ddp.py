@@ -21,8 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from galley.rundir import RunFolder
 from galley.spec import RunSpec
-from trainer.batches import BatchPlan, split
-from trainer.meter import WARMUP_STEPS
+from trainer.data.batches import BatchPlan, split
+from trainer.run.throughput import WARMUP_STEPS
 from trainer.tasks import make_task
 from trainer.tasks.base import Batch, Task
 

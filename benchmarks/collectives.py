@@ -29,7 +29,7 @@ def rank_main(rank: int, size: int, port: int, rounds: int, queue: object) -> No
 
     from galley.schema import Data
     from trainer.backends import ccl, measure
-    from trainer.cache import cache_root
+    from trainer.data.cache import cache_root
 
     ccl.register(cache_root(Data()), rank, size)
     dist.init_process_group("ccl", rank=rank, world_size=size, timeout=timedelta(seconds=120))
@@ -77,7 +77,7 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from galley.schema import Data
     from trainer.backends.ccl.toolchain import BackendUnavailable, build, find_parts
-    from trainer.cache import cache_root
+    from trainer.data.cache import cache_root
 
     try:
         parts = find_parts()

@@ -29,13 +29,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from cli.options import Options
+from cli.prepare import Prepared, prepare
 from galley.errors import ConfigError
 from galley.paths import CONF
+from galley.run.seal import write_snapshot
 from galley.rundir import RunFolder
-from galley.seal import write_snapshot
-from galley.verbs import Options
-from galley.verbs.prepare import Prepared, prepare
-from trainer.meter import WARMUP_STEPS
+from trainer.run.throughput import WARMUP_STEPS
 
 BARE = "bare torch DDP"
 # Which is to be chosen is a question of its own.
@@ -46,8 +46,8 @@ COLUMNS = {"ranks": ("ranks", "{}"), "samples_per_s": ("samples/s", "{:.1f}"), "
            "peak_memory_gib": ("peak GiB a rank", "{:.2f}"),
            "stall_s": ("checkpoint stall s", "{:.2f}")}  # fmt: skip
 PRELOADED = [
-    "torch._dynamo", "deepspeed", "transformers", "trainer.session", "trainer.strategies.fsdp",
-    "trainer.strategies.zero", "trainer.tasks.sequence_classification",
+    "torch._dynamo", "deepspeed", "transformers", "trainer.run.session", "trainer.engines.fsdp",
+    "trainer.engines.deepspeed.zero", "trainer.tasks.sequence_classification",
 ]  # fmt: skip
 RUN_TIMEOUT_S = 600.0
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.sweeps import galley
 from galley.rundir import RunFolder
 from hpo.pruning.curves import reports
-from hpo.values import Objective
+from hpo.study.values import Objective
 
 LEARNING_RATES = [round(2e-5 * 50 ** (n / 11), 8) for n in range(12)]  # 2e-5 to 1e-3
 BATCHES = [16, 32, 48]

@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
-from galley.pinning import Core
 from galley.schema import Batch, Dtype, Recipe
 
 T = TypeVar("T")
@@ -35,6 +34,21 @@ class MpiFacts:
     flavor: MpiFlavor
     program: str
     version: str
+
+
+@dataclass(frozen=True, order=True)
+class Core:
+    """A physical core.
+
+    Attributes:
+        package: the socket.
+        cpu: the number by which the kernel knows its first hardware thread.
+        node: NUMA node of its memory.
+    """
+
+    package: int
+    cpu: int
+    node: int = 0
 
 
 @dataclass(frozen=True)

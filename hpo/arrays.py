@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from galley.errors import ConfigError, SubmissionError
-from hpo.runs import Prepared, Slot, TrialRuns
-from hpo.study import Study
-from hpo.values import Trial
-from launchers.slurm import SlurmLauncher
-from launchers.slurm_array import plan_array, recall_array, request_of, submit_array
-from launchers.watch import Watch
+from hpo.study.state import Study
+from hpo.study.values import Trial
+from hpo.trials import Prepared, Slot, TrialRuns
+from launchers.lifecycle.attempt_monitor import Watch
+from launchers.slurm.array import plan_array, recall_array, request_of, submit_array
+from launchers.slurm.launcher import SlurmLauncher
 
 ARRAY_MOST = 1000  # Slurm's own default (MaxArraySize)
 Start = Callable[[], Watch]

@@ -6,17 +6,17 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from galley.config.rules.recipe import evaluates_during
 from galley.errors import ConfigError, Problem, valid_values
-from galley.rules import evaluates_during
 from galley.schema import Hpo, Pbt, Recipe
 from hpo.backends import BACKENDS
-from hpo.known import read_known_points
 from hpo.objectives import VISIBLE, is_visible, read_objectives
-from hpo.points import count_points, draw, size_of
 from hpo.population import population_problems
 from hpo.pruning.rungs import rungs
-from hpo.space import read_space
-from hpo.values import Constraint, Objective, Params, SpaceDim
+from hpo.space.dimensions import read_space
+from hpo.space.known_points import read_known_points
+from hpo.space.points import count_points, draw, size_of
+from hpo.study.values import Constraint, Objective, Params, SpaceDim
 
 _TRIES = 24  # random points that may show that a value works beside others
 
@@ -80,7 +80,7 @@ def _array_problems(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _has_size(recipe: Recipe) -> bool:
-    from galley.estimate import num_parameters
+    from galley.strategy.estimate import num_parameters
 
     return num_parameters(recipe) is not None
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from galley import proc
 from galley.errors import (
     INTERRUPTED_EXIT_CODE,
     ConfigError,
@@ -28,18 +27,19 @@ from galley.errors import (
 )
 from galley.rundir import RunFolder
 from galley.spec import FailureClass, RunResult
+from galley.system import proc
 from hpo.arrays import ARRAY_MOST, recall_last_array, start_array
-from hpo.base import NoAnswerError
-from hpo.journal import Cancelled, Ended, Retried
-from hpo.ledger import Ledger
+from hpo.backends.base import NoAnswerError
 from hpo.objectives import judge, measure
 from hpo.population import drop_spent
 from hpo.pruning.base import Pruner
-from hpo.runs import Slot, TrialRuns, end_all
-from hpo.study import Study
-from hpo.values import Params, Trial, TrialState
-from launchers.follow import Interrupts
-from launchers.watch import Watch
+from hpo.study.event_log import Cancelled, Ended, Retried
+from hpo.study.shared_study import Ledger
+from hpo.study.state import Study
+from hpo.study.values import Params, Trial, TrialState
+from hpo.trials import Slot, TrialRuns, end_all
+from launchers.lifecycle.attempt_monitor import Watch
+from launchers.lifecycle.supervise import Interrupts
 
 log = logging.getLogger("galley")
 

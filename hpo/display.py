@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from galley.display import format_s
+from galley.report.display import format_s
 from galley.rundir import RunFolder
-from hpo.study import Study
-from hpo.values import ENDED, Estimate, Objective, Trial
+from hpo.study.state import Study
+from hpo.study.values import ENDED, Estimate, Objective, Trial
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -21,7 +21,7 @@ from galley.metrics import (
 )
 from galley.schema import Hpo, Recipe
 from galley.spec import RunResult
-from hpo.values import Constraint, Objective, TrialState
+from hpo.study.values import Constraint, Objective, TrialState
 
 # What a run tells of `RUN_METRICS` while it lives; a trial is judged by nothing else before its end.
 VISIBLE = ("samples_per_s", "tokens_per_s", "wall_s", "cost", "train/loss")

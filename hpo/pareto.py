@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from hpo.values import Objective
+from hpo.study.values import Objective
 
 Point = Sequence[float]
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from galley.errors import Problem
 from galley.rundir import RunFolder, checkpoint_name
 from galley.schema import Hpo, Recipe
-from hpo.study import Study
-from hpo.values import ENDED, Objective, Params, SpaceDim, Trial
+from hpo.study.state import Study
+from hpo.study.values import ENDED, Objective, Params, SpaceDim, Trial
 
 # What may differ between a run and the one from whose checkpoint it starts, which is of one model, of
 # data in one order and of one global batch.

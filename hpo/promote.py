@@ -11,22 +11,22 @@ from typing import Any
 
 import yaml
 
-from galley.compose import compose_recipe
-from galley.disk import writing
+from galley.config.compose import compose_recipe
+from galley.config.hydra_bridge import open_loader
+from galley.config.keys import leaf_types
 from galley.errors import ConfigError, Problem
-from galley.hydra_bridge import open_loader
-from galley.keys import leaf_types
-from galley.model_count import model_size
 from galley.paths import RECIPES
 from galley.rundir import RunFolder, write_atomic
 from galley.schema import Hpo, Recipe
 from galley.spec import Layout, RunResult
+from galley.strategy.parameter_count import model_size
+from galley.system.os_errors import writing
 from hpo.display import describe_estimate
-from hpo.points import same_point
 from hpo.population import lineage
 from hpo.select import pareto_front
-from hpo.study import Study
-from hpo.values import Trial
+from hpo.space.points import same_point
+from hpo.study.state import Study
+from hpo.study.values import Trial
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _NOT_WRITTEN = ("recipe", "profile", "run_dir", "detach", "after")

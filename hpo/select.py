@@ -10,8 +10,8 @@ from statistics import fmean, stdev
 from galley.metrics import Direction
 from galley.schema import Choose, Hpo
 from hpo import pareto
-from hpo.study import Study
-from hpo.values import Estimate, Objective, ParetoFront, Trial
+from hpo.study.state import Study
+from hpo.study.values import Estimate, Objective, ParetoFront, Trial
 
 
 def pareto_front(study: Study) -> ParetoFront:

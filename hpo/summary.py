@@ -11,8 +11,8 @@ from typing import IO, Any
 
 from galley.errors import ConfigError
 from hpo.display import describe_estimate, table, title
-from hpo.study import Study
-from hpo.values import ENDED, ParetoFront
+from hpo.study.state import Study
+from hpo.study.values import ENDED, ParetoFront
 
 
 @dataclass(frozen=True)

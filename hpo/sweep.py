@@ -13,33 +13,32 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from galley import proc
-from galley.compose import compose_recipe
-from galley.disk import resumable, whole, writing
+from galley.config.compose import compose_recipe
 from galley.errors import ConfigError, Problem, RunFailedError, SubmissionError
 from galley.paths import ROOT
+from galley.run.seal import snapshot, snapshot_sha256, write_snapshot
 from galley.rundir import RunFolder
 from galley.schema import Recipe
-from galley.seal import snapshot, snapshot_sha256, write_snapshot
-from galley.verbs import JOURNAL
+from galley.system import proc
+from galley.system.os_errors import resumable, whole, writing
 from hpo.backends import make_backend
-from hpo.base import Search
+from hpo.backends.base import Search
 from hpo.check import check_known_points, check_points, sweep_problems
 from hpo.controller import Controller
 from hpo.display import make_show
-from hpo.folder import StudyFolder
-from hpo.identity import study_id
-from hpo.journal import Begun, Cancelled, Extended, Journal, Resumed, read_journal
-from hpo.known import read_known_points
-from hpo.ledger import Ledger
 from hpo.population import died_out
 from hpo.pruning import make_pruner
-from hpo.runs import TrialRuns, end_all
-from hpo.space import read_space
-from hpo.study import Study, fold
-from hpo.values import ENDED
-from launchers.follow import catch_interrupts
-from launchers.runs import cancel_run
+from hpo.space.dimensions import read_space
+from hpo.space.known_points import read_known_points
+from hpo.study.event_log import Begun, Cancelled, Extended, Journal, Resumed, read_journal
+from hpo.study.folder import JOURNAL, StudyFolder
+from hpo.study.identity import study_id
+from hpo.study.shared_study import Ledger
+from hpo.study.state import Study, fold
+from hpo.study.values import ENDED
+from hpo.trials import TrialRuns, end_all
+from launchers.lifecycle.queries import cancel_run
+from launchers.lifecycle.supervise import catch_interrupts
 
 _CANCEL_S = 120.0
 _DETACH_S = 60.0

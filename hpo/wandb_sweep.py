@@ -23,9 +23,9 @@ from galley.rundir import write_atomic
 from galley.schema import Recipe
 from galley.spec import RunResult
 from hpo.objectives import read_objectives
-from hpo.points import size_of, values_of
-from hpo.space import read_space
-from hpo.values import Objective, SpaceDim
+from hpo.space.dimensions import read_space
+from hpo.space.points import size_of, values_of
+from hpo.study.values import Objective, SpaceDim
 
 # The agent writes KEY=VALUE as it is: a word of Hydra's grammar, and of no shell's.
 _LISTED = 1000  # values of one dimension
@@ -136,7 +136,7 @@ def _word_problems(words: Sequence[str]) -> Iterator[Problem]:
 
 def _arrives(choice: Any) -> bool:
     """Whether `KEY=CHOICE`, as the agent writes it, is read back as this very value."""
-    from galley.hydra_bridge import parse_override
+    from galley.config.hydra_bridge import parse_override
 
     if not isinstance(choice, bool | int | float | str) or not _PLAIN.fullmatch(str(choice)):
         return False

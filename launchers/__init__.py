@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from launchers.base import Launcher
 
 LAUNCHERS = {
-    "local": "launchers.local:LocalLauncher",
+    "local": "launchers.local.launcher:LocalLauncher",
     # Chosen by a sweep, for its trials on this machine; a recipe names `local`.
-    "warm": "launchers.warm:WarmLauncher",
-    "mpi": "launchers.mpi:MpiLauncher",
-    "slurm": "launchers.slurm:SlurmLauncher",
+    "warm": "launchers.warm.launcher:WarmLauncher",
+    "mpi": "launchers.mpi.launcher:MpiLauncher",
+    "slurm": "launchers.slurm.launcher:SlurmLauncher",
     "ray": "launchers.ray.launcher:RayLauncher",
     "k8s": "launchers.k8s.launcher:K8sLauncher",
     # The kind of job may be named at once: `launcher=k8s launcher.kind=trainjob`.

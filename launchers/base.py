@@ -4,7 +4,7 @@
     submit   LaunchPlan -> RunHandle                 executes exactly what the plan says
     poll, logs, diagnose, cancel                     by the handle, also from another process
 
-A launcher knows nothing of result.json or of displays: `launchers.follow` is the same for all.
+A launcher knows nothing of result.json or of displays: `launchers.lifecycle.supervise` is the same for all.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from galley.errors import ConfigError, Problem
-from galley.facts import probe
-from galley.halves import with_cost
 from galley.rundir import RunFolder
 from galley.schema import Recipe
 from galley.spec import ClusterFacts, FailureClass, LaunchPlan, RunHandle, RunSpec, State
+from galley.system.half_precision import with_cost
+from galley.system.machine import probe
 
 
 @dataclass(frozen=True)

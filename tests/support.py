@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from galley.lifetime import bound_to_me
+from galley.system.pdeathsig import bound_to_me
 
 REPO = Path(__file__).resolve().parent.parent
 

@@ -2,8 +2,8 @@
 
 Reads the sealed run and nothing else; ends with 0, 2 (configuration) or 4 (failed). A rank that
 fails leaves `logs/attempt-N/rank-R.error.json`. Environment: the launcher's rank variables
-(`trainer.ranks.RANK_VARIABLES`), `GALLEY_ATTEMPT` (default 1), `GALLEY_RESUME` (1 continues from
-the last complete checkpoint), and those of `trainer.placing`.
+(`trainer.hosts.ranks.RANK_VARIABLES`), `GALLEY_ATTEMPT` (default 1), `GALLEY_RESUME` (1 continues from
+the last complete checkpoint), and those of `trainer.run.attempt_layout`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from pathlib import Path  # noqa: E402
 from typing import NoReturn  # noqa: E402
 
 from galley.errors import ConfigError, GalleyError, RunFailedError  # noqa: E402
-from galley.lifetime import die_with_parent  # noqa: E402
 from galley.rundir import RunFolder  # noqa: E402
 from galley.spec import FailureClass, RankError, RunSpec  # noqa: E402
+from galley.system.pdeathsig import die_with_parent  # noqa: E402
 from galley.trackers import Tracking  # noqa: E402
-from trainer.placing import as_started, with_uploaded  # noqa: E402
-from trainer.rank_facts import RankFacts, read_rank_facts  # noqa: E402
+from trainer.hosts.rank_facts import RankFacts, read_rank_facts  # noqa: E402
+from trainer.run.attempt_layout import as_started, with_uploaded  # noqa: E402
 
 END_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 
@@ -118,13 +118,13 @@ def train(spec: RunSpec, folder: RunFolder, facts: RankFacts, attempt: int, repo
 
     Returns what is to live until the process ends.
     """
-    from trainer.journal import Journal
+    from trainer.run.telemetry import Journal
 
     journal = Journal(folder, attempt, facts.is_main)
     journal.enter("starting")
     try:
-        from trainer import session
-        from trainer.own_code import add_folders
+        from trainer.models.user_code import add_folders
+        from trainer.run import session
         from trainer.tasks import make_task
 
         spec = with_uploaded(spec, folder.code)
@@ -140,14 +140,14 @@ def train(spec: RunSpec, folder: RunFolder, facts: RankFacts, attempt: int, repo
 def report(
     error: BaseException, phase: str, reporter: Reporter, tracking: Tracking | None = None
 ) -> NoReturn:
-    from trainer.failures import classify
+    from trainer.run.failures import classify
 
     trace = "" if isinstance(error, GalleyError) else traceback.format_exc()
     traceback.print_exc()
     message = str(error) or type(error).__name__
     failure_class = classify(error, phase)
     if failure_class in ("node", "hang"):
-        from trainer.peers import silent_hosts
+        from trainer.hosts.peers import silent_hosts
 
         gone = silent_hosts()
         message = f"no answer from {', '.join(gone)}: {message}" if gone else message

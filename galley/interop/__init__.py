@@ -19,10 +19,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from galley.config.keys import is_known
+from galley.config.provenance import Source
 from galley.errors import ConfigError, Problem
 from galley.interop.reading import Reading
-from galley.keys import is_known
-from galley.provenance import Source
 from galley.schema import Recipe, Strategy
 
 FILES = ("deepspeed_config", "accelerate_config")
@@ -169,7 +169,7 @@ def _kept_strategy(section: Mapping[str, Any], kept: set[str]) -> dict[str, Any]
 def _name_strategy(section: dict[str, Any]) -> None:
     """A wrong value leaves the name out; the value is reported when the recipe is checked."""
     from galley.spec import adapter
-    from galley.strategy_names import strategy_name
+    from galley.strategy.names import strategy_name
 
     try:
         section.setdefault("name", strategy_name(adapter(Strategy).validate_python(section)))

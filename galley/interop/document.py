@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
+from galley.config.provenance import display_path
 from galley.errors import ConfigError, Problem
-from galley.provenance import display_path
 
 
 @dataclass(frozen=True)

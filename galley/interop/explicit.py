@@ -8,8 +8,8 @@ from pathlib import Path
 
 import yaml
 
+from galley.config.provenance import Source, file_sources
 from galley.paths import CONF
-from galley.provenance import Source, file_sources
 
 
 def explicit_sources(

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from galley.config.provenance import Source, display_path
 from galley.errors import Problem, nearest
 from galley.interop.document import Document
 from galley.interop.values import FALSE, Reader, is_auto, mapping
-from galley.provenance import Source, display_path
 
 OPTIONS = "strategy.engine_options"
 

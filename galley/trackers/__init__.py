@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from galley.errors import Problem
+from galley.quoting import shell_word
 from galley.rundir import RunFolder, write_atomic
 from galley.schema import Recipe
 from galley.schema import Tracker as Settings
 from galley.spec import RunResult, RunSpec
 from galley.trackers.base import About, Tracker
 from galley.urls import cleaned, url_problem, variable
-from galley.words import shell_word
 
 log = logging.getLogger("galley")
 

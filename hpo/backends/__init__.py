@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from galley.errors import ConfigError, Problem, valid_values
-from hpo.base import HpoBackend, Search
-from hpo.values import Trial
+from hpo.backends.base import HpoBackend, Search
+from hpo.study.values import Trial
 
 # kind -> (module:class, the extra that has its packages)
 BACKENDS = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from galley.errors import ConfigError, Problem
+from hpo.backends.base import Search
 from hpo.backends.random import TellingBackend
-from hpo.base import Search
-from hpo.points import Grid, size_of
-from hpo.values import Params, SpaceDim, Trial
+from hpo.space.points import Grid, size_of
+from hpo.study.values import Params, SpaceDim, Trial
 
 
 class GridBackend(TellingBackend):

@@ -25,13 +25,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from galley.errors import ConfigError
 from galley.rundir import RunFolder
 from galley.urls import resolved
+from hpo.backends.base import HpoBackend, Search
 from hpo.backends.optuna_samplers import check_sampler, make_sampler
 from hpo.backends.optuna_storage import answered, close_storage, open_storage
 from hpo.backends.optuna_study import foreign, open_study, refuse_foreign
-from hpo.base import HpoBackend, Search
 from hpo.objectives import excesses
-from hpo.points import Grid, same_point
-from hpo.values import ENDED, Params, SpaceDim, Trial
+from hpo.space.points import Grid, same_point
+from hpo.study.values import ENDED, Params, SpaceDim, Trial
 
 STATES = {
     "succeeded": TrialState.COMPLETE,

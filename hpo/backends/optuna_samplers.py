@@ -11,9 +11,9 @@ import optuna
 from optuna.samplers import BaseSampler
 
 from galley.errors import ConfigError, Problem
+from hpo.backends.base import Search
 from hpo.backends.grid import check_finite
-from hpo.base import Search
-from hpo.points import size_of
+from hpo.space.points import size_of
 
 PACKAGES = {"gp": ("scipy", "torch"), "cmaes": ("cmaes",)}
 _LISTED = 1_000_000  # values of one dimension: Optuna's Gaussian process makes an array of them

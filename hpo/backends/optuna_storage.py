@@ -17,7 +17,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from galley.errors import ConfigError, Problem
 from galley.urls import cleaned
-from hpo.base import NoAnswerError
+from hpo.backends.base import NoAnswerError
 
 _NOT_FOUND = "Record does not exist."  # what Optuna's storages say of a study, or a trial, that was deleted
 

@@ -9,9 +9,9 @@ import optuna
 from optuna.storages import BaseStorage
 
 from galley.errors import ConfigError, Problem
+from hpo.backends.base import Search
 from hpo.backends.optuna_storage import look_into
-from hpo.base import Search
-from hpo.identity import PREFIX, differences, directions, identity
+from hpo.study.identity import PREFIX, differences, directions, identity
 
 _MOVE = "it belongs to another study; move it away, and it is written again from the journal"
 _NAME = "or choose another hpo.study_dir: the name of its folder is the name of the study"

@@ -16,11 +16,11 @@ from typing import Any
 
 from galley.schema import Pbt
 from hpo import pareto
+from hpo.backends.base import Search
 from hpo.backends.random import TellingBackend
-from hpo.base import Search
-from hpo.points import draw, draw_value, nth_value
 from hpo.population import intervals
-from hpo.values import ENDED, Params, Place, SpaceDim, Trial
+from hpo.space.points import draw, draw_value, nth_value
+from hpo.study.values import ENDED, Params, Place, SpaceDim, Trial
 
 
 class PbtBackend(TellingBackend):

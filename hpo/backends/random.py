@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from itertools import islice
 
 from hpo import pareto
-from hpo.base import HpoBackend, Search
-from hpo.points import draw, enumerate_points, point_text, size_of
-from hpo.values import Params, Trial
+from hpo.backends.base import HpoBackend, Search
+from hpo.space.points import draw, enumerate_points, point_text, size_of
+from hpo.study.values import Params, Trial
 
 _TRIES = 100  # draws of a point that was drawn before
 _LISTED = 10_000  # points that are left, of which one is chosen then

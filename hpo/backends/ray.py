@@ -16,10 +16,10 @@ from ray.tune.search.optuna import OptunaSearch
 
 from galley.errors import ConfigError, Problem
 from hpo import pareto
+from hpo.backends.base import HpoBackend, Search
 from hpo.backends.optuna import decode, distribution, encode
 from hpo.backends.optuna_samplers import is_bounded
-from hpo.base import HpoBackend, Search
-from hpo.values import ENDED, Params, Trial
+from hpo.study.values import ENDED, Params, Trial
 
 
 class RayBackend(HpoBackend):

@@ -7,7 +7,7 @@ objectives. What a pruner knows is read from the run folders, so that a new cont
 from __future__ import annotations
 
 from hpo.pruning.base import Pruner
-from hpo.study import Study
+from hpo.study.state import Study
 
 
 def make_pruner(study: Study) -> Pruner:

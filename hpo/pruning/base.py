@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hpo.values import Trial
+from hpo.study.values import Trial
 
 
 def may_win(trial: Trial, sees_bounds: bool) -> bool:

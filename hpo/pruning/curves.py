@@ -12,8 +12,8 @@ from typing import Any
 from galley.rundir import RunFolder
 from hpo.objectives import excesses, is_visible
 from hpo.pareto import losses
-from hpo.study import Study
-from hpo.values import Constraint, Objective, Trial
+from hpo.study.state import Study
+from hpo.study.values import Constraint, Objective, Trial
 
 _MEANS = ("samples_per_s", "tokens_per_s")  # of a window of steps each: noisy one by one
 _TIMES = ("wall_s", "cost")

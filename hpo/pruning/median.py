@@ -7,8 +7,8 @@ from statistics import median
 
 from hpo.pruning.base import Pruner, may_win
 from hpo.pruning.curves import Curves, Report, sees_bounds
-from hpo.study import Study
-from hpo.values import Trial
+from hpo.study.state import Study
+from hpo.study.values import Trial
 
 
 class MedianPruner(Pruner):

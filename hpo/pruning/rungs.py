@@ -15,8 +15,8 @@ from hpo import pareto
 from hpo.pareto import Point
 from hpo.pruning.base import Pruner, may_win
 from hpo.pruning.curves import Curves, sees_bounds
-from hpo.study import Study
-from hpo.values import Trial
+from hpo.study.state import Study
+from hpo.study.values import Trial
 
 
 def survives(point: Point, others: Sequence[Point], eta: int) -> bool:

@@ -12,9 +12,9 @@ from typing import Any
 
 from galley.rundir import write_atomic
 from hpo.report.page import render
-from hpo.report.picture import draw
+from hpo.report.plot import draw
+from hpo.study.values import Estimate, ParetoFront, Trial
 from hpo.summary import plain
-from hpo.values import Estimate, ParetoFront, Trial
 
 PAGE, PICTURE, TABLE, DATA = "report.html", "front.png", "trials.csv", "front.json"
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from hpo.values import Trial
+from hpo.study.values import Trial
 
 MAX_GROUPS = 5
 MIN_TRIALS = 6

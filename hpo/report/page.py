@@ -13,7 +13,7 @@ from typing import Any
 
 from hpo.display import describe_estimate
 from hpo.report.importance import importances
-from hpo.values import ParetoFront, Trial
+from hpo.study.values import ParetoFront, Trial
 
 _HERE = Path(__file__).parent
 

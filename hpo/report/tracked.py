@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from galley.trackers import track_study
-from hpo.study import Study
-from hpo.values import ParetoFront
+from hpo.study.state import Study
+from hpo.study.values import ParetoFront
 
 
 def track(study: Study, found: ParetoFront) -> None:

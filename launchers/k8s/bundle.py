@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from galley.config.rank_paths import UPLOADS, uploads
 from galley.errors import Problem, SubmissionError
-from galley.places import UPLOADS, uploads
+from galley.run.seal import code_files, snapshot_files
 from galley.rundir import RunFolder
 from galley.schema import Recipe
-from galley.seal import code_files, snapshot_files
-from launchers.k8s.checks import MAX_CONFIG_MAP
+from launchers.k8s.validation.checks import MAX_CONFIG_MAP
 
 MAX_BYTES = MAX_CONFIG_MAP
 PROGRAM_BYTES = 448 * 1024  # room for Galley itself, which takes less

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from galley.k8s_rules import TRAINS
+from galley.config.rules.k8s import TRAINS
 from galley.rundir import RunFolder
-from launchers.k8s.client import Client
+from launchers.k8s.clients.base import Client
 from launchers.k8s.relay import extend, rank_texts, receive
 
 _AGENT = "[agent] "

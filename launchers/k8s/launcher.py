@@ -13,21 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from galley.errors import ConfigError, Problem, SubmissionError
-from galley.layout import declared_facts
 from galley.rundir import RunFolder, write_atomic
 from galley.schema import K8s, Recipe
 from galley.spec import FINAL_STATES, ClusterFacts, LaunchPlan, RunHandle, RunResult, RunSpec, State
-from launchers import agent_log as agents
+from galley.strategy.layout import declared_facts
 from launchers.base import Diagnosis, Launcher
-from launchers.k8s.blame import name_keys
+from launchers.common import torchrun_log as agents
 from launchers.k8s.bundle import code_config_map, size_problems
-from launchers.k8s.checks import manifest_problems
-from launchers.k8s.client import Client, Place
+from launchers.k8s.clients.base import Client, Place
+from launchers.k8s.clients.connect import make_client
+from launchers.k8s.clients.kubectl import file_flags, place_flags
 from launchers.k8s.collect import collect
-from launchers.k8s.connect import make_client
-from launchers.k8s.kubectl import file_flags, place_flags
-from launchers.k8s.manifests import KINDS, build, kind_of, make_job
-from launchers.k8s.names import code_name
+from launchers.k8s.manifest.job import KINDS, build, kind_of, make_job
+from launchers.k8s.manifest.names import code_name
+from launchers.k8s.manifest.yaml_text import from_yaml, to_yaml
 from launchers.k8s.options import option_problems
 from launchers.k8s.states import (
     diagnose_pods,
@@ -37,7 +36,8 @@ from launchers.k8s.states import (
     order_pods,
     stuck_reason,
 )
-from launchers.k8s.text import from_yaml, to_yaml
+from launchers.k8s.validation.blame import name_keys
+from launchers.k8s.validation.checks import manifest_problems
 
 MANIFEST = "manifest.yaml"
 CODE = "code.json"  # made of the snapshot when the plan is submitted; its hash is in the manifest

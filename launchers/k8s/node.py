@@ -19,9 +19,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from galley import proc
 from galley.errors import ConfigError, Problem
 from galley.rundir import RunFolder
+from galley.system import proc
 from launchers.k8s.relay import Tail, file_line
 
 _EVERY_S = 0.5

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from galley.config.rules.k8s import k8s_problems
+from galley.config.rules.launcher import unread_problems
 from galley.errors import Problem
-from galley.k8s_rules import k8s_problems
-from galley.launcher_rules import unread_problems
 from galley.spec import RunSpec
 
 

@@ -68,7 +68,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def tree_sha256(folder: Path) -> str:
-    """As `galley.seal` computes it: one hash over the names and contents of all files."""
+    """As `galley.run.seal` computes it: one hash over the names and contents of all files."""
     digest = hashlib.sha256()
     for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in files(folder)):
         digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())

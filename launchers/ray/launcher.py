@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from galley.errors import ConfigError, Problem, SubmissionError
-from galley.layout import declared_facts
 from galley.rundir import RunFolder
 from galley.schema import Recipe
 from galley.schema.types import MAX_PORT
 from galley.spec import FINAL_STATES, ClusterFacts, LaunchPlan, RunHandle, RunSpec, State
-from launchers import agent_log
+from galley.strategy.layout import declared_facts
 from launchers.base import Diagnosis, Launcher
-from launchers.command import (
+from launchers.common import torchrun_log
+from launchers.common.worker_command import (
     attempt_environment,
     rank_environment,
     torchrun,
@@ -131,8 +131,8 @@ class RayLauncher(Launcher):
     def diagnose(self, handle: RunHandle, folder: RunFolder) -> Diagnosis:
         logs = sorted(folder.logs(handle.attempt).glob("launcher*.log"))
         for log in logs:
-            if failures := agent_log.read_failures(log):
-                return agent_log.diagnose(failures, log)
+            if failures := torchrun_log.read_failures(log):
+                return torchrun_log.diagnose(failures, log)
         try:
             job, said = Client(handle.host).get(handle.job), Client(handle.host).logs(handle.job)
         except SubmissionError as error:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from galley import proc
+from galley.system import proc
 
 _EVERY_S = 0.1
 

@@ -11,8 +11,8 @@ from typing import ClassVar
 from galley.schema import Hpo
 from hpo import pareto
 from hpo.backends import make_backend
-from hpo.base import HpoBackend, Search
-from hpo.values import Objective, Params, Place, SpaceDim, Trial
+from hpo.backends.base import HpoBackend, Search
+from hpo.study.values import Objective, Params, Place, SpaceDim, Trial
 
 # Finite, so that a grid has it too: 48 points.
 SPACE = (

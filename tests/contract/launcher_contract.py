@@ -12,8 +12,8 @@ import pytest
 from galley.rundir import RunFolder
 from galley.spec import LaunchPlan, RunHandle, RunSpec, State, from_json, to_json
 from launchers.base import Launcher
-from launchers.handles import last_handle
-from launchers.run import write_plan
+from launchers.lifecycle.attempt_store import last_handle
+from launchers.lifecycle.launch import write_plan
 from tests.integration.local.standin import (
     FACTS,
     end_all,

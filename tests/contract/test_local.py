@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from launchers.local import LocalLauncher
+from launchers.local.launcher import LocalLauncher
 from tests.contract.launcher_contract import LauncherContract
 
 

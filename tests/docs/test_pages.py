@@ -6,9 +6,9 @@ import re
 import sys
 from pathlib import Path
 
-from galley.cli import VERBS
+from cli.main import VERBS
+from galley.config.keys import leaf_types
 from galley.errors import ConfigError, RunCancelledError, RunFailedError, SubmissionError
-from galley.keys import leaf_types
 from galley.rundir import RunFolder
 from tests.support import REPO, run_process
 

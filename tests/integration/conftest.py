@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from galley.cli import main
+from cli.main import main
 from galley.rundir import RunFolder
 from galley.spec import RunSpec
 from tests.integration.reference import train

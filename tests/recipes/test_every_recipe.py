@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from galley.compose import compose_recipe
+from cli.options import Options
+from cli.prepare import prepare
+from cli.recipes import is_offline, profiles
+from galley.config.compose import compose_recipe
 from galley.paths import CONF, RECIPES
 from galley.schema import Recipe
-from galley.verbs import Options
-from galley.verbs.prepare import prepare
-from galley.verbs.recipes import is_offline, profiles
 from tests.integration.tasks import runs
 from tests.integration.train.tiny import losses
 from tests.support import REPO

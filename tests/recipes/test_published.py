@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from galley.compose import compose_recipe
+from galley.config.compose import compose_recipe
 
 CPU_GLUE = {
     "data.max_length": 128, "batch.micro_size": 32, "optim.lr": 2e-5, "train.epochs": 3.0,

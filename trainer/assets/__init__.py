@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from galley.datafiles import SplitName
+from galley.data.files import SplitName
 from galley.errors import ConfigError, Problem, valid_values
 
 PREFIX = "embedded:"

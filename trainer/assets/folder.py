@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from galley.errors import ConfigError, Problem
-from trainer.cache import cache_errors
+from trainer.data.cache import cache_errors
 
 
 def made_once(target: Path, write: Callable[[Path], None]) -> Path:

@@ -6,12 +6,12 @@ import logging
 import os
 from pathlib import Path
 
-from galley.pinning import pins_of, read_cores
 from galley.schema import Recipe
 from galley.spec import Layout
+from galley.system.pinning import pins_of, read_cores
 from trainer.backends.probe import Choice, Place, open_cpu_backend
-from trainer.cache import cache_root
-from trainer.numa import bind_memory
+from trainer.data.cache import cache_root
+from trainer.hosts.numa import bind_memory
 
 log = logging.getLogger("galley")
 

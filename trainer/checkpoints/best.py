@@ -15,9 +15,9 @@ from galley.rundir import checkpoint_name
 from galley.schema import Recipe
 from trainer.checkpoints.manifest import Kept, verify
 from trainer.checkpoints.store import Checkpoint
-from trainer.ranks import Ranks
-from trainer.stopping import measured
-from trainer.strategies.base import Engine
+from trainer.engines.base import Engine
+from trainer.hosts.ranks import Ranks
+from trainer.run.early_stopping import measured
 
 log = logging.getLogger("galley")
 

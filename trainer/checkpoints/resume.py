@@ -8,7 +8,7 @@ from pathlib import Path
 from galley.errors import CheckpointError, ConfigError, Problem
 from trainer.checkpoints.manifest import MANIFEST_NAME, Found, latest_complete, verify
 from trainer.checkpoints.store import Checkpoint
-from trainer.ranks import Ranks
+from trainer.hosts.ranks import Ranks
 
 log = logging.getLogger("galley")
 

@@ -32,9 +32,9 @@ from trainer.checkpoints.manifest import (
     to_state_json,
     write_manifest,
 )
-from trainer.failures import classify
-from trainer.ranks import Ranks
-from trainer.strategies.base import Engine, persistent_buffers
+from trainer.engines.base import Engine, persistent_buffers
+from trainer.hosts.ranks import Ranks
+from trainer.run.failures import classify
 
 FP32_BYTES = 4
 # Headers, state and manifest, and a margin for what else is written meanwhile.

@@ -15,8 +15,8 @@ from galley.rundir import checkpoint_name
 from galley.schema import Checkpoint
 from trainer.checkpoints.manifest import TrainState
 from trainer.checkpoints.store import Snapshot, make_room, take_snapshot, write
-from trainer.ranks import Ranks
-from trainer.strategies.base import Engine
+from trainer.engines.base import Engine
+from trainer.hosts.ranks import Ranks
 
 log = logging.getLogger("galley")
 

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from galley.data.roles import Table
 from galley.errors import ConfigError, Problem
-from galley.tables import Table
-from trainer.data.encoding import encode_all, tokenization
-from trainer.data.packing import FillInTheMiddle, Tokens, Window, pieces, windows
 from trainer.data.store import ArrowDataset, digest, stored
+from trainer.data.tokenize.encoding import encode_all, tokenization
+from trainer.data.tokenize.packing import FillInTheMiddle, Tokens, Window, pieces, windows
 
 log = logging.getLogger("galley")
 

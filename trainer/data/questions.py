@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from galley.datafiles import SplitName
-from galley.sampling import gathered, limited, sources_of
+from galley.data.files import SplitName
+from galley.data.roles import Need, splits_read
+from galley.data.sampling import gathered, limited, sources_of
+from galley.data.squad import QuestionSet, joined_questions, load_question_sets, to_questions
 from galley.schema import Data
-from galley.squad import QuestionSet, joined_questions, load_question_sets, to_questions
-from galley.tables import Need, splits_read
 from trainer.assets import data_rows, is_embedded
 from trainer.data.raw import hub_splits
 

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from galley.datafiles import SplitName
+from galley.data.files import SplitName
+from galley.data.roles import Need, Role, Table, joined, load_tables, splits_read, to_table
+from galley.data.sampling import gathered, limited, sources_of
 from galley.errors import DataError, Problem
-from galley.sampling import gathered, limited, sources_of
 from galley.schema import Data
-from galley.tables import Need, Role, Table, joined, load_tables, splits_read, to_table
 from trainer.assets import data_rows, is_embedded
-from trainer.hub import hub_errors, use_cache_if_unreachable
+from trainer.models.hub import hub_errors, use_cache_if_unreachable
 
 log = logging.getLogger("galley")
 

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from galley.datacheck import find_columns, label_problems, load_splits, to_split
-from galley.datafiles import SplitName
+from galley.data.check import find_columns, label_problems, load_splits, to_split
+from galley.data.files import SplitName
+from galley.data.labels import CLASSES, Labels, class_order, numbered
+from galley.data.roles import Need, splits_read
+from galley.data.sampling import gathered, limited, sources_of
+from galley.data.splits import Split, describe, joined_splits
 from galley.errors import DataError
-from galley.labels import CLASSES, Labels, class_order, numbered
-from galley.sampling import gathered, limited, sources_of
 from galley.schema import Data
-from galley.splits import Split, describe, joined_splits
-from galley.tables import Need, splits_read
 from trainer.assets import data_rows, is_embedded
 from trainer.data.raw import hub_splits
 

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from trainer.cache import cache_errors
+from trainer.data.cache import cache_errors
 from trainer.tasks.base import Sample
 
 log = logging.getLogger("galley")

@@ -19,15 +19,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from galley.datafiles import Documents, find_files, read_rows
+from galley.data.files import Documents, find_files, read_rows
+from galley.data.roles import TEXT, column_names, data_folder
+from galley.data.sampling import sources_of
 from galley.errors import DataError, Problem
-from galley.sampling import sources_of
 from galley.schema import Data
-from galley.tables import TEXT, column_names, data_folder
 from trainer.assets import data_rows, is_embedded
 from trainer.data.language import TextEncoder
-from trainer.data.packing import Tokens
 from trainer.data.raw import hub_splits
+from trainer.data.tokenize.packing import Tokens
 from trainer.tasks.base import Sample
 
 Position = Any

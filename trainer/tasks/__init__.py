@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from galley.schema import Recipe
-from trainer.own_code import own_class
+from trainer.models.user_code import own_class
 from trainer.tasks.base import Task
 
 TASKS = {

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from galley.metrics import Metric, is_own_task, own_metrics, task_metrics
 from galley.schema import Recipe
-from trainer.ranks import Ranks
+from trainer.hosts.ranks import Ranks
 
 Batch = dict[str, torch.Tensor]
 Sample = dict[str, Any]

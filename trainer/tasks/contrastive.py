@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy, normalize
 
+from galley.data.roles import ROLES, needed
 from galley.schema import Recipe
-from galley.tables import ROLES, needed
-from trainer.cache import cache_root
-from trainer.collectives import gather_rows
+from trainer.data.cache import cache_root
 from trainer.data.raw import read_tables
-from trainer.data.text_pairs import text_pairs
+from trainer.data.tokenize.text_pairs import text_pairs
+from trainer.hosts.collectives import gather_rows
 from trainer.metrics.retrieval import retrieval_metrics
-from trainer.models import load_model
+from trainer.models.build import load_model
 from trainer.tasks.base import Batch, Datasets, MainFirst, Sample, TokenizedDataset
 from trainer.tasks.text import TextTask, padded
 

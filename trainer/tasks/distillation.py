@@ -11,11 +11,11 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from galley.errors import ConfigError, Problem
+from galley.quoting import shell_word
 from galley.schema import Model, Recipe
-from galley.words import shell_word
-from trainer.label_names import class_names
-from trainer.models import load_tokenizer, new_names
-from trainer.precision import autocast
+from trainer.engines.precision import autocast
+from trainer.models.build import load_tokenizer, new_names
+from trainer.models.label_names import class_names
 from trainer.tasks.base import Batch
 from trainer.tasks.sequence import load_sequence_model
 from trainer.tasks.sequence_classification import SequenceClassification

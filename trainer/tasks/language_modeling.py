@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from galley.data.roles import TEXT, Table, needed
 from galley.errors import ConfigError, Problem
 from galley.schema import Recipe
-from galley.tables import TEXT, Table, needed
-from trainer.cache import cache_root
+from trainer.data.cache import cache_root
 from trainer.data.language import Preparation, TextEncoder, evaluation_windows, training_samples
-from trainer.data.packing import FillInTheMiddle
 from trainer.data.raw import read_tables
 from trainer.data.stream import first_texts, open_stream
-from trainer.hub import quiet_transformers
-from trainer.models import BPE, CHARACTERS, load_model, load_tokenizer
+from trainer.data.tokenize.packing import FillInTheMiddle
+from trainer.models.build import BPE, CHARACTERS, load_model, load_tokenizer
+from trainer.models.hub import quiet_transformers
 from trainer.tasks.base import Batch, Datasets, MainFirst, Sample, Task, TokenizedDataset
 
 IGNORED = -100

@@ -9,8 +9,8 @@ from torch.nn.functional import cosine_similarity, kl_div, log_softmax
 
 from galley.errors import ConfigError, Problem
 from galley.schema import Recipe
-from trainer.models import load_model
-from trainer.precision import autocast
+from trainer.engines.precision import autocast
+from trainer.models.build import load_model
 from trainer.tasks.base import Batch
 from trainer.tasks.distillation import load_teacher
 from trainer.tasks.language_modeling import IGNORED, MaskedLM

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from galley.labels import CLASS_SETS
+from galley.data.labels import CLASS_SETS
 from trainer.tasks.base import Batch, Sample, TokenizedDataset
 from trainer.tasks.sequence import SequenceTask
 

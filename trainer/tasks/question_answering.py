@@ -10,16 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
-from galley.datafiles import SplitName
+from galley.data.files import SplitName
+from galley.data.roles import needed
+from galley.data.squad import QuestionSet
 from galley.schema import Recipe
-from galley.squad import QuestionSet
-from galley.tables import needed
-from trainer.cache import cache_root
+from trainer.data.cache import cache_root
 from trainer.data.questions import read_question_sets
 from trainer.data.store import ArrowDataset
-from trainer.data.windows import WindowSize, windows
+from trainer.data.tokenize.windows import WindowSize, windows
 from trainer.metrics.squad import squad_metrics
-from trainer.models import load_model
+from trainer.models.build import load_model
 from trainer.tasks.base import Batch, Datasets, MainFirst, Sample, TokenizedDataset
 from trainer.tasks.text import TextTask, padded
 
@@ -30,7 +30,7 @@ NO_SPAN = -1e30
 class QuestionAnswering(TextTask):
     """Cross-entropy of the answer's first and last token, halved and added.
 
-    A sample is a window (`trainer.data.windows`); a window without the answer points to its first
+    A sample is a window (`trainer.data.tokenize.windows`); a window without the answer points to its first
     token. A question's answer is the best span of all its windows.
     """
 

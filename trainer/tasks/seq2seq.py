@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from galley.data.roles import ROLES, Table, needed
 from galley.errors import ConfigError, Problem
 from galley.schema import Recipe
-from galley.tables import ROLES, Table, needed
-from trainer.cache import cache_root
+from trainer.data.cache import cache_root
 from trainer.data.raw import read_tables
-from trainer.data.source_target import source_target, translation
 from trainer.data.store import ArrowDataset
-from trainer.hub import quiet_transformers
-from trainer.models import load_model, load_tokenizer
+from trainer.data.tokenize.source_target import source_target, translation
+from trainer.models.build import load_model, load_tokenizer
+from trainer.models.hub import quiet_transformers
 from trainer.tasks.base import Batch, Datasets, MainFirst, Sample, Task, TokenizedDataset
 
 IGNORED = -100

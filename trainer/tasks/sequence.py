@@ -7,14 +7,14 @@ from typing import Any, ClassVar
 
 import torch
 
-from galley.labels import Labels
+from galley.data.labels import Labels
+from galley.data.roles import needed
 from galley.schema import Recipe
-from galley.tables import needed
-from trainer.cache import cache_root
+from trainer.data.cache import cache_root
 from trainer.data.sources import Splits, read_splits
-from trainer.data.tokenized import tokenized
-from trainer.label_names import name_options, stored_class_names
-from trainer.models import CLASSIFIER, load_model
+from trainer.data.tokenize.labeled import tokenized
+from trainer.models.build import CLASSIFIER, load_model
+from trainer.models.label_names import name_options, stored_class_names
 from trainer.tasks.base import Batch, Datasets, MainFirst
 from trainer.tasks.text import TextTask
 

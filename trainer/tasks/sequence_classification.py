@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
+from galley.data.labels import CLASSES
 from galley.errors import ConfigError, Problem
-from galley.labels import CLASSES
 from galley.schema import Recipe
 from trainer.data.sources import Splits
 from trainer.data.store import ArrowDataset

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from galley.labels import NUMBERS
+from galley.data.labels import NUMBERS
 from trainer.data.store import ArrowDataset
 from trainer.metrics.regression import regression_metrics
 from trainer.tasks.base import Batch, Sample, TokenizedDataset

@@ -38,8 +38,8 @@ LAYER = {
 def start_from_teacher(student: Any, teacher: Any, layers: Sequence[int]) -> None:
     """Copy embeddings, head and, for each layer of the student, the layer of the teacher in `layers`.
 
-    Where the student has no numbers (`trainer.skeleton`) nothing is copied. Raises `ConfigError` for other
-    architectures, another number of layers, or layers of other sizes.
+    Where the student has no numbers (`trainer.models.meta_init`) nothing is copied. Raises `ConfigError` for
+    other architectures, another number of layers, or layers of other sizes.
     """
     _check(student, teacher, layers)
     names = dict(WHOLE)

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from galley.schema import Recipe
-from trainer.hub import quiet_transformers
-from trainer.models import load_tokenizer
+from trainer.models.build import load_tokenizer
+from trainer.models.hub import quiet_transformers
 from trainer.tasks.base import Batch, Sample, Task
 
 IGNORED = -100

@@ -10,15 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
-from galley.datafiles import SplitName
+from galley.data.files import SplitName
+from galley.data.roles import Table, needed
+from galley.data.tags import OUTSIDE
 from galley.schema import Recipe
-from galley.tables import Table, needed
-from galley.tags import OUTSIDE
-from trainer.cache import cache_root
-from trainer.data.tagged import IGNORED, read_tag_tables, tagged
-from trainer.label_names import name_options
+from trainer.data.cache import cache_root
+from trainer.data.tokenize.tagged import IGNORED, read_tag_tables, tagged
 from trainer.metrics.entities import entity_metrics
-from trainer.models import load_model
+from trainer.models.build import load_model
+from trainer.models.label_names import name_options
 from trainer.tasks.base import Batch, Datasets, MainFirst, Sample, TokenizedDataset
 from trainer.tasks.text import TextTask, padded
 

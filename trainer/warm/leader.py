@@ -24,8 +24,8 @@ from typing import Any, NoReturn
 
 import torch
 
-from galley import wire
-from galley.lifetime import bound_to_me
+from galley.system import ipc
+from galley.system.pdeathsig import bound_to_me
 from trainer import worker
 
 END_RANKS_AFTER_S = 1.5  # after the first failure: time for the other ranks to say theirs
@@ -36,7 +36,7 @@ def main() -> NoReturn:
     """The command. Ends with 0 when every rank did, otherwise with 1."""
     orders, giver = socket.socketpair()
     num_ranks, arguments = ranks_of(sys.argv[1:])
-    wire.send(giver, {"arguments": arguments, "environ": dict(os.environ), "log": None})
+    ipc.send(giver, {"arguments": arguments, "environ": dict(os.environ), "log": None})
     lead(orders, num_ranks)
 
 
@@ -75,7 +75,7 @@ def lead(orders: socket.socket, num_ranks: int) -> NoReturn:
     os.environ["GALLEY_STARTED_AT"] = str(time.monotonic())
     for giver in givers:
         with suppress(BrokenPipeError):  # it has died, which is seen next
-            wire.send(giver, {**told, "environ": dict(os.environ)})
+            ipc.send(giver, {**told, "environ": dict(os.environ)})
     # After the forks: the store has threads of its own.
     store = _open_store(listener) if listener is not None else None
     failed, left = _wait(ranks, ends, done)
@@ -86,7 +86,7 @@ def lead(orders: socket.socket, num_ranks: int) -> NoReturn:
     worker.leave(int(failed))
 
 
-def _await_run(orders: socket.socket, ends: Iterable[int]) -> wire.Message:
+def _await_run(orders: socket.socket, ends: Iterable[int]) -> ipc.Message:
     """Ends the process where a rank dies meanwhile: nothing is lost yet, and another crew can be forked."""
     news = select.poll()
     for descriptor in (orders.fileno(), *ends):
@@ -96,9 +96,9 @@ def _await_run(orders: socket.socket, ends: Iterable[int]) -> wire.Message:
     return _receive(orders)
 
 
-def _receive(channel: socket.socket) -> wire.Message:
+def _receive(channel: socket.socket) -> ipc.Message:
     """Ends the process where nothing will come."""
-    message = wire.receive(channel)
+    message = ipc.receive(channel)
     if message is None:
         os._exit(0)
     return message
@@ -197,14 +197,14 @@ def _wait(ranks: dict[int, int], ends: Mapping[int, int], done: int) -> tuple[bo
             if not failed:
                 signal.setitimer(signal.ITIMER_REAL, END_RANKS_AFTER_S)
             failed = True
-            # Read by `launchers.agent_log`, in the order in which it was seen.
+            # Read by `launchers.common.torchrun_log`, in the order in which it was seen.
             how = f"rank : {rank} (local_rank: {rank})\n  exitcode : {code} (pid: {pid})"
             print(f"galley: a rank ended\n  {how}", flush=True)
     return failed, False
 
 
 def _send(ranks: dict[int, int], number: signal.Signals) -> None:
-    """Says so first, as torchrun's agent does, by which `launchers.agent_log` knows whom the signal ended."""
+    """Say so first, as torchrun's agent does: the launcher reads there whom the signal ended."""
     for pid in list(ranks):
         said = f"galley: Sending process {pid} closing signal {number.name}\n"
         with suppress(OSError):  # on a full disk

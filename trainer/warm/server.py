@@ -2,8 +2,8 @@
 
     python -P -m trainer.warm.server --socket FD
 
-Over the inherited socket (`galley.wire`), with a file into which the leader writes a byte where the run's
-ranks have done all that they had to:
+Over the inherited socket (`galley.system.ipc`), with a file into which the leader writes a byte where
+the run's ranks have done all that they had to:
 
     {"run_dir", "arguments", "environ", "log"}  ->  {"pid"}
 
@@ -33,16 +33,16 @@ os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
 
 import torch
 
-from galley import wire
-from galley.lifetime import adopt_orphans, bound_to_me
 from galley.rundir import RunFolder
+from galley.system import ipc
+from galley.system.pdeathsig import adopt_orphans, bound_to_me
 from galley.trackers import LIBRARIES
-from trainer import strategies
-from trainer.imports import MODULES
-from trainer.warm import held, huge_pages, leader
+from trainer import engines
+from trainer.run.warm_imports import MODULES
+from trainer.warm import huge_pages, leader, preloaded
 
-# What a run imports between its start and its end, besides what `trainer.session` does.
-PRELOAD = ("trainer.session", *MODULES, "trainer.backends.measure")
+# What a run imports between its start and its end, besides what `trainer.run.session` does.
+PRELOAD = ("trainer.run.session", *MODULES, "trainer.backends.measure")
 FORK_AHEAD_AFTER_S = 0.3  # a run that starts has the cores to itself
 
 
@@ -67,7 +67,7 @@ def serve(channel: socket.socket) -> None:
         if num_ranks and crew is None and not news.poll(FORK_AHEAD_AFTER_S * 1000):
             with suppress(OSError):  # the run before must not end for it; the next one will say so
                 crew = fork_crew(channel, num_ranks)
-        message = wire.receive(channel)
+        message = ipc.receive(channel)
         if message is None:
             return
         reap()
@@ -79,7 +79,7 @@ def serve(channel: socket.socket) -> None:
         if crew is None or not crew.begin(message):
             crew = fork_crew(channel, num_ranks)
             crew.begin(message)
-        wire.send(channel, {"pid": crew.pid})
+        ipc.send(channel, {"pid": crew.pid})
         for file in message.files:
             os.close(file)
         crew = None
@@ -101,13 +101,13 @@ def prepare(run_dir: Path) -> bool:
     is_new = False
     try:
         spec = RunFolder(run_dir).read_spec()
-        strategies.engine_class(spec.recipe.strategy)
+        engines.engine_class(spec.recipe.strategy)
         # Under every strategy: Transformers imports it when a model is saved.
         os.environ.setdefault("DS_ACCELERATOR", spec.layout.device)
         importlib.import_module("deepspeed")
         if spec.recipe.tracker.kind != "none":
             importlib.import_module(LIBRARIES[spec.recipe.tracker.kind])
-        is_new = held.hold(spec.recipe)
+        is_new = preloaded.hold(spec.recipe)
         if is_new:
             huge_pages.collapse()
     except Exception as error:  # noqa: BLE001
@@ -125,11 +125,11 @@ class Crew:
     num_ranks: int
     orders: socket.socket
 
-    def begin(self, run: wire.Message) -> bool:
+    def begin(self, run: ipc.Message) -> bool:
         """Whether it was told; otherwise its leader has died."""
         with self.orders:
             try:
-                wire.send(self.orders, run.said, run.files)
+                ipc.send(self.orders, run.said, run.files)
             except (BrokenPipeError, ConnectionResetError):
                 return False
         return True

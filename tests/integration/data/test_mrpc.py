@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from galley.schema import Data, Model, Recipe
-from trainer.data import tokenized
+from trainer.data.tokenize import labeled
 from trainer.tasks import make_task
 
 
@@ -39,7 +39,7 @@ def test_mrpc_is_tokenized_once_and_completely(
     def refuse(*_: Any) -> None:
         raise AssertionError("tokenized again")
 
-    monkeypatch.setattr(tokenized, "_encode", refuse)
+    monkeypatch.setattr(labeled, "_encode", refuse)
     again = make_task(wanted).datasets(nullcontext)
     assert again.train.fingerprint == datasets.train.fingerprint
     assert again.train.rows([3667])[0]["input_ids"].tolist() == (

@@ -16,7 +16,7 @@ from pathlib import Path
 from sqlalchemy import URL, create_engine, text
 from sqlalchemy.exc import OperationalError
 
-from galley.lifetime import bound_to_me
+from galley.system.pdeathsig import bound_to_me
 from tests.integration.local.standin import wait_until
 from tests.support import free_port, not_available
 

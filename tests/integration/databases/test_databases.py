@@ -20,11 +20,11 @@ from sqlalchemy import Engine, event
 
 from galley.schema import Hpo
 from hpo import controller
+from hpo.backends.base import NoAnswerError, Search
 from hpo.backends.optuna import OptunaBackend
-from hpo.base import NoAnswerError, Search
-from hpo.space import read_space
-from hpo.study import read_study
-from hpo.values import Objective, Params, Trial
+from hpo.space.dimensions import read_space
+from hpo.study.state import read_study
+from hpo.study.values import Objective, Params, Trial
 from tests.integration.conftest import Command
 from tests.integration.databases.servers import PASSWORD, SERVERS, Server
 from tests.integration.hpo import lab

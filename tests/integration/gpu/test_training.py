@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from galley.facts import probe
 from galley.schema import Batch, Lora, Model, Precision, Recipe, Train
 from galley.spec import Engaged, RunSpec
+from galley.system.machine import probe
 from tests.integration.train import tiny
 from tests.integration.train.tiny_task import TinyModel
 

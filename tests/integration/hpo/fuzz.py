@@ -17,9 +17,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from galley.hydra_bridge import open_loader
+from galley.config.hydra_bridge import open_loader
 from hpo.backends import optuna as _optuna  # noqa: F401  imported once, before the forks
-from hpo.folder import StudyFolder
+from hpo.study.folder import StudyFolder
 from tests.integration.hpo import lab
 
 PARALLEL = 2

@@ -16,17 +16,17 @@ from typing import Any
 
 import psutil
 
-from galley.compose import compose_recipe
-from galley.hydra_bridge import Composed
+from galley.config.compose import compose_recipe
+from galley.config.hydra_bridge import Composed
+from galley.run.seal import snapshot_sha256
 from galley.rundir import RunFolder
-from galley.seal import snapshot_sha256
 from galley.spec import CodeSnapshot
 from hpo import controller, sweep
-from hpo.folder import StudyFolder
-from hpo.journal import Begun, Journal
 from hpo.population import interval_end, interval_numbers, intervals, lineage
-from hpo.runs import TrialRuns
-from hpo.study import Study, read_study
+from hpo.study.event_log import Begun, Journal
+from hpo.study.folder import StudyFolder
+from hpo.study.state import Study, read_study
+from hpo.trials import TrialRuns
 
 COMPOSED = Composed()  # the files are read once for all studies
 WORDS = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from galley.errors import DiskFullError
-from hpo.study import read_study
+from hpo.study.state import read_study
 from tests.integration.hpo import lab
 from tests.integration.local.standin import wait_until
 from tests.integration.local.test_full_disk import fill

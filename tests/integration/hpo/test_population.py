@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from galley.compose import compose_recipe
+from cli.options import Options
+from cli.sweep import pareto
+from galley.config.compose import compose_recipe
 from galley.errors import ConfigError, RunFailedError
 from galley.rundir import RunFolder
-from galley.verbs import Options
-from galley.verbs.sweep import pareto
-from hpo.folder import StudyFolder
-from hpo.journal import read_journal
 from hpo.select import pareto_front
-from hpo.study import Study, fold
+from hpo.study.event_log import read_journal
+from hpo.study.folder import StudyFolder
+from hpo.study.state import Study, fold
 from tests.integration.hpo import lab
 
 WORDS = ("hpo=pbt", "hpo.trials=12", "hpo.parallel=3", "hpo.objectives=[eval/f1]")

@@ -16,10 +16,10 @@ import pytest
 from galley.errors import ConfigError, SubmissionError
 from galley.spec import RunResult
 from hpo import controller, sweep
-from hpo.folder import StudyFolder
 from hpo.select import pareto_front
-from hpo.study import Study, read_study
-from launchers.watch import Watch
+from hpo.study.folder import StudyFolder
+from hpo.study.state import Study, read_study
+from launchers.lifecycle.attempt_monitor import Watch
 from tests.integration.hpo import lab
 from tests.integration.local.standin import wait_until
 from tests.support import REPO

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from galley.errors import SubmissionError
-from launchers.k8s.client import Client, Place
-from launchers.k8s.connect import make_client
-from launchers.k8s.kubectl import Kubectl
+from launchers.k8s.clients.base import Client, Place
+from launchers.k8s.clients.connect import make_client
+from launchers.k8s.clients.kubectl import Kubectl
+from launchers.k8s.clients.pyclient import PythonClient
 from launchers.k8s.launcher import MANIFEST
-from launchers.k8s.pyclient import PythonClient
 from tests.integration.k8s.api_server import ApiServer
 from tests.integration.k8s.conftest import use
 from tests.support import free_port

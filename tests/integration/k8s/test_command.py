@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from galley.run.seal import snapshot_sha256
 from galley.rundir import RunFolder
 from galley.schema import Batch
-from galley.seal import snapshot_sha256
 from launchers.k8s.launcher import K8sLauncher
-from launchers.run import launch, write_plan
-from launchers.runs import run_state
+from launchers.lifecycle.launch import launch, write_plan
+from launchers.lifecycle.queries import run_state
 from tests.integration.conftest import Command
 from tests.integration.k8s.api_server import ApiServer
 from tests.integration.k8s.cluster import Cluster, wait_for
@@ -138,7 +138,7 @@ def test_what_run_sends_is_what_plan_printed(api: ApiServer, tmp_path: Path, gal
     folder = tmp_path / "run"
     code = """
 import sys
-from galley.cli import main
+from cli.main import main
 assert main(sys.argv[1:]) == 0
 heavy = {"torch", "kubernetes", "transformers", "deepspeed"} & set(sys.modules)
 assert not heavy, heavy

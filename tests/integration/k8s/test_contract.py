@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import pytest
 
+from galley.run.seal import snapshot_sha256
 from galley.rundir import RunFolder
-from galley.seal import snapshot_sha256
 from galley.spec import RunHandle, RunSpec
 from launchers.base import Launcher
 from launchers.k8s.launcher import K8sLauncher
-from launchers.k8s.manifests import KINDS
+from launchers.k8s.manifest.job import KINDS
 from tests.contract.launcher_contract import LauncherContract
 from tests.integration.k8s.cluster import Cluster
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launchers import agent_log
+from launchers.common import torchrun_log
 from tests.integration.local.standin import environment
 
 START = """
@@ -70,6 +70,6 @@ def test_a_killed_rank_is_the_cause_unless_the_agent_ended_it(
     argv = [sys.executable, "-P", "-m", "torch.distributed.run", *options, str(worker)]
     with log.open("w") as stream:
         subprocess.run(argv, env=environment(), stdout=stream, stderr=stream, timeout=100, check=False)
-    failures = agent_log.read_failures(log)
+    failures = torchrun_log.read_failures(log)
     assert [(failure.rank, failure.exit_code, failure.was_told) for failure in failures] == seen
-    assert agent_log.diagnose(failures, log).message.startswith(message)
+    assert torchrun_log.diagnose(failures, log).message.startswith(message)

@@ -12,7 +12,7 @@ import pytest
 
 from galley.rundir import RunFolder
 from galley.spec import RunResult
-from launchers import runs
+from launchers.lifecycle import queries
 from tests.integration.local.standin import (
     end_all,
     followed,
@@ -187,11 +187,11 @@ def test_a_killed_command_takes_the_ranks_with_it(root: Path) -> None:
     folder = make_run(root, "hang")
     command = start_launch(folder)
     wait_until(lambda: followed(folder))
-    assert runs.run_state(folder) == "running"
+    assert queries.run_state(folder) == "running"
     command.kill()
     command.communicate(timeout=10)
     wait_until(lambda: not processes_of(folder), timeout=10)
-    assert runs.run_state(folder) == "failed"
+    assert queries.run_state(folder) == "failed"
 
 
 def test_ranks_that_outlive_their_agent_are_found_and_cancelled(root: Path) -> None:
@@ -202,10 +202,10 @@ def test_ranks_that_outlive_their_agent_are_found_and_cancelled(root: Path) -> N
     os.kill(int(folder.read_handles()[0].job), signal.SIGKILL)
     command.communicate(timeout=10)
     assert len(processes_of(folder)) == 2
-    assert runs.run_state(folder) == "running"
+    assert queries.run_state(folder) == "running"
     refused = run_launch(folder, attempt=2)
     assert (refused.rc, "attempt 1 is still running" in refused.err) == (3, True)
-    assert runs.cancel_run(folder) == "cancelled"
+    assert queries.cancel_run(folder) == "cancelled"
     assert processes_of(folder) == []
     assert the_result(folder).state == "cancelled"
 

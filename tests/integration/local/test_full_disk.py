@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-import launchers.run
-from launchers.local import LocalLauncher
-from launchers.run import submit
+import launchers.lifecycle.launch
+from launchers.lifecycle.launch import submit
+from launchers.local.launcher import LocalLauncher
 from tests.integration.conftest import Command
 from tests.integration.local.standin import (
     FACTS,
@@ -80,7 +80,7 @@ def test_what_was_started_but_cannot_be_recorded_is_ended(
         wait_until((folder.root / "pid-0").exists)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(launchers.run, "record", find_no_room)
+    monkeypatch.setattr(launchers.lifecycle.launch, "record", find_no_room)
     with pytest.raises(OSError, match="No space left"):
         submit(launcher, launcher.plan(folder.read_spec(), folder.root, FACTS, attempt=1), folder)
     assert processes_of(folder) == []

@@ -6,8 +6,8 @@ import json
 import os
 from pathlib import Path
 
-from galley.preload import LIBRARIES, find_libraries, library_folders
 from galley.rundir import RunFolder
+from galley.system.preload import LIBRARIES, find_libraries, library_folders
 from tests.support import not_available, run_galley
 
 PLUGIN = """

@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cli import jobs as verbs
+from cli.options import Options
 from galley.errors import ConfigError
 from galley.rundir import RunFolder
-from galley.verbs import Options
-from galley.verbs import runs as verbs
-from launchers import runs
+from launchers.lifecycle import queries
 from tests.integration.local.standin import (
     end_all,
     followed,
@@ -43,9 +43,9 @@ def test_a_detached_run_goes_on_and_gets_the_same_end(root: Path) -> None:
     folder = make_run(root / "run", "succeed_when_told")
     done = run_launch(folder, "detach", "json")
     assert last_json(done.out)["state"] == "running"
-    assert runs.run_state(folder) == "running", "nobody has told it to go on"
+    assert queries.run_state(folder) == "running", "nobody has told it to go on"
     (folder.root / "go-on").touch()
-    wait_until(lambda: runs.run_state(folder) == "succeeded", 60)
+    wait_until(lambda: queries.run_state(folder) == "succeeded", 60)
     wait_until(lambda: not processes_of(folder))
     assert folder.picture.exists()
     assert "training" in (folder.logs(1) / "supervisor.log").read_text()
@@ -55,12 +55,12 @@ def test_a_detached_run_is_cancelled(root: Path) -> None:
     folder = make_run(root / "run", "be_stubborn")
     detach(folder)
     wait_until(lambda: followed(folder))
-    assert runs.cancel_run(folder) == "cancelled"
+    assert queries.cancel_run(folder) == "cancelled"
     result = folder.read_result()
     assert result is not None
     assert (result.state, result.exit_code) == ("cancelled", 5)
     wait_until(lambda: not processes_of(folder))
-    assert runs.cancel_run(folder) == "cancelled", "a run that has ended stays as it is"
+    assert queries.cancel_run(folder) == "cancelled", "a run that has ended stays as it is"
 
 
 def test_the_supervisor_of_a_detached_run_outlives_a_hangup(root: Path) -> None:
@@ -74,7 +74,7 @@ def test_the_supervisor_of_a_detached_run_outlives_a_hangup(root: Path) -> None:
     assert supervisor.pid in sessions
     assert supervisor.terminal() is None
     supervisor.send_signal(signal.SIGTERM)
-    wait_until(lambda: runs.run_state(folder) == "cancelled")
+    wait_until(lambda: queries.run_state(folder) == "cancelled")
 
 
 def test_a_detached_run_that_cannot_start_says_why(root: Path) -> None:
@@ -92,7 +92,7 @@ def test_cancelling_a_followed_run_ends_its_command_with_5(root: Path) -> None:
     folder = make_run(root / "run", "hang", ranks=1)
     command = start_launch(folder)
     wait_until(lambda: followed(folder, ranks=1))
-    assert runs.cancel_run(folder) == "cancelled"
+    assert queries.cancel_run(folder) == "cancelled"
     command.communicate(timeout=30)
     assert command.returncode == 5
 
@@ -120,7 +120,7 @@ def test_logs_follow_until_the_run_ends(root: Path, capsys: pytest.CaptureFixtur
     detach(folder)
     assert verbs.logs(["run"], Options(follow=True, root=root)) == 0
     assert "rank 0 speaks" in capsys.readouterr().out
-    assert runs.run_state(folder) == "succeeded"
+    assert queries.run_state(folder) == "succeeded"
 
 
 def test_logs_of_one_rank(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,4 +142,4 @@ def test_list_shows_all_runs_and_cancel_their_state(root: Path, capsys: pytest.C
     assert verbs.list_runs([], Options(root=root)) == 0
     assert "eval/f1 0.8000" in capsys.readouterr().out
     assert verbs.cancel(["new"], Options(root=root)) == 0
-    assert runs.run_state(unsubmitted) == "unknown"
+    assert queries.run_state(unsubmitted) == "unknown"

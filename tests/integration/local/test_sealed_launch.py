@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from cli.options import Options
+from cli.run import resume
 from galley.errors import ConfigError
+from galley.run.seal import snapshot_sha256
 from galley.rundir import RunFolder
-from galley.seal import snapshot_sha256
 from galley.spec import CodeSnapshot, LaunchPlan, from_json
-from galley.verbs import Options
-from galley.verbs.run import resume
-from launchers.local import LocalLauncher
+from launchers.local.launcher import LocalLauncher
 from tests.integration.local.standin import FACTS, make_run, make_spec, run_launch, wait_until
 
 HOSTILE = {

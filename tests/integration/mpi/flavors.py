@@ -6,7 +6,7 @@ from typing import Any
 
 from galley.schema import Mpi
 from galley.spec import MpiFacts
-from launchers.mpi_probe import find_mpi
+from launchers.mpi.probe import find_mpi
 from tests.support import not_available
 
 FLAVORS = ("openmpi", "mpich", "intel")

@@ -6,7 +6,7 @@ from pathlib import Path
 from galley.rundir import RunFolder
 from galley.spec import ClusterFacts, LaunchPlan, MpiFacts, RunHandle, RunSpec, State
 from launchers.base import Launcher
-from launchers.mpi import MpiLauncher
+from launchers.mpi.launcher import MpiLauncher
 from tests.contract.launcher_contract import LauncherContract
 from tests.integration.local.standin import wait_until
 from tests.integration.mpi.flavors import find

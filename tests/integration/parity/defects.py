@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from trainer.batches import BatchPlan
-from trainer.strategies.base import Setup
-from trainer.strategies.plain import DdpEngine, SingleEngine, _average_in
+from trainer.data.batches import BatchPlan
+from trainer.engines.base import Setup
+from trainer.engines.ddp import DdpEngine, SingleEngine, _average_in
 
 
 class SummedAccumulation(DdpEngine):

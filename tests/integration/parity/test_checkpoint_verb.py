@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from galley.cli import main
+from cli.main import main
 from galley.schema import Checkpoint, Eval, Train
 from tests.integration.train import tiny
 

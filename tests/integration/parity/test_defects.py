@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from galley.parity import Comparison, Evidence, compare
+from cli.parity import read_evidence
+from galley.report.parity import Comparison, Evidence, compare
+from galley.report.weights import compare_weights, model_files
 from galley.rundir import RunFolder
 from galley.schema import Eval, Train
 from galley.spec import RunResult, RunSpec
-from galley.verbs.parity import read_evidence
-from galley.weights import compare_weights, model_files
 from tests.integration.train import tiny
 
 HERE = "tests.integration.parity.defects"

@@ -14,11 +14,11 @@ from urllib.request import urlopen
 
 import psutil
 
-from galley.lifetime import bound_to_me
+from galley.run.seal import snapshot_sha256
 from galley.rundir import RunFolder
 from galley.schema import Ray
-from galley.seal import snapshot_sha256
 from galley.spec import RunSpec
+from galley.system.pdeathsig import bound_to_me
 from tests.integration.local.standin import wait_until
 from tests.support import free_ports
 

@@ -15,12 +15,12 @@ import pytest
 
 from galley.rundir import RunFolder
 from galley.spec import RunHandle
-from hpo.folder import StudyFolder
 from hpo.select import pareto_front
+from hpo.study.folder import StudyFolder
 from launchers.base import Launcher
+from launchers.lifecycle.launch import submit, write_plan
+from launchers.lifecycle.queries import cancel_run, run_state
 from launchers.ray.launcher import RayLauncher
-from launchers.run import submit, write_plan
-from launchers.runs import cancel_run, run_state
 from tests.contract.launcher_contract import LauncherContract
 from tests.integration.conftest import Command
 from tests.integration.hpo import lab

@@ -13,7 +13,7 @@ from matplotlib.image import imread
 
 from hpo.report import write_report
 from hpo.report.importance import importances
-from hpo.values import Objective, ParetoFront, Trial
+from hpo.study.values import Objective, ParetoFront, Trial
 from tests.integration.report.browser import Page, browser
 
 OBJECTIVES = (Objective("eval/f1", "maximize"), Objective("wall_s", "minimize", bound=90.0))

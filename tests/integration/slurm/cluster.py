@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from galley.lifetime import bound_to_me
+from galley.system.pdeathsig import bound_to_me
 from tests.support import Finished, free_ports, run_process
 
 NODES = ("node1", "node2", "node3", "node4")

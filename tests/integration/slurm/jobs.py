@@ -9,8 +9,8 @@ from typing import Any
 from galley.rundir import RunFolder
 from galley.schema import Cluster, Slurm
 from galley.spec import ClusterFacts, RunHandle, RunSpec
-from launchers.run import submit, write_plan
-from launchers.slurm import SlurmLauncher
+from launchers.lifecycle.launch import submit, write_plan
+from launchers.slurm.launcher import SlurmLauncher
 from tests.integration.local.standin import make_run, make_spec
 
 FACTS = ClusterFacts("node", 0, 0.0, 1, 0.0)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from launchers.slurm import SlurmLauncher
+from launchers.slurm.launcher import SlurmLauncher
 from tests.contract.launcher_contract import LauncherContract
 
 

@@ -11,10 +11,10 @@ from typing import Any
 from galley.rundir import RunFolder
 from galley.schema import Recipe
 from galley.spec import RunResult
-from launchers.handles import last_handle
-from launchers.runs import run_state
-from launchers.slurm import SlurmLauncher
-from launchers.slurm_array import plan_array, submit_array
+from launchers.lifecycle.attempt_store import last_handle
+from launchers.lifecycle.queries import run_state
+from launchers.slurm.array import plan_array, submit_array
+from launchers.slurm.launcher import SlurmLauncher
 from tests.integration.conftest import Command
 from tests.integration.slurm.cluster import SlurmCluster, wait_until
 from tests.integration.slurm.jobs import FACTS, make_slurm_run, make_slurm_spec, submit_run

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from galley.schema import Cluster
-from launchers.slurm import SlurmLauncher
+from launchers.slurm.launcher import SlurmLauncher
 from tests.integration.slurm.cluster import SlurmCluster
 from tests.integration.slurm.jobs import FACTS, make_slurm_run, make_slurm_spec, submit_run
 

@@ -15,7 +15,7 @@ import pytest
 from galley.rundir import RunFolder
 from hpo import sweep
 from hpo.controller import Controller
-from hpo.study import Study, read_study
+from hpo.study.state import Study, read_study
 from tests.integration.conftest import Command
 from tests.integration.hpo import lab
 from tests.integration.local.standin import environment

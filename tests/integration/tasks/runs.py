@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from galley.axes import with_chunks
-from galley.compose import compose_recipe
+from galley.config.compose import compose_recipe
 from galley.rundir import RunFolder
+from galley.strategy.parallel_dims import with_chunks
 from tests.integration.train import tiny
 from trainer.assets import minilm
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from galley.compose import compose_recipe
+from galley.config.compose import compose_recipe
 from tests.integration.tasks import runs
 from tests.integration.train import tiny
 from trainer.tasks import make_task

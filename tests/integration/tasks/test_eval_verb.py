@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from galley.cli import main
+from cli.main import main
 from tests.integration.tasks import runs
 from tests.support import run_galley
 

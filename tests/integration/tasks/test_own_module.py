@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from galley.compose import compose_recipe
+from cli.evaluate import what_to_measure
+from cli.options import Options
+from galley.config.compose import compose_recipe
 from galley.rundir import RunFolder
-from galley.verbs import Options
-from galley.verbs.evaluate import what_to_measure
 from tests.integration.tasks import own_net, runs
 from tests.integration.train import tiny
 

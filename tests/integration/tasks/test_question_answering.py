@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from galley.data.squad import to_questions
 from galley.rundir import RunFolder
 from galley.schema import Data
-from galley.squad import to_questions
 from tests.integration.tasks import runs
 from trainer.assets import minilm, pydoc_qa
-from trainer.data.windows import WindowSize, windows
+from trainer.data.tokenize.windows import WindowSize, windows
 
 WORDS = ["river", "mountain", "unbelievable", "São", "tokenization", "42", "x", "don't", "naïveté", "blue"]
 

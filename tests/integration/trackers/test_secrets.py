@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from galley.compose import compose_recipe
+from galley.config.compose import compose_recipe
 from galley.errors import ConfigError
 from galley.rundir import RunFolder
 from galley.schema import Launcher, Tracker

@@ -17,8 +17,9 @@ MODULES = (
     "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto",
     "transformers.models.bert.modeling_bert", "transformers.models.gpt2.modeling_gpt2",
     "transformers.models.llama.modeling_llama",
-    "trainer.session", "trainer.strategies.fsdp", "trainer.strategies.mesh", "trainer.strategies.pipeline",
-    "trainer.strategies.zero3", "trainer.tasks.language_modeling", "trainer.tasks.sequence_classification",
+    "trainer.run.session", "trainer.engines.fsdp", "trainer.engines.model_parallel.mesh",
+    "trainer.engines.model_parallel.pipeline", "trainer.engines.deepspeed.zero3",
+    "trainer.tasks.language_modeling", "trainer.tasks.sequence_classification",
     "trainer.worker", "tests.integration.train.tiny",
 )  # fmt: skip
 

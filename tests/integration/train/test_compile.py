@@ -10,7 +10,7 @@ import pytest
 
 from galley.schema import Eval, Precision, Strategy, Train
 from tests.integration.train import tiny
-from trainer.strategies import zero_config  # noqa: F401
+from trainer.engines.deepspeed import config  # noqa: F401
 
 QUIET = {"TINY_DROPOUT": "0", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 LAYERS = replace(tiny.STRATEGIES["fsdp"], wrap="layers", wrap_classes=["Linear"])

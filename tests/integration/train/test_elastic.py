@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from galley.moving import relayout
+from galley.run.relayout import relayout
 from galley.schema import Batch, Checkpoint
 from galley.spec import MovedSpec
 from tests.integration.train import tiny

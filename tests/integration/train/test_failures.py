@@ -88,7 +88,7 @@ def test_sigterm_ends_a_rank_within_two_seconds_inside_a_collective(tmp_path: Pa
 def test_a_strategy_that_does_not_engage_fails_the_run(tmp_path: Path, asked: str, carried_by: str) -> None:
     """The silent traps of launchers and wrappers, put there on purpose."""
     spec = tiny.tiny_spec(tiny.tiny_recipe(asked), 2)
-    codes = tiny.run_ranks(tmp_path, spec, TINY_ENGINE=f"trainer.strategies.{carried_by}")
+    codes = tiny.run_ranks(tmp_path, spec, TINY_ENGINE=f"trainer.engines.{carried_by}")
     assert codes == [4, 4]
     _, failure_class, message = first_error(tmp_path)
     assert failure_class == "configuration"

@@ -12,9 +12,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from galley.schema import Precision
 from tests.integration.train import tiny
-from trainer.precision import autocast_forward
-from trainer.strategies.base import Setup
-from trainer.strategies.fsdp import FsdpEngine
+from trainer.engines.base import Setup
+from trainer.engines.fsdp import FsdpEngine
+from trainer.engines.precision import autocast_forward
 
 SIZES = {"hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 40}
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from galley.cli import main
+from cli.main import main
 from galley.schema import Checkpoint, Lora, Model, Optim, ParamGroup, Recipe, Train
 from tests.integration.train import tiny
 from tests.integration.train.tiny_task import NUM_LABELS, WIDTH, TinyModel

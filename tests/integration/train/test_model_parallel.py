@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from galley.held import held_by_rank
-from galley.parity import compare
+from cli.parity import read_evidence
+from galley.report.parity import compare
+from galley.report.weights import compare_weights, model_files
 from galley.schema import Checkpoint, Data, Eval, Model, Precision, Recipe, Strategy, Task, Train
 from galley.spec import RunResult
-from galley.verbs.parity import read_evidence
-from galley.weights import compare_weights, model_files
+from galley.strategy.shards import held_by_rank
 from tests.integration.train import tiny
 
 OWN = {"OWN_TASK": "1", "TINY_PLUGINS": str(Path(__file__).parent)}

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from galley.halves import has_instructions, this_cpu
 from galley.schema import Checkpoint, Dtype, Eval, Optim, Precision, Train
+from galley.system.half_precision import has_instructions, this_cpu
 from tests.integration.train import tiny
 from tests.integration.train.tiny_task import TinyDataset, TinyModel, TinyTask
-from trainer.batches import BatchPlan
+from trainer.data.batches import BatchPlan
 
 NO_DROPOUT = {"TINY_DROPOUT": "0"}
 TWENTY = Train(max_steps=20, log_every_steps=1)

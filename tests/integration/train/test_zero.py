@@ -12,9 +12,9 @@ from galley.errors import ConfigError
 from galley.schema import Checkpoint, Optim, Precision
 from tests.integration.train import tiny
 from tests.integration.train.tiny_task import TinyModel
-from trainer.strategies.base import Setup
-from trainer.strategies.zero_config import deepspeed_config, uses_cpu_adam
-from trainer.strategies.zero_ops import ops_cache
+from trainer.engines.base import Setup
+from trainer.engines.deepspeed.config import deepspeed_config, uses_cpu_adam
+from trainer.engines.deepspeed.operators import ops_cache
 
 NO_DROPOUT = {"TINY_DROPOUT": "0"}
 KILLED = -9

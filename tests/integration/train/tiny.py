@@ -22,18 +22,18 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from galley.drive import has_libaio, kept_on_drive
 from galley.rundir import RunFolder
 from galley.schema import Batch as BatchSizes
 from galley.schema import Eval, Optim, Recipe, Schedule, Strategy, Train
 from galley.spec import CodeSnapshot, Layout, RunSpec, compact_json
+from galley.system.nvme import has_libaio, kept_on_drive
 from tests.integration.train.tiny_task import TinyTask, note_memory
 from tests.support import free_port, not_available
-from trainer.rank_facts import RankFacts
-from trainer.ranks import Ranks
-from trainer.strategies.base import Setup
-from trainer.strategies.plain import DdpEngine
-from trainer.strategies.zero_config import uses_cpu_adam
+from trainer.engines.base import Setup
+from trainer.engines.ddp import DdpEngine
+from trainer.engines.deepspeed.config import uses_cpu_adam
+from trainer.hosts.rank_facts import RankFacts
+from trainer.hosts.ranks import Ranks
 
 STRATEGIES = {
     "single": Strategy("single", data_parallel=False),
@@ -128,19 +128,19 @@ def enter_worker(run_dir: str, sha256: str, environ: dict[str, str]) -> None:
 
     With OWN_TASK=1 the recipe's own task, from the folder TINY_PLUGINS if it is the user's.
     """
-    import trainer.session
+    import trainer.run.session
     import trainer.tasks
-    from trainer import strategies
-    from trainer.own_code import add_folders
+    from trainer import engines
+    from trainer.models.user_code import add_folders
     from trainer.worker import leave, main
 
     os.environ.update(environ)
     if "TINY_ENGINE" in environ:
-        for key in strategies.ENGINES:
-            strategies.ENGINES[key] = environ["TINY_ENGINE"]
+        for key in engines.ENGINES:
+            engines.ENGINES[key] = environ["TINY_ENGINE"]
     if "TINY_PLAN" in environ:
         module, _, name = environ["TINY_PLAN"].partition(":")
-        trainer.session.BatchPlan = getattr(importlib.import_module(module), name)  # type: ignore[misc]
+        trainer.run.session.BatchPlan = getattr(importlib.import_module(module), name)  # type: ignore[misc]
     if "TINY_SYNC_DEBUG" in environ:
         raise_on_waiting(int(environ["TINY_SYNC_DEBUG"]))
     if "TINY_PLUGINS" in environ:
@@ -171,7 +171,7 @@ def note_memory_before_deepspeed() -> None:
 
 def raise_on_waiting(first_step: int) -> None:
     """From that step on torch raises wherever a training step would wait for the GPU."""
-    from trainer.loop import Loop
+    from trainer.run.loop import Loop
 
     train_step = Loop._train_step
 
@@ -186,7 +186,7 @@ def raise_on_waiting(first_step: int) -> None:
 @cache
 def build_cpu_adam() -> None:
     """Compiled once for all (a minute): the time that a run is given is not for that."""
-    from trainer.strategies.zero_ops import load_cpu_adam
+    from trainer.engines.deepspeed.operators import load_cpu_adam
 
     os.environ["DS_ACCELERATOR"] = "cpu"
     load_cpu_adam(Setup(tiny_recipe(), tiny_spec(tiny_recipe(), 1).layout, lone_rank()))
@@ -197,7 +197,7 @@ def build_async_io() -> None:
     """As `build_cpu_adam`; five minutes."""
     if not has_libaio():
         not_available("libaio-dev is not installed", "state on an NVMe drive")
-    from trainer.strategies.zero_ops import load_async_io
+    from trainer.engines.deepspeed.operators import load_async_io
 
     os.environ["DS_ACCELERATOR"] = "cpu"
     load_async_io(Setup(tiny_recipe("zero3_nvme"), tiny_spec(tiny_recipe(), 1).layout, lone_rank()))

@@ -12,16 +12,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cli.options import Options
+from cli.prepare import prepare
 from galley.errors import ConfigError
+from galley.run.seal import write_snapshot
 from galley.rundir import RunFolder
-from galley.seal import write_snapshot
 from galley.spec import LaunchPlan, RunHandle
-from galley.verbs import Options
-from galley.verbs.prepare import prepare
 from launchers.base import Launcher, job_environment
-from launchers.local import LocalLauncher
-from launchers.run import write_plan
-from launchers.warm import WarmLauncher
+from launchers.lifecycle.launch import write_plan
+from launchers.local.launcher import LocalLauncher
+from launchers.warm.launcher import WarmLauncher
 from tests.integration.local.standin import environment, wait_until
 from tests.integration.reference import SMALL_BERT
 from tests.support import REPO, run_process

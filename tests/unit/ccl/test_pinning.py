@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galley.compose import compose_recipe
+from galley.config.compose import compose_recipe
 from galley.errors import ConfigError
-from galley.layout import resolve_layout
-from galley.pinning import (
+from galley.schema import Batch, Cluster, Launcher, Recipe, Strategy
+from galley.spec import ClusterFacts, CodeSnapshot, RunSpec
+from galley.strategy.layout import resolve_layout
+from galley.system.pinning import (
     Core,
     core_problem,
     cpu_list,
@@ -24,11 +26,9 @@ from galley.pinning import (
     planned_pins,
     read_cores,
 )
-from galley.schema import Batch, Cluster, Launcher, Recipe, Strategy
-from galley.spec import ClusterFacts, CodeSnapshot, RunSpec
-from launchers.command import pin_environment, rank_environment
+from launchers.common.worker_command import pin_environment, rank_environment
 from tests.support import REPO, run_process
-from trainer.numa import bind_memory
+from trainer.hosts.numa import bind_memory
 
 NODE = tuple(Core(package=cpu // 16, cpu=cpu, node=cpu // 16) for cpu in range(32))
 

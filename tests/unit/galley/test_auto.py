@@ -9,17 +9,17 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from galley.auto import USABLE, choose, cuts
-from galley.compose import compose_recipe
+from cli.explain import explain
+from cli.options import Options
+from cli.plan import plan
+from galley.config.compose import compose_recipe
 from galley.errors import ConfigError
-from galley.layout import resolve_layout
 from galley.paths import CONF
+from galley.run.seal import seal
 from galley.schema import Batch, Data, Model, Precision, Recipe, Shape, Strategy, Task, Train
-from galley.seal import seal
 from galley.spec import ClusterFacts
-from galley.verbs import Options
-from galley.verbs.explain import explain
-from galley.verbs.plan import plan
+from galley.strategy.auto import USABLE, choose, cuts
+from galley.strategy.layout import resolve_layout
 from tests.unit.galley.test_layout import CPU
 
 GPUS = ClusterFacts(

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from galley.axes import chunks_fit
+from galley.config.rules.recipe import PIPELINE_TASKS, TENSOR_TASKS, recipe_problems
 from galley.errors import ConfigError
-from galley.estimate import estimate_memory
-from galley.layout import resolve_layout
 from galley.metrics import TASK_METRICS
-from galley.rules import PIPELINE_TASKS, TENSOR_TASKS, recipe_problems
 from galley.schema import Batch, Cluster, Lora, Model, Recipe, Shape, Strategy, Task, Train
 from galley.spec import ClusterFacts, Layout
+from galley.strategy.estimate import estimate_memory
+from galley.strategy.layout import resolve_layout
+from galley.strategy.parallel_dims import chunks_fit
 
 TP = Strategy("tp", tensor_parallel=2)
 PP = Strategy("pp", pipeline_parallel=2)

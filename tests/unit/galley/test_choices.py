@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from galley.compose import compose_recipe
+from galley.config.compose import compose_recipe
 from galley.paths import CONF
 from galley.schema import Strategy
-from galley.strategy_names import AUTO, contradictions, strategy_name
+from galley.strategy.names import AUTO, contradictions, strategy_name
 from tests.unit.galley.test_compose import problems, user_recipe
 
 BATCH = "batch: {global_size: 8}\n"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from galley.cli import VERBS, main
-from galley.layout import resolve_layout
+from cli.main import VERBS, main
+from galley.run.seal import seal, write_snapshot
 from galley.rundir import RunFolder
 from galley.schema import Batch, Recipe
-from galley.seal import seal, write_snapshot
 from galley.spec import to_json
+from galley.strategy.layout import resolve_layout
 from tests.unit.galley.test_layout import CPU
 
 

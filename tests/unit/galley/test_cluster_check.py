@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from galley.cluster_check import HostReport, check_hosts
 from galley.errors import ConfigError
+from galley.system.cluster_check import HostReport, check_hosts
 
 SAME = HostReport("a", "3.11.7", {"torch": "2.13.0", "numpy": "2.0"}, 1000.0)
 

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from galley.comparison import Finished, compared, efficiency, incomparable
+from cli.compare import compare
+from cli.options import Options
 from galley.errors import ConfigError
+from galley.report.comparison import Finished, compared, efficiency, incomparable
 from galley.rundir import RunFolder
 from galley.schema import Batch, Data, Model, Recipe, Strategy, Task
 from galley.spec import CodeSnapshot, DataRecord, Layout, RunResult, RunSpec
-from galley.verbs import Options
-from galley.verbs.compare import compare
 
 # Sapphire Rapids of the source: 26 minutes on one node, 7 minutes 30 on four: 86.7 %.
 ONE = RunResult("succeeded", 0, metrics={"eval/loss": 0.5, "eval/accuracy": 0.8}, steps=100, wall_s=1560.0,

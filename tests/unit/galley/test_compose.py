@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from galley.compose import compose_recipe, explain_sources
+from galley.config.compose import compose_recipe, explain_sources
+from galley.config.hydra_bridge import open_loader
 from galley.errors import ConfigError
-from galley.hydra_bridge import open_loader
 
 
 def problems(*overrides: str, user_dir: Path | None = None) -> list[str]:

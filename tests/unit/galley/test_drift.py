@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from galley.cli import main
-from galley.drift import find_drift, record_data
-from galley.layout import resolve_layout
+from cli.main import main
+from galley.run.seal import seal, write_snapshot
+from galley.run.verify import find_drift, record_data
 from galley.rundir import RunFolder
 from galley.schema import Batch, Data, Recipe
-from galley.seal import seal, write_snapshot
 from galley.spec import ClusterFacts
+from galley.strategy.layout import resolve_layout
 from launchers import make_launcher
-from launchers.run import write_plan
+from launchers.lifecycle.launch import write_plan
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from galley.estimate import GIB, estimate_memory, memory_warnings, num_parameters
-from galley.layout import resolve_layout
 from galley.schema import Batch, Cluster, Data, Lora, Model, Precision, Recipe, Shape, Strategy, Train
+from galley.strategy.estimate import GIB, estimate_memory, memory_warnings, num_parameters
+from galley.strategy.layout import resolve_layout
 from tests.unit.galley.test_layout import CPU, GPU
 
 BILLION = Recipe(

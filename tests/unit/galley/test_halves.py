@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from galley import halves
-from galley.compose import compose_recipe
+from galley.config.compose import compose_recipe
 from galley.errors import SubmissionError
-from galley.halves import cost_text, half_cost, read_cpu, with_cost
-from galley.layout import layout_warnings, resolve_layout
 from galley.paths import RECIPES
 from galley.schema import Batch, Cluster, Dtype, Precision, Recipe
 from galley.spec import ClusterFacts
-from trainer import halves as ranks_halves
-from trainer.halves import measure
+from galley.strategy.layout import layout_warnings, resolve_layout
+from galley.system import half_precision
+from galley.system.half_precision import cost_text, half_cost, read_cpu, with_cost
+from trainer.engines import half_precision as ranks_halves
+from trainer.engines.half_precision import measure
 
 HERE = ClusterFacts(hostname="h", gpus=0, gpu_memory_gib=0, physical_cores=4, memory_gib=16)
 SAPPHIRE_RAPIDS = """\
@@ -105,7 +105,7 @@ def test_the_warning_has_the_measured_factor(compute: str, facts: ClusterFacts, 
 
 
 def test_only_a_recipe_that_depends_on_it_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(halves, "half_cost", lambda: {"bf16": 7.0})
+    monkeypatch.setattr(half_precision, "half_cost", lambda: {"bf16": 7.0})
     amx = replace(HERE, instructions=("amx_bf16",))
     for recipe, facts, measured in (
         (recipe_in("bf16"), HERE, True),
@@ -126,7 +126,7 @@ def test_a_kind_of_cpu_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_pat
         return 'a warning of torch\n{"bf16": 12.5, "fp16": 13}\n'
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(halves.proc, "run", answer)
+    monkeypatch.setattr(half_precision.proc, "run", answer)
     for _ in range(2):
         half_cost.cache_clear()
         assert half_cost() == {"bf16": 12.5, "fp16": 13}
@@ -144,8 +144,8 @@ def test_without_torch_nothing_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_
         raise SubmissionError("No module named 'torch'")
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(halves.proc, "run", fail)
-    assert halves.measure_here() == {}
+    monkeypatch.setattr(half_precision.proc, "run", fail)
+    assert half_precision.measure_here() == {}
     assert not list(tmp_path.rglob("*.json"))
 
 
@@ -163,7 +163,7 @@ def test_the_measurement_agrees_with_torch_and_takes_a_moment() -> None:
         for dtype in (torch.float32, torch.bfloat16)
     }
     slower = times[torch.bfloat16] / times[torch.float32]
-    if halves.has_instructions("bf16", halves.this_cpu().instructions):
+    if half_precision.has_instructions("bf16", half_precision.this_cpu().instructions):
         assert cost < 4
     else:
         assert min(cost, slower) > 2

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from galley.compose import compose_recipe
+from galley.config.compose import compose_recipe
+from galley.config.hydra_bridge import parse_override
 from galley.errors import valid_values
-from galley.hydra_bridge import parse_override
 from galley.paths import ROOT
 from tests.unit.galley.test_compose import problems
 

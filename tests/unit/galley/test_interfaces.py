@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from cli.options import Options
+from cli.prepare import prepare
 from galley.errors import ConfigError
-from galley.interfaces import GLOO
-from galley.verbs import Options
-from galley.verbs.prepare import prepare
+from galley.system.network_interfaces import GLOO
 
 RANKS = ("cluster.procs_per_node=2", "cluster.device=cpu")
 

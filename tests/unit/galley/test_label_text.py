@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from galley.datacheck import check_class_sets, check_data, load_splits
-from galley.labels import CLASS_SETS, CLASSES, class_order, numbered
+from galley.data.check import check_class_sets, check_data, load_splits
+from galley.data.labels import CLASS_SETS, CLASSES, class_order, numbered
 from galley.schema import Data
 
 UNSEEN = "dev.jsonl: has labels that DIR/train.jsonl does not have: "

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from galley.errors import ConfigError
-from galley.layout import layout_warnings, resolve_layout, split_batch
 from galley.schema import Batch, Cluster, Precision, Recipe, Strategy
 from galley.spec import ClusterFacts
+from galley.strategy.layout import layout_warnings, resolve_layout, split_batch
 
 CPU = ClusterFacts(hostname="h", gpus=0, gpu_memory_gib=0, physical_cores=4, memory_gib=16)
 GPU = replace(CPU, gpus=2, gpu_memory_gib=24)

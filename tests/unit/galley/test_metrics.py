@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import sacrebleu
 
+from galley.config.rules.recipe import recipe_problems
 from galley.errors import ConfigError, Problem
 from galley.metrics import (
     RUN_METRICS,
@@ -23,10 +24,9 @@ from galley.metrics import (
     task_metrics,
     watched,
 )
-from galley.rules import recipe_problems
 from galley.schema import Eval, Hpo, Recipe, Seq2Seq, Task
 from hpo.objectives import directions, read_objectives
-from hpo.values import Objective
+from hpo.study.values import Objective
 from trainer.metrics.entities import entity_metrics
 from trainer.metrics.regression import regression_metrics
 from trainer.metrics.retrieval import retrieval_metrics

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from galley.compose import compose_recipe, explain_sources
-from galley.estimate import num_parameters
-from galley.model_shape import LayerShape, layer_shape
+from galley.config.compose import compose_recipe, explain_sources
+from galley.model.shape import LayerShape, layer_shape
 from galley.schema import Shape
 from galley.spec import Engaged, RunResult
+from galley.strategy.estimate import num_parameters
 from hpo.promote import with_size
 from tests.unit.galley.test_compose import problems, user_recipe
 
@@ -142,7 +142,8 @@ def test_the_size_of_a_new_model_is_that_of_its_configuration_and_tokenizer() ->
 @pytest.mark.parametrize("size", ["model.num_parameters=7", "model.shape={num_layers: 3}"])
 def test_one_size_is_not_typed_for_all_models_of_a_sweep(swept: str, size: str) -> None:
     told = problems("hpo=optuna", swept, size)
-    what = f"{size}: is the size of one model, but the sweep has several ({swept.removeprefix('hpo.space.').split('=')[0]})"
+    key = swept.removeprefix("hpo.space.").split("=")[0]
+    what = f"{size}: is the size of one model, but the sweep has several ({key})"
     assert any(one.startswith(what) for one in told), told
 
 

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from galley.errors import ConfigError
-from galley.layout import resolve_layout
-from galley.moving import fit_batch, halved, move, relayout, with_cluster
+from galley.run.relayout import fit_batch, halved, move, relayout, with_cluster
 from galley.schema import Batch, Cluster, Recipe, Strategy
 from galley.spec import ClusterFacts, CodeSnapshot, Layout, RunSpec
-from launchers.local import LocalLauncher
+from galley.strategy.layout import resolve_layout
+from launchers.local.launcher import LocalLauncher
 
 CPU = ClusterFacts(hostname="h", gpus=0, gpu_memory_gib=0, physical_cores=4, memory_gib=16)
 RECIPE = Recipe(batch=Batch(global_size=32, micro_size=8, accumulation=2), cluster=Cluster(procs_per_node=2))

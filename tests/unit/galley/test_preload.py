@@ -10,14 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from galley.config.rules.recipe import recipe_problems
 from galley.errors import ConfigError
-from galley.facts import probe
-from galley.layout import declared_facts, resolve_layout
-from galley.preload import LIBRARIES, find_libraries, inherited_preload, library_folders, loaded_problems
-from galley.rules import recipe_problems
 from galley.schema import Batch, Cluster, Launcher, Recipe
 from galley.spec import ClusterFacts, CodeSnapshot, RunSpec
-from launchers.command import rank_environment
+from galley.strategy.layout import declared_facts, resolve_layout
+from galley.system.machine import probe
+from galley.system.preload import (
+    LIBRARIES,
+    find_libraries,
+    inherited_preload,
+    library_folders,
+    loaded_problems,
+)
+from launchers.common.worker_command import rank_environment
 from tests.support import not_available, run_process
 
 HERE = ClusterFacts("here", 0, 0.0, 4, 8.0)
@@ -95,7 +101,9 @@ def test_a_process_knows_what_it_has_loaded(tmp_path: Path) -> None:
     shutil.copy(real / "libstdc++.so.6", tmp_path / "own.so")
     link.symlink_to(tmp_path / "own.so")
     broken.write_text("no library")
-    script = f"from galley.preload import *; print(list(loaded_problems(['{link}', '{broken}'], 'n1')))"
+    script = (
+        f"from galley.system.preload import *; print(list(loaded_problems(['{link}', '{broken}'], 'n1')))"
+    )
     done = run_process([sys.executable, "-P", "-c", script], env={"LD_PRELOAD": f"{link}:{broken}"})
     assert f"{broken} was not loaded on n1" in done.out
     assert f"{link} was not" not in done.out

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from galley.datafiles import find_files, read_rows
-from galley.delimited import delimited_rows
+from galley.data.delimited_files import delimited_rows
+from galley.data.files import find_files, read_rows
 from galley.errors import DataError
 
 ROWS = [{"text": "a cat", "label": "0"}, {"text": 'He said "no", then', "label": "1"}]

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from galley.compose import compose_recipe, explain_sources
-from galley.hydra_bridge import parse_override
-from galley.recipe_file import with_absolute_path
-from galley.verbs import Options
-from galley.verbs.prepare import prepare
-from galley.verbs.recipes import recipe_files
+from cli.options import Options
+from cli.prepare import prepare
+from cli.recipes import recipe_files
+from galley.config.compose import compose_recipe, explain_sources
+from galley.config.hydra_bridge import parse_override
+from galley.config.recipe_file import with_absolute_path
 from tests.unit.galley.test_compose import problems, user_recipe
 
 BATCH = "batch: {global_size: 8}\n"

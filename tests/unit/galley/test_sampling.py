@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galley.datacheck import check_data
-from galley.rules import recipe_problems
-from galley.sampling import drawn, drawn_apart, mixture_sizes
+from galley.config.rules.recipe import recipe_problems
+from galley.data.check import check_data
+from galley.data.sampling import drawn, drawn_apart, mixture_sizes
 from galley.schema import Batch, Data, Eval, Recipe, Source, Task
 
 ORDERS = {

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from galley.errors import ConfigError
-from galley.layout import resolve_layout
+from galley.run.seal import code_files, default_run_dir, seal, snapshot_sha256, write_snapshot
 from galley.rundir import RunFolder, write_atomic
 from galley.schema import Batch, Precision, Recipe
-from galley.seal import code_files, default_run_dir, seal, snapshot_sha256, write_snapshot
 from galley.spec import RunResult, RunSpec, from_json, to_json
+from galley.strategy.layout import resolve_layout
 from tests.unit.galley.test_layout import CPU
 
 RECIPE = Recipe(batch=Batch(global_size=32))

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from galley import wire
+from galley.system import ipc
 
 
 def test_a_message_arrives_whole_and_with_its_file() -> None:
@@ -16,17 +16,17 @@ def test_a_message_arrives_whole_and_with_its_file() -> None:
     one.settimeout(10.0)  # as the launcher's: a write may then be cut short
     reads, writes = os.pipe()
     said = {"text": "line\nfeed", "large": "x" * 2**20}
-    thread = threading.Thread(target=wire.send, args=(one, said, [writes]))
+    thread = threading.Thread(target=ipc.send, args=(one, said, [writes]))
     thread.start()
-    message = wire.receive(other)
+    message = ipc.receive(other)
     thread.join()
     assert message is not None
     assert message.said == said
     (file,) = message.files
     os.write(file, b"!")
     assert os.read(reads, 1) == b"!"
-    wire.send(other, {"answer": 1})
-    assert wire.receive(one) == ({"answer": 1}, [])
+    ipc.send(other, {"answer": 1})
+    assert ipc.receive(one) == ({"answer": 1}, [])
     for descriptor in (reads, writes, file):
         os.close(descriptor)
 
@@ -34,6 +34,6 @@ def test_a_message_arrives_whole_and_with_its_file() -> None:
 def test_the_other_end_is_gone() -> None:
     one, other = socket.socketpair()
     other.close()
-    assert wire.receive(one) is None
+    assert ipc.receive(one) is None
     with pytest.raises((BrokenPipeError, ConnectionResetError)):
-        wire.send(one, {})
+        ipc.send(one, {})

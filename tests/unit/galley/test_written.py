@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from galley.compose import compose_recipe, explain_sources
+from galley.config.compose import compose_recipe, explain_sources
+from galley.config.hydra_bridge import parse_override
+from galley.config.validate import validate
 from galley.errors import ConfigError
-from galley.hydra_bridge import parse_override
-from galley.validate import validate
-from galley.words import override
+from galley.quoting import override
 from tests.unit.galley.test_compose import problems, user_recipe
 
 BATCH = "batch: {global_size: 8}\n"

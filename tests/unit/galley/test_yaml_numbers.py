@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from galley.compose import compose_recipe
-from galley.yaml_numbers import as_read
+from galley.config.compose import compose_recipe
+from galley.config.yaml_numbers import as_read
 from tests.unit.galley.test_compose import problems, user_recipe
 
 BATCH = "batch: {global_size: 8}\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from galley.compose import compose_recipe
+from galley.config.compose import compose_recipe
 from galley.errors import ConfigError
 from tests.unit.galley.test_compose import problems, user_recipe
 

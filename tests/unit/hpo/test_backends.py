@@ -9,7 +9,7 @@ import pytest
 from galley.errors import ConfigError
 from galley.schema import Hpo
 from hpo.backends import make_backend
-from hpo.base import Search
+from hpo.backends.base import Search
 from tests.contract.hpo_backend_contract import OBJECTIVES, SPACE, HpoBackendContract
 
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
+from cli.options import Options
+from cli.run import resume
 from galley.errors import ConfigError
 from galley.schema import Batch, Hpo, Recipe
 from galley.spec import CodeSnapshot
-from galley.verbs import Options
-from galley.verbs.run import resume
 from hpo import sweep
-from hpo.folder import StudyFolder
-from hpo.journal import Asked, Begun, Ended, Journal, read_journal
-from hpo.study import Study, fold, read_study
+from hpo.study.event_log import Asked, Begun, Ended, Journal, read_journal
+from hpo.study.folder import StudyFolder
+from hpo.study.state import Study, fold, read_study
 from hpo.sweep import is_done
 
 SPACE = {"seed": [1, 2, 3, 4]}

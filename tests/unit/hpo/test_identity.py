@@ -12,12 +12,12 @@ import pytest
 from galley.errors import ConfigError
 from galley.schema import Hpo, Recipe
 from galley.spec import CodeSnapshot
+from hpo.backends.base import NoAnswerError, Search
 from hpo.backends.optuna import OptunaBackend
-from hpo.base import NoAnswerError, Search
-from hpo.identity import study_id
-from hpo.journal import Begun
-from hpo.space import read_space
-from hpo.values import Constraint, Objective, Trial
+from hpo.space.dimensions import read_space
+from hpo.study.event_log import Begun
+from hpo.study.identity import study_id
+from hpo.study.values import Constraint, Objective, Trial
 
 LOSS, SPEED = Objective("eval/loss", "minimize"), Objective("samples_per_s", "maximize")
 SPACE = {"optim.lr": {"low": 1e-5, "high": 1e-3, "log": True}, "batch.global_size": [8, 16]}

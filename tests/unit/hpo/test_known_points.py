@@ -15,15 +15,15 @@ from galley.schema import Batch, Hpo, Recipe
 from galley.spec import CodeSnapshot
 from hpo.backends import make_backend
 from hpo.check import sweep_problems
-from hpo.folder import StudyFolder
-from hpo.journal import Begun, Ended, Journal
-from hpo.known import read_known_points
-from hpo.ledger import Ledger
-from hpo.points import enumerate_points, point_text
-from hpo.space import read_space
-from hpo.study import Study, read_study
+from hpo.space.dimensions import read_space
+from hpo.space.known_points import read_known_points
+from hpo.space.points import enumerate_points, point_text
+from hpo.study.event_log import Begun, Ended, Journal
+from hpo.study.folder import StudyFolder
+from hpo.study.shared_study import Ledger
+from hpo.study.state import Study, read_study
+from hpo.study.values import Params
 from hpo.sweep import _search
-from hpo.values import Params
 
 SPACE: dict[str, Any] = {
     "optim.lr": {"low": 0.1, "high": 0.5, "step": 0.1},
@@ -143,7 +143,7 @@ def test_a_random_search_draws_no_point_twice_while_there_are_others(tmp_path: P
 
 
 def test_a_point_that_comes_again_is_noticed(tmp_path: Path) -> None:
-    from hpo.journal import Asked
+    from hpo.study.event_log import Asked
 
     study = Study(
         StudyFolder(tmp_path), Begun("s", [], [], recipe(kind="random"), CodeSnapshot("0", None, False), 0.0)

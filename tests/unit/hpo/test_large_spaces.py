@@ -11,11 +11,11 @@ import pytest
 from galley.errors import ConfigError
 from galley.schema import Batch, Eval, Hpo, Recipe
 from hpo.backends import make_backend
-from hpo.base import Search
+from hpo.backends.base import Search
 from hpo.check import sweep_problems
-from hpo.points import Grid, count_points, draw, enumerate_points, size_of
-from hpo.space import read_space
-from hpo.values import Objective, Trial
+from hpo.space.dimensions import read_space
+from hpo.space.points import Grid, count_points, draw, enumerate_points, size_of
+from hpo.study.values import Objective, Trial
 
 SEEDS = "interval(0,4294967295)"  # 2 ** 32 values
 SPACE = {"optim.betas": [[0.9, 0.99], [0.8, 0.9]], "seed": SEEDS}

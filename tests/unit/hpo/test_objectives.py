@@ -7,12 +7,12 @@ import math
 
 import pytest
 
-from galley.compose import compose_recipe
+from galley.config.compose import compose_recipe
 from galley.errors import ConfigError
 from galley.schema import Recipe
 from hpo.check import sweep_problems
 from hpo.objectives import judge, read_objectives
-from hpo.values import Constraint, Objective
+from hpo.study.values import Constraint, Objective
 
 F1, SPEED = "eval/f1", "samples_per_s"
 

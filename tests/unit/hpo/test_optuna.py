@@ -21,12 +21,12 @@ from optuna.testing.pytest_storages import StorageTestCase
 
 from galley.errors import ConfigError
 from galley.schema import Hpo
+from hpo.backends.base import Search
 from hpo.backends.optuna import OptunaBackend, storage_url
 from hpo.backends.optuna_samplers import check_sampler, make_sampler, population
 from hpo.backends.optuna_storage import open_storage
-from hpo.base import Search
-from hpo.space import read_space
-from hpo.values import Constraint, Objective, Trial
+from hpo.space.dimensions import read_space
+from hpo.study.values import Constraint, Objective, Trial
 
 OBJECTIVES = (Objective("eval/f1", "maximize"), Objective("wall_s", "minimize"))
 

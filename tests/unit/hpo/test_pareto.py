@@ -18,15 +18,15 @@ from galley.schema import Choose, Hpo, Recipe
 from galley.spec import CodeSnapshot, from_json, to_json
 from hpo import pareto
 from hpo.display import describe_estimate
-from hpo.folder import StudyFolder
-from hpo.journal import Begun
 from hpo.pruning.rungs import rungs, survives
 from hpo.report import write_report
 from hpo.report.page import page_data
 from hpo.select import choose, pareto_front
-from hpo.study import Study
+from hpo.study.event_log import Begun
+from hpo.study.folder import StudyFolder
+from hpo.study.state import Study
+from hpo.study.values import Objective, ParetoFront, Trial
 from hpo.summary import print_front
-from hpo.values import Objective, ParetoFront, Trial
 
 NUMBERS = st.integers(0, 6).map(float)  # few: equal values and equal points are frequent
 POINTS = st.integers(1, 3).flatmap(lambda m: st.lists(st.tuples(*[NUMBERS] * m), max_size=12))

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from galley.compose import compose_recipe
-from galley.hydra_bridge import Composed
+from galley.config.compose import compose_recipe
+from galley.config.hydra_bridge import Composed
 from galley.schema import Hpo, Pbt
+from hpo.backends.base import Search
 from hpo.backends.pbt import PbtBackend, explore, quantiles
-from hpo.base import Search
 from hpo.check import sweep_problems
 from hpo.population import interval_end, interval_numbers, lineage
-from hpo.values import Objective, Params, SpaceDim, Trial
+from hpo.study.values import Objective, Params, SpaceDim, Trial
 
 COMPOSED = Composed()  # the files are read once for all
 SPACE = (

@@ -18,13 +18,13 @@ from galley.schema import Eval, Hpo, Pruning, Recipe, Train
 from galley.spec import CodeSnapshot, Progress
 from hpo import pareto
 from hpo.check import sweep_problems
-from hpo.folder import StudyFolder
-from hpo.journal import Begun
 from hpo.pruning import make_pruner
 from hpo.pruning.curves import Report
 from hpo.pruning.rungs import rungs, survives
-from hpo.study import Study
-from hpo.values import Trial
+from hpo.study.event_log import Begun
+from hpo.study.folder import StudyFolder
+from hpo.study.state import Study
+from hpo.study.values import Trial
 
 STEPS = 100
 Curve = dict[int, dict[str, float]]  # step -> metrics

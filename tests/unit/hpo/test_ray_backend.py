@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 import hpo.backends.ray as ray_backend
-from galley.compose import compose_recipe
+from galley.config.compose import compose_recipe
 from galley.errors import ConfigError
 from galley.schema import Hpo
-from hpo.base import Search
-from hpo.values import Constraint, Objective, Params, SpaceDim, Trial
+from hpo.backends.base import Search
+from hpo.study.values import Constraint, Objective, Params, SpaceDim, Trial
 
 SPACE = (
     SpaceDim("optim.lr", "float", 1e-6, 1e-2, log=True),

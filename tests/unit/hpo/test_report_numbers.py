@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from galley.compose import compose_recipe
+from cli.options import Options
+from cli.plan import plan
+from galley.config.compose import compose_recipe
 from galley.errors import ConfigError
-from galley.verbs import Options
-from galley.verbs.plan import plan
 from hpo.report import write_report
 from hpo.report.importance import importances
+from hpo.study.values import Objective, ParetoFront, Trial
 from hpo.summary import front_json
-from hpo.values import Objective, ParetoFront, Trial
 
 # eval/loss of eight trials with a = 0 or 1: epsilon squared is 1 - (SS_within / 6) / (SS_total / 7).
 LOSSES = [1.0, 2.0, 1.0, 2.0, 5.0, 6.0, 5.0, 6.0]

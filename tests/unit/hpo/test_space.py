@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from galley.config.hydra_bridge import parse_override
 from galley.errors import ConfigError
-from galley.hydra_bridge import parse_override
-from hpo.points import draw, enumerate_points, override, same_point, values_of
-from hpo.space import read_space
-from hpo.values import SpaceDim
+from hpo.space.dimensions import read_space
+from hpo.space.points import draw, enumerate_points, override, same_point, values_of
+from hpo.study.values import SpaceDim
 
 MIXED = {
     "optim": {"lr": "tag(log, interval(1e-6, 1e-4))"},

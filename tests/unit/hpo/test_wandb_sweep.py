@@ -9,12 +9,12 @@ import pytest
 import yaml
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-from galley.compose import compose_recipe
+from cli.options import parse_arguments
+from galley.config.compose import compose_recipe
 from galley.errors import ConfigError
 from galley.spec import RunResult
 from galley.trackers import summary_of
-from galley.verbs import parse_arguments
-from hpo.values import SpaceDim
+from hpo.study.values import SpaceDim
 from hpo.wandb_sweep import export_sweep, parameter
 
 WORDS = ["hpo=wandb", "hpo.trials=5", "hpo.objectives=[eval/f1]", "data.max_samples=64"]

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import yaml
 
-from galley.compose import compose_recipe
+from galley.config.compose import compose_recipe
+from galley.config.hydra_bridge import open_loader
+from galley.config.provenance import Source
+from galley.config.rules.recipe import recipe_problems
+from galley.config.validate import validate
 from galley.errors import ConfigError, Problem
-from galley.hydra_bridge import open_loader
 from galley.interop import absorb
 from galley.interop.explicit import explicit_sources
-from galley.provenance import Source
-from galley.rules import recipe_problems
 from galley.schema import Recipe
-from galley.validate import validate
 
 
 def deepspeed_file(folder: Path, config: Mapping[str, Any]) -> str:

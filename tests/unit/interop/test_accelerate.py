@@ -11,8 +11,8 @@ import pytest
 from galley.errors import ConfigError
 from galley.interop.accelerate_keys import FSDP_ALIASES
 from galley.interop.export import export_strategy
-from galley.layout import resolve_layout
 from galley.spec import ClusterFacts
+from galley.strategy.layout import resolve_layout
 from tests.unit.interop.files import accelerate_file, compose, deepspeed_file, fsdp, problem, problems, zero
 
 GPUS = {"distributed_type": "MULTI_GPU"}

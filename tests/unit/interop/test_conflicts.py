@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from galley.compose import compose_recipe, explain_sources
+from galley.config.compose import compose_recipe, explain_sources
 from galley.errors import ConfigError
 from tests.unit.galley.test_compose import user_recipe
 from tests.unit.interop.files import accelerate_file, deepspeed_file, fsdp, zero

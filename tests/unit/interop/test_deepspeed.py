@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from galley import interop
+from galley.config.keys import is_known, leaf_types, sections
 from galley.interop.deepspeed_keys import TOP, ZERO
-from galley.keys import is_known, leaf_types, sections
 from tests.unit.interop.files import compose, deepspeed_file, problem, problems, zero
 
 

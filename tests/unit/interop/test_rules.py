@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from galley.config.rules.strategy import strategy_problems
 from galley.schema import Strategy
-from galley.strategy_rules import strategy_problems
 
 ZERO3: dict[str, Any] = {"engine": "deepspeed", "shard": "params"}
 FSDP: dict[str, Any] = {"engine": "fsdp", "shard": "params"}

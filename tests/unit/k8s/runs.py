@@ -9,7 +9,7 @@ from typing import Any
 from galley.schema import K8s, Recipe
 from galley.spec import ClusterFacts, CodeSnapshot, LaunchPlan, Layout, RunSpec
 from launchers.k8s.launcher import MANIFEST, K8sLauncher
-from launchers.k8s.text import from_yaml
+from launchers.k8s.manifest.yaml_text import from_yaml
 
 FACTS = ClusterFacts("a node", 0, 0.0, 4, 0.0)
 RUN_DIR = Path("/runs/quickstart-ddp-0123abcd")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from launchers.k8s.checks import object_problems
-from launchers.k8s.fields import OBJECTS, Fields, Kind, ListOf, MapOf
+from launchers.k8s.validation.checks import object_problems
+from launchers.k8s.validation.fields import OBJECTS, Fields, Kind, ListOf, MapOf
 from tests.integration.k8s.crds import Schema, load, rejections
 from tests.unit.k8s.runs import Object, make_spec, objects, value_of
 

@@ -10,7 +10,7 @@ import yaml
 from galley.errors import ConfigError
 from galley.spec import ClusterFacts, RunSpec, to_json
 from launchers.k8s.launcher import MANIFEST
-from launchers.k8s.manifests import UNPACK
+from launchers.k8s.manifest.job import UNPACK
 from tests.support import REPO
 from tests.unit.k8s.runs import RUN_DIR, job_of, make_spec, objects, plan, pod_of
 

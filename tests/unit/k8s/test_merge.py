@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from launchers.k8s.merge import merge
+from launchers.k8s.manifest.merge import merge
 
 TEMPLATE: dict[str, Any] = {
     "metadata": {"labels": {"app": "nginx"}},

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from galley.k8s_names import k8s_name_problems
-from galley.rules import recipe_problems
+from galley.config.rules.k8s_names import k8s_name_problems
+from galley.config.rules.recipe import recipe_problems
 from galley.schema import Batch
 from tests.unit.k8s.runs import job_of, make_spec
 

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from galley.compose import compose_recipe
+from galley.config.compose import compose_recipe
+from galley.config.rank_paths import place_problems, place_warnings, seen_here, uploads, with_uploads
+from galley.config.rules.recipe import recipe_problems
 from galley.errors import ConfigError, Problem
-from galley.places import place_problems, place_warnings, seen_here, uploads, with_uploads
-from galley.rules import recipe_problems
+from galley.run.seal import code_files
 from galley.rundir import RunFolder
 from galley.schema import Batch, Recipe, Source
-from galley.seal import code_files
 from galley.spec import CodeSnapshot
 from launchers.k8s import bundle
 from launchers.k8s.launcher import K8sLauncher
 from tests.unit.k8s.runs import make_spec
-from trainer.placing import with_uploaded
+from trainer.run.attempt_layout import with_uploaded
 
 ROWS = [("one", "two", "0"), ("three", "four", "1"), ("é", "six", "1"), ("seven", "", "0")]
 

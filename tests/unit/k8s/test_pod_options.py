@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from galley.config.rules.k8s import k8s_problems
 from galley.errors import ConfigError
-from galley.k8s_rules import k8s_problems
-from launchers.k8s.checks import object_problems
-from launchers.k8s.types import amount
+from launchers.k8s.validation.checks import object_problems
+from launchers.k8s.validation.types import amount
 from scripts.write_pod_fields import TARGET, pod_fields
 from tests.integration.k8s.crds import Schema, load, rejections
 from tests.unit.k8s.runs import Object, job_of, make_spec, objects, pod_of, value_of

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from galley.errors import ConfigError, SubmissionError
+from galley.run.seal import snapshot_files, snapshot_sha256
 from galley.rundir import RunFolder
-from galley.seal import snapshot_files, snapshot_sha256
 from galley.spec import RunResult, to_json
 from launchers.k8s import bundle, unpack
-from launchers.k8s.manifests import UNPACK
+from launchers.k8s.manifest.job import UNPACK
+from launchers.k8s.manifest.pod import literal
 from launchers.k8s.node import agent_environment, shown_ranks
-from launchers.k8s.pod import literal
 from launchers.k8s.relay import Tail, extend, file_line, rank_texts, receive
 from tests.integration.k8s.cluster import expand
 from tests.support import Finished, run_process

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from galley.preload import LIBRARIES
 from galley.schema import K8s
-from launchers.k8s.checks import object_problems
+from galley.system.preload import LIBRARIES
 from launchers.k8s.launcher import MANIFEST
+from launchers.k8s.validation.checks import object_problems
 from tests.integration.k8s.crds import load, rejections
 from tests.support import REPO, require_program, run_process
 from tests.unit.k8s.runs import make_spec, plan

@@ -18,14 +18,14 @@ from unittest import mock
 from galley.schema import Torchrun
 from galley.spec import ClusterFacts, LaunchPlan, MpiFacts, MpiFlavor, RunSpec
 from launchers.k8s.launcher import MANIFEST, K8sLauncher
+from launchers.k8s.manifest.yaml_text import from_yaml
 from launchers.k8s.node import agent_environment
-from launchers.k8s.text import from_yaml
-from launchers.local import LocalLauncher
-from launchers.mpi import MpiLauncher
+from launchers.lifecycle.launch import write_plan
+from launchers.local.launcher import LocalLauncher
+from launchers.mpi.launcher import MpiLauncher
 from launchers.ray.driver import node_command
 from launchers.ray.launcher import RayLauncher
-from launchers.run import write_plan
-from launchers.slurm import SlurmLauncher
+from launchers.slurm.launcher import SlurmLauncher
 from tests.integration.k8s.cluster import Pod, expand, pytorch_pods, train_pods
 from tests.unit.slurm.bench import Bench
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from galley import display
-from galley.display import MetricsTail, PlainDisplay, format_s
+from galley.report import display
+from galley.report.display import MetricsTail, PlainDisplay, format_s
+from galley.report.summary import show_failure, show_result
 from galley.rundir import RunFolder
 from galley.spec import Progress, RunResult
-from galley.summary import show_failure, show_result
 from tests.integration.local.standin import make_spec
 
 

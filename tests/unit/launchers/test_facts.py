@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from galley.facts import has_bf16, memory_gib, physical_cores, probe, visible_gpus
+from galley.system.machine import has_bf16, memory_gib, physical_cores, probe, visible_gpus
 
 TABLE = "0, GPU-aaaa1111, 81559\n1, GPU-bbbb2222, 40960\n2, GPU-aabb3333, 81559\n"
 

@@ -21,8 +21,8 @@ from galley.spec import (
     State,
 )
 from launchers.base import Diagnosis, Launcher
-from launchers.ending import conclude, mark_cancelled, result_of
-from launchers.follow import catch_interrupts
+from launchers.lifecycle.result import conclude, mark_cancelled, result_of
+from launchers.lifecycle.supervise import catch_interrupts
 from tests.integration.local.standin import make_spec
 
 HANDLE = RunHandle("seen", 1, "1", "host", 1000.0)

@@ -13,7 +13,7 @@ from galley.schema import Torchrun
 from galley.spec import RunSpec, to_json
 from launchers import LAUNCHERS, make_launcher
 from launchers.base import Launcher
-from launchers.local import LocalLauncher, rendezvous_problems
+from launchers.local.launcher import LocalLauncher, rendezvous_problems
 from tests.integration.local.standin import FACTS, make_spec
 from tests.support import REPO
 

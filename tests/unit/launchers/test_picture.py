@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from galley.picture import draw, points, smooth
+from galley.report.plot import draw, points, smooth
 from galley.rundir import RunFolder
 from tests.integration.local.standin import make_spec
 

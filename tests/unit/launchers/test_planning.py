@@ -13,7 +13,7 @@ from tests.unit.test_imports import HEAVY
 # A process of its own for each launcher, from one that has loaded no launcher.
 ALL = """
 import json, os, sys, time
-from galley.cli import main
+from cli.main import main
 for name in sys.argv[1:]:
     pid = os.fork()
     if pid == 0:

@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from galley import proc
 from galley.errors import SubmissionError
+from galley.system import proc
 from tests.integration.local.standin import wait_until
 
 # A parent that starts a child and says its id; both sleep.

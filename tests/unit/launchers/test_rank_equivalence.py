@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from galley.schema import Launcher, Recipe
 from galley.spec import CodeSnapshot, Layout, RunSpec
 from tests.unit.launchers.clusters import CLUSTERS, Given
-from trainer.rank_facts import read_rank_facts
+from trainer.hosts.rank_facts import read_rank_facts
 
 # What every rank must have besides its place; the run folder of pods and of Slurm's test is another.
 COMMON = (

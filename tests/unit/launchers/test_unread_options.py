@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from galley.launcher_rules import UNREAD, unread_problems, unread_warnings
+from galley.config.rules.launcher import UNREAD, unread_problems, unread_warnings
 from galley.schema import Launcher, Recipe
 
 TRAINJOB = {"kind": "trainjob"}

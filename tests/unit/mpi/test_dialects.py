@@ -12,9 +12,9 @@ import pytest
 from galley.rundir import RunFolder
 from galley.schema import Mpi
 from galley.spec import ClusterFacts, LaunchPlan, MpiFacts, RunHandle
-from launchers.mpi import MpiLauncher
-from launchers.mpi_dialect import mask_cpus
-from launchers.mpi_probe import read_version
+from launchers.mpi.dialect import mask_cpus
+from launchers.mpi.launcher import MpiLauncher
+from launchers.mpi.probe import read_version
 from tests.integration.local.standin import make_spec
 from tests.support import REPO
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from galley.compose import compose_recipe
+from galley.config.compose import compose_recipe
 from galley.errors import ConfigError
 from galley.schema import Cluster, Launcher, Mpi, Recipe
-from launchers.mpi import MpiLauncher, rendezvous
-from launchers.mpi_hosts import expand, hosts_of, read_hostfile
+from launchers.mpi.hosts import expand, hosts_of, read_hostfile
+from launchers.mpi.launcher import MpiLauncher, rendezvous
 from tests.unit.mpi.test_dialects import make_plan
 
 

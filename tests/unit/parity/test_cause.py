@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from galley.parity import TOLERANCES, Evidence, WeightsDeviation, compare, find_cause
+from galley.report.parity import TOLERANCES, Evidence, WeightsDeviation, compare, find_cause
 
 REFERENCE = Evidence(
     strategy="single",

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from galley.schema import Model, Recipe
-from trainer.models import load_classifier
+from trainer.models.build import load_classifier
 
 
 @pytest.mark.parametrize("name", ["embedded:minilm", "embedded:deberta_minilm"])

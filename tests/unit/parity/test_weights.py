@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from galley.errors import CheckpointError
-from galley.weights import TensorFiles, compare_weights, model_files, weights_format, write_tensors
+from galley.report.weights import TensorFiles, compare_weights, model_files, weights_format, write_tensors
 
 
 def saved(path: Path, **tensors: object) -> TensorFiles:

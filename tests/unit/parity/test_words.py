@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from galley.cli import main
-from galley.verbs import Options
-from galley.verbs.parity import plan_runs, read_request
+from cli.main import main
+from cli.options import Options
+from cli.parity import plan_runs, read_request
 
 
 @pytest.fixture(autouse=True)

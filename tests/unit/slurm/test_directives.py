@@ -12,9 +12,9 @@ import pytest
 from galley.errors import ConfigError
 from galley.schema import Cluster
 from galley.spec import RunSpec
-from launchers.slurm import SlurmLauncher, submission_environment
-from launchers.slurm_array import plan_array
-from launchers.slurm_script import directive
+from launchers.slurm.array import plan_array
+from launchers.slurm.launcher import SlurmLauncher, submission_environment
+from launchers.slurm.script import directive
 from tests.unit.slurm.bench import FACTS, make_spec_on, plan_on
 
 

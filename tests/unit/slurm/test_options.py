@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from galley.compose import compose_recipe
+from galley.config.compose import compose_recipe
 from galley.errors import ConfigError
 from galley.schema import Cluster
 from galley.schema.types import minutes_of

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from galley.cli import main
+from cli.main import main
 from tests.support import REPO
 
 PROFILES = sorted(file.stem for file in (REPO / "conf" / "cluster").glob("slurm_*.yaml"))

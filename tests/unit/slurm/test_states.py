@@ -7,8 +7,8 @@ from typing import get_args
 import pytest
 
 from galley.spec import FailureClass, State
-from launchers.slurm_recall import read_squeue
-from launchers.slurm_states import FORGOTTEN, STATES, Seen, read_array, read_sacct, read_scontrol
+from launchers.slurm.recall import read_squeue
+from launchers.slurm.states import FORGOTTEN, STATES, Seen, read_array, read_sacct, read_scontrol
 
 RUNNING = (
     "JobId=1 JobName=run UserId=root(0) GroupId=root(0) MCS_label=N/A Priority=4294901759 Nice=0"

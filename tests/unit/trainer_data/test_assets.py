@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from galley.errors import ConfigError
-from galley.model_shape import EMBEDDED
+from galley.model.shape import EMBEDDED
 from tests.support import REPO, run_process
 from trainer.assets import MODELS, PREFIX, deberta_minilm, minilm, model_folder
 

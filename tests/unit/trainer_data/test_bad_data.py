@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
+from galley.config.rules.recipe import recipe_problems
+from galley.data.roles import ROLES
+from galley.data.squad import load_question_sets
 from galley.errors import ConfigError
-from galley.rules import recipe_problems
 from galley.schema import Batch, Data, Model, Recipe, Task
 from galley.schema.task import Distillation, QuestionAnswering, Seq2Seq
-from galley.squad import load_question_sets
-from galley.tables import ROLES
 from trainer.data.raw import read_tables
-from trainer.data.windows import WindowSize
-from trainer.data.windows import windows as question_windows
-from trainer.models import load_tokenizer
+from trainer.data.tokenize.windows import WindowSize
+from trainer.data.tokenize.windows import windows as question_windows
+from trainer.models.build import load_tokenizer
 from trainer.tasks.language_modeling import CausalLM
 from trainer.tasks.seq2seq import Seq2Seq as Seq2SeqTask
 

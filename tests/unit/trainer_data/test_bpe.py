@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from galley.compose import compose_recipe
+from galley.config.compose import compose_recipe
 from galley.errors import ConfigError
 from galley.schema import Data, Eval, Model, Recipe, Task, Train
 from galley.schema.model import Bpe
-from trainer.bpe import bpe_tokenizer
+from trainer.models.bpe import bpe_tokenizer
 from trainer.tasks.language_modeling import CausalLM
 
 TEXTS = ["def low(lower):\n    return lower", "def lowest(low):\n\treturn low + 1"] * 3

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from galley import datacheck
-from galley.datacheck import check_data, load_splits
+from galley.data import check
+from galley.data.check import check_data, load_splits
+from galley.data.splits import describe
 from galley.errors import DataError
 from galley.schema import Data
-from galley.splits import describe
 
 GOOD = "text,label\na cat,0\na dog,1\n"
 MRPC_HEADER = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n"
@@ -289,7 +289,7 @@ def test_glue_mrpc_does_not_hide_a_wrong_name(tmp_path: Path) -> None:
 def test_before_the_launch_a_long_file_is_read_in_part_and_its_classes_are_not_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(datacheck, "ROWS_BEFORE_LAUNCH", 5)
+    monkeypatch.setattr(check, "ROWS_BEFORE_LAUNCH", 5)
     data = write(tmp_path, train_csv="text,label\n" + "a,0\n" * 8 + "b,1\nc,-1\n")
     assert messages(data) == []
     with pytest.raises(DataError, match=r"train\.csv:11: column 'label': '-1' is not a class"):

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from galley.config.rules.recipe import recipe_problems
 from galley.errors import ConfigError
-from galley.rules import recipe_problems
 from galley.schema import Batch, Data, Launcher, Model, Recipe, Task
 from trainer.tasks import make_task
 

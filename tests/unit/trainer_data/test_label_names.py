@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from galley.config.rules.recipe import recipe_problems
 from galley.errors import ConfigError
-from galley.rules import recipe_problems
 from galley.schema import Batch, Data, Distillation, Model, Recipe, Task
-from trainer.data.tagged import read_tag_tables
+from trainer.data.tokenize.tagged import read_tag_tables
 from trainer.tasks import make_task
 
 ROWS = [("a fine day", "positive"), ("a bad day", "negative"), ("a day", "positive")]

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from galley.data.roles import Table
 from galley.errors import ConfigError
 from galley.schema import Data, Model, Recipe, Task
 from galley.schema.task import LanguageModeling
-from galley.tables import Table
-from trainer.characters import character_tokenizer
 from trainer.data.language import Preparation, TextEncoder, evaluation_windows, training_samples
-from trainer.data.packing import FillInTheMiddle, pieces, windows
 from trainer.data.store import ArrowDataset
+from trainer.data.tokenize.packing import FillInTheMiddle, pieces, windows
+from trainer.models.characters import character_tokenizer
 from trainer.tasks.language_modeling import CausalLM, MaskedLM
 
 TEXTS = ["to be or not to be", "that is", "x", "  ", "the question whether it is nobler"]

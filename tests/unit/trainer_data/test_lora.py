@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import torch
 
-from galley.compose import compose_recipe
+from cli.evaluate import what_to_measure
+from cli.options import Options
+from galley.config.compose import compose_recipe
+from galley.config.rules.model import model_problems
 from galley.errors import ConfigError
-from galley.model_rules import model_problems
-from galley.model_shape import num_adapter_parameters, num_parameters
+from galley.model.shape import num_adapter_parameters, num_parameters
 from galley.schema import Data, Lora, Model, Recipe, Task
 from galley.schema.task import LanguageModeling
-from galley.verbs import Options
-from galley.verbs.evaluate import what_to_measure
-from trainer import lora
-from trainer.models import new_modules
+from trainer.models import adapters
+from trainer.models.build import new_modules
 from trainer.tasks.language_modeling import CausalLM
 from trainer.tasks.sequence_classification import SequenceClassification
 
@@ -35,7 +35,7 @@ def task(name: Path, **settings: Any) -> SequenceClassification:
 
 def trained(made: SequenceClassification) -> Any:
     """With adapters that do something: fresh ones add nothing."""
-    model = lora.with_adapters(made.model(), made, made.recipe)
+    model = adapters.with_adapters(made.model(), made, made.recipe)
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -45,7 +45,7 @@ def trained(made: SequenceClassification) -> Any:
 
 
 def state(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    frozen = lora.frozen_names(model)
+    frozen = adapters.frozen_names(model)
     return {name: t for name, t in model.state_dict().items() if name not in frozen}
 
 
@@ -56,7 +56,7 @@ def test_peft_loads_the_adapters_and_transformers_the_merged_model(tiny_model: P
     made = task(tiny_model, target_modules=["query", "dense"])
     model = trained(made)
     expected = model(input_ids=TOKENS).logits
-    lora.save(made, model, state(model), str(tmp_path / "adapters"))
+    adapters.save(made, model, state(model), str(tmp_path / "adapters"))
     assert {path.name for path in (tmp_path / "adapters").iterdir()} >= {
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -74,7 +74,7 @@ def test_peft_loads_the_adapters_and_transformers_the_merged_model(tiny_model: P
     loaded = PeftModel.from_pretrained(base, str(tmp_path / "adapters")).eval()
     torch.testing.assert_close(loaded(input_ids=TOKENS).logits, expected)
     merging = task(tiny_model, target_modules=["query", "dense"], merge=True)
-    lora.save(merging, model, state(model), str(tmp_path / "merged"))
+    adapters.save(merging, model, state(model), str(tmp_path / "merged"))
     merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     torch.testing.assert_close(merged(input_ids=TOKENS).logits, expected, atol=1e-5, rtol=1e-5)
 
@@ -107,20 +107,20 @@ def test_other_methods_train_what_their_papers_say_and_peft_loads_them(
     from transformers import AutoModelForSequenceClassification
 
     made = task(tiny_model, **settings)
-    fresh = lora.with_adapters(made.model(), made, made.recipe).eval()
+    fresh = adapters.with_adapters(made.model(), made, made.recipe).eval()
     torch.testing.assert_close(fresh(input_ids=TOKENS).logits, made.model().eval()(input_ids=TOKENS).logits)
     model = trained(made)
     config = json.loads((tiny_model / "config.json").read_text())
     expected = elements(config["hidden_size"], config["intermediate_size"])
     assert only_trained(model) == expected * config["num_hidden_layers"]
-    lora.save(made, model, state(model), str(tmp_path / "adapters"))
+    adapters.save(made, model, state(model), str(tmp_path / "adapters"))
     base = AutoModelForSequenceClassification.from_pretrained(
         tiny_model, num_labels=2, ignore_mismatched_sizes=True
     )
     loaded = PeftModel.from_pretrained(base, str(tmp_path / "adapters")).eval()
     logits = model(input_ids=TOKENS).logits
     torch.testing.assert_close(loaded(input_ids=TOKENS).logits, logits)
-    lora.save(task(tiny_model, **settings, merge=True), model, state(model), str(tmp_path / "merged"))
+    adapters.save(task(tiny_model, **settings, merge=True), model, state(model), str(tmp_path / "merged"))
     merged = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
     torch.testing.assert_close(merged(input_ids=TOKENS).logits, logits, atol=1e-5, rtol=1e-5)
     if made.recipe.model.lora.method == "dora":
@@ -148,7 +148,7 @@ def test_what_the_stored_model_lacks_is_trained_in_full(tiny_model: Path) -> Non
     base = made.model()
     assert new_modules(base) == ["classifier"]
     base._galley_new = ("bert.pooler.dense.weight", "classifier.weight")  # type: ignore[assignment]
-    model = lora.with_adapters(base, made, made.recipe)
+    model = adapters.with_adapters(base, made, made.recipe)
     names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert {name.rpartition("model.")[2].partition(".default")[0] for name in names} == {
         "bert.encoder.layer.0.attention.self.query.lora_A",
@@ -162,7 +162,7 @@ def test_a_folder_of_adapters_is_a_model(tiny_model: Path, tmp_path: Path) -> No
     """Its base is the one it names; the head of another size comes with the adapters."""
     made = task(tiny_model, target_modules=["query"])
     model = trained(made)
-    lora.save(made, model, state(model), str(tmp_path))
+    adapters.save(made, model, state(model), str(tmp_path))
     again = task(tmp_path)
     whole = replace(again.recipe, model=Model(name=str(tmp_path)))
     again.recipe = whole
@@ -191,7 +191,7 @@ def test_embeddings_of_new_tokens_are_trained_and_kept(tmp_path: Path, tied: boo
     fim = LanguageModeling(fim_rate=0.5)
     made = CausalLM(Recipe(model=named, data=Data(max_length=16), task=Task("causal_lm", lm=fim)))
     made._prepare(None)
-    model = lora.with_adapters(made.model(), made, made.recipe)
+    model = adapters.with_adapters(made.model(), made, made.recipe)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -199,7 +199,7 @@ def test_embeddings_of_new_tokens_are_trained_and_kept(tmp_path: Path, tied: boo
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert sum("trainable_tokens" in name for name in trained) == (1 if tied else 2)
     tokens = torch.tensor([[5, 50257, 7, 50258, 9, 50259]])
-    lora.save(made, model.eval(), state(model), str(tmp_path / "adapters"))
+    adapters.save(made, model.eval(), state(model), str(tmp_path / "adapters"))
     torch.manual_seed(7)
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     base.resize_token_embeddings(50260, mean_resizing=False)
@@ -233,7 +233,7 @@ def test_adapters_beside_a_model_that_nothing_keeps_are_refused(
 
 def test_peft_chooses_the_layers_where_the_recipe_does_not(tiny_model: Path) -> None:
     made = task(tiny_model)
-    model = lora.with_adapters(made.model(), made, made.recipe)
+    model = adapters.with_adapters(made.model(), made, made.recipe)
     adapted = {name.split(".lora_")[0].rpartition(".")[2] for name in state(model) if "lora_" in name}
     assert adapted == {"query", "value"}
 
@@ -251,14 +251,14 @@ def test_a_layer_that_is_not_there_is_refused_with_those_that_are(
 ) -> None:
     made = task(tiny_model, **settings)
     with pytest.raises(ConfigError) as caught:
-        lora.with_adapters(made.model(), made, made.recipe)
+        adapters.with_adapters(made.model(), made, made.recipe)
     assert words in str(caught.value)
 
 
 def test_a_model_that_peft_does_not_know_needs_names() -> None:
     made = SequenceClassification(Recipe(model=Model(lora=Lora(r=2))))
     with pytest.raises(ConfigError, match="PEFT has no choice for a model 'Sequential'"):
-        lora.with_adapters(torch.nn.Sequential(torch.nn.Linear(2, 2)), made, made.recipe)
+        adapters.with_adapters(torch.nn.Sequential(torch.nn.Linear(2, 2)), made, made.recipe)
 
 
 @pytest.mark.parametrize("targets", [None, ["query", "dense"], ["all-linear"]])
@@ -266,9 +266,9 @@ def test_the_estimate_counts_the_adapters_that_peft_makes(
     tiny_model: Path, targets: list[str] | None
 ) -> None:
     made = task(tiny_model, target_modules=targets)
-    model = lora.with_adapters(made.model(), made, made.recipe)
-    adapters = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
-    assert num_adapter_parameters(made.recipe.model) == adapters
+    model = adapters.with_adapters(made.model(), made, made.recipe)
+    counted = sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
+    assert num_adapter_parameters(made.recipe.model) == counted
 
 
 def test_a_local_model_is_asked_before_anything_starts(tiny_model: Path) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
+from galley.config.rules.model import ATTENTION
+from galley.config.rules.recipe import recipe_problems
 from galley.errors import ConfigError
-from galley.model_rules import ATTENTION
-from galley.rules import recipe_problems
 from galley.schema import Batch, Data, Model, Recipe, Task
 from galley.schema.task import Seq2Seq
-from trainer.models import load_classifier, load_model, load_tokenizer, positions
+from trainer.models.build import load_classifier, load_model, load_tokenizer, positions
 
 
 def recipe(name: str | Path, seed: int = 42, max_length: int = 32, **model: Any) -> Recipe:

@@ -18,16 +18,16 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from galley.config.rules.recipe import STREAMED_TASKS, recipe_problems
+from galley.data.labels import CLASS_SETS, CLASSES, NUMBERS
+from galley.data.roles import ROLES
 from galley.errors import ConfigError
-from galley.labels import CLASS_SETS, CLASSES, NUMBERS
-from galley.rules import STREAMED_TASKS, recipe_problems
 from galley.schema import Batch, Data, Model, Recipe, Task
 from galley.schema.task import Distillation, QuestionAnswering
-from galley.tables import ROLES
 from trainer.data.questions import read_question_sets
 from trainer.data.raw import read_tables
 from trainer.data.sources import read_splits
-from trainer.data.tagged import read_tag_tables
+from trainer.data.tokenize.tagged import read_tag_tables
 from trainer.tasks import language_modeling, make_task, seq2seq
 from trainer.tasks import text as text_tasks
 

@@ -10,19 +10,19 @@ import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
-from galley.datacheck import Split
+from galley.data.check import Split
+from galley.data.squad import Question, QuestionSet
 from galley.errors import ConfigError
 from galley.schema import Data, Model, Recipe, Task
-from galley.squad import Question, QuestionSet
-from trainer.batches import eval_batches
-from trainer.data.tokenized import tokenized
-from trainer.data.windows import WindowSize, windows
-from trainer.evaluation import evaluate
-from trainer.meter import EvalMeter
-from trainer.models import CLASSIFIER, load_tokenizer
-from trainer.padding import padding_matters
-from trainer.rank_facts import RankFacts
-from trainer.ranks import Ranks
+from trainer.data.batches import eval_batches
+from trainer.data.tokenize.labeled import tokenized
+from trainer.data.tokenize.windows import WindowSize, windows
+from trainer.hosts.rank_facts import RankFacts
+from trainer.hosts.ranks import Ranks
+from trainer.models.build import CLASSIFIER, load_tokenizer
+from trainer.models.padding import padding_matters
+from trainer.run.evaluation import evaluate
+from trainer.run.throughput import EvalMeter
 from trainer.tasks.question_answering import QuestionAnswering
 from trainer.tasks.sequence_classification import SequenceClassification
 

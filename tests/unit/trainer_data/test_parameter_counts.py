@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from galley.compose import compose_recipe
-from trainer.hub import quiet_transformers
+from galley.config.compose import compose_recipe
+from trainer.models.hub import quiet_transformers
 
 BERT_LARGE = {
     "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096

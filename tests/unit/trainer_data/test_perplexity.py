@@ -14,7 +14,7 @@ import torch
 from galley.schema import Data, Model, Recipe, Task
 from galley.schema.task import LanguageModeling
 from trainer.assets import tokenizer_folder
-from trainer.data.packing import FillInTheMiddle
+from trainer.data.tokenize.packing import FillInTheMiddle
 from trainer.tasks.language_modeling import CausalLM
 
 LLAMA = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

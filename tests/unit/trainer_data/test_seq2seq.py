@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
-from galley.rules import recipe_problems
+from galley.config.rules.recipe import recipe_problems
 from galley.schema import Batch, Data, Model, Recipe, Task
 from galley.schema.task import Seq2Seq
-from trainer.models import load_tokenizer
+from trainer.models.build import load_tokenizer
 from trainer.tasks.seq2seq import Seq2Seq as Seq2SeqTask
 
 T5 = {"d_model": 16, "num_layers": 1, "d_ff": 16, "num_heads": 2, "d_kv": 8}

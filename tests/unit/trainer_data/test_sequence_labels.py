@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from galley.datacheck import check_class_sets, load_splits
+from galley.data.check import check_class_sets, load_splits
+from galley.data.labels import CLASS_SETS, CLASSES, NUMBERS, Labels
 from galley.errors import ConfigError, DataError
-from galley.labels import CLASS_SETS, CLASSES, NUMBERS, Labels
 from galley.schema import Classification, Data, Distillation, Eval, Model, Precision, Recipe, Task
 from trainer.data.sources import count_labels
 from trainer.tasks import make_task
 from trainer.tasks.multi_label import multi_label_metrics
 from trainer.tasks.sequence_classification import balanced_weights
-from trainer.warm import held
+from trainer.warm import preloaded
 
 
 def folder(root: Path, labels: list[str], name: str = "label") -> str:
@@ -186,10 +186,10 @@ def test_a_teacher_that_is_held_warm_computes_as_its_run_does_and_is_the_one_in_
 
     cold = make_task(asked)
     expected = loss(cold, cold.datasets(nullcontext), cold.model())
-    held.hold(recipe)
-    warm = held.take(asked)
+    preloaded.hold(recipe)
+    warm = preloaded.take(asked)
     assert warm is not None
     assert loss(warm.task, warm.data, warm.model) == expected
-    held.hold(recipe)
+    preloaded.hold(recipe)
     teacher.save_pretrained(saved, saved.state_dict(), str(stored))
-    assert held.take(asked) is None
+    assert preloaded.take(asked) is None

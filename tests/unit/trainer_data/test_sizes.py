@@ -11,11 +11,11 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 
-from galley.compose import compose_recipe
+from galley.config.compose import compose_recipe
+from galley.config.rules.model_sizes import _SHARED_BY_HEADS, num_positions, size_problems
 from galley.errors import ConfigError
 from galley.schema import Data, Model, Recipe
-from galley.size_rules import _SHARED_BY_HEADS, num_positions, size_problems
-from trainer.models import positions
+from trainer.models.build import positions
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 KINDS: dict[str, dict[str, Any]] = {

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from galley.config.rules.recipe import recipe_problems
+from galley.data.roles import ROLES
 from galley.errors import ConfigError
-from galley.rules import recipe_problems
 from galley.schema import Batch, Data, Eval, Recipe, Source, Task
-from galley.tables import ROLES
 from trainer.data.questions import read_question_sets
 from trainer.data.raw import read_tables
 from trainer.data.sources import read_splits

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from galley.data.squad import load_question_sets, to_questions
 from galley.errors import DataError
 from galley.schema import Data
-from galley.squad import load_question_sets, to_questions
 from trainer.assets import pydoc_qa
 
 CONTEXT = "Ada wrote it. Bob read it, and Ada slept."

@@ -13,10 +13,10 @@ import pytest
 
 from galley.errors import DataError
 from galley.schema import Data, Source
-from trainer.characters import character_tokenizer
 from trainer.data.language import Preparation, TextEncoder
-from trainer.data.packing import FillInTheMiddle
 from trainer.data.stream import HubReader, SampleStream, ShuffledTexts, open_stream
+from trainer.data.tokenize.packing import FillInTheMiddle
+from trainer.models.characters import character_tokenizer
 
 TEXTS = [f"text number {n} " * (n % 5 + 1) for n in range(40)]
 

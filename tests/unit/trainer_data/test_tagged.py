@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from galley.schema import Data, Model, Recipe, Task
 from trainer.assets import minilm
-from trainer.data.encoding import Tokenization, tokenization
-from trainer.data.tagged import IGNORED, first_pieces
+from trainer.data.tokenize.encoding import Tokenization, tokenization
+from trainer.data.tokenize.tagged import IGNORED, first_pieces
 from trainer.tasks.text import padded
 from trainer.tasks.token_classification import TokenClassification
 

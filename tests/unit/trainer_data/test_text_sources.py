@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from galley.datafiles import Documents, read_rows
+from galley.data.files import Documents, read_rows
+from galley.data.roles import ROLES
 from galley.errors import DataError
 from galley.schema import Data, Model, Recipe, Source
-from galley.tables import ROLES
 from trainer.assets.pydoc_text import long_paragraphs
-from trainer.data.encoding import encode_all, tokenization
 from trainer.data.raw import read_tables
-from trainer.models import load_tokenizer
+from trainer.data.tokenize.encoding import encode_all, tokenization
+from trainer.models.build import load_tokenizer
 
 ROWS = [{"text": f"text {n}\nof two lines é", "number": n} for n in range(7)]
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from galley.splits import Split
+from galley.data.splits import Split
 from trainer.assets import minilm
-from trainer.data.encoding import Tokenization, tokenization
 from trainer.data.store import ArrowDataset
-from trainer.data.tokenized import content_key, tokenized
+from trainer.data.tokenize.encoding import Tokenization, tokenization
+from trainer.data.tokenize.labeled import content_key, tokenized
 
 FIRST = ["one", "a longer sentence than that", "É 漢字 \N{GRINNING FACE}"]
 SPLIT = Split((FIRST, ["two", "x", "y z"]), [0, 1, 1], "here")

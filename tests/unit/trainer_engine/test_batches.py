@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.batches import BatchPlan, SourcePlan, eval_batches, split
+from trainer.data.batches import BatchPlan, SourcePlan, eval_batches, split
 
 LENGTHS = st.lists(st.integers(1, 128), min_size=1, max_size=300).map(lambda n: np.array(n, dtype=np.int32))
 SEEDS = st.integers(0, 2**40)

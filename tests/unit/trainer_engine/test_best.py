@@ -13,16 +13,16 @@ import pytest
 import torch
 from transformers import EarlyStoppingCallback, GPT2Config, GPT2LMHeadModel, Trainer
 
+from galley.config.rules.recipe import recipe_problems
 from galley.metrics import task_metrics
-from galley.rules import recipe_problems
 from galley.schema import Checkpoint, Data, Eval, Recipe, Task, Train
 from tests.unit.trainer_engine.test_manifest import make_checkpoint
 from trainer.checkpoints.best import Best, resumed_best, with_weights
 from trainer.checkpoints.manifest import Kept, TrainState, list_checkpoints, retain
-from trainer.loop import periods
-from trainer.rank_facts import RankFacts
-from trainer.ranks import Ranks
-from trainer.stopping import EarlyStopping
+from trainer.hosts.rank_facts import RankFacts
+from trainer.hosts.ranks import Ranks
+from trainer.run.early_stopping import EarlyStopping
+from trainer.run.loop import periods
 
 EPOCHS = Eval(every_epochs=1.0, patience=2)
 

@@ -10,8 +10,8 @@ import torch
 
 from galley.schema import Recipe, Strategy
 from galley.spec import Engaged
-from trainer.failures import EngagementError
-from trainer.strategies.engaged import check
+from trainer.engines.verification import check
+from trainer.run.failures import EngagementError
 
 
 def engine_of(strategy: Strategy) -> Any:

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from galley import proc
-from galley.cluster_check import HostReport
+from galley.system import proc
+from galley.system.cluster_check import HostReport
 from tests.integration.local.standin import wait_until
-from trainer.heartbeat import Post, Report
-from trainer.peers import Member, make_post
-from trainer.ranks import RankFacts, Ranks
+from trainer.hosts.heartbeat import Post, Report
+from trainer.hosts.peers import Member, make_post
+from trainer.hosts.ranks import RankFacts, Ranks
 
 SILENCE_S = 1.5
 CENTER, SECOND, THIRD = "host0 (10.0.0.1)", "host1 (10.0.0.2)", "host2 (10.0.0.3)"
@@ -32,7 +32,7 @@ class Host:
         self.rank, there = socket.socketpair()
         self.rank.settimeout(60)
         descriptors = [there.fileno()] + ([] if post.listener is None else [post.listener])
-        argv = (sys.executable, "-P", "-m", "trainer.heartbeat", str(there.fileno()))
+        argv = (sys.executable, "-P", "-m", "trainer.hosts.heartbeat", str(there.fileno()))
         self.process = proc.start(argv, env=os.environ, log=log, dies_with_parent=True, pass_fds=descriptors)
         there.close()
         self.rank.sendall(json.dumps(asdict(post)).encode() + b"\n")

@@ -10,17 +10,17 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
-from galley.axes import PLANNED_MODELS, STAGED_MODELS
-from galley.causal_models import FAMILIES, parameters_of
-from galley.compose import compose_recipe
-from galley.estimate import estimate_memory
-from galley.held import held_by_rank, held_by_stage
-from galley.layout import declared_facts, resolve_layout
+from galley.config.compose import compose_recipe
+from galley.model.causal_lm import FAMILIES, parameters_of
 from galley.schema import Batch, Cluster, Model, Recipe, Strategy, Task
 from galley.spec import ClusterFacts, Layout
+from galley.strategy.estimate import estimate_memory
+from galley.strategy.layout import declared_facts, resolve_layout
+from galley.strategy.parallel_dims import PLANNED_MODELS, STAGED_MODELS
+from galley.strategy.shards import held_by_rank, held_by_stage
 from tests.unit.trainer_engine.test_stages import NAMES, OWN_NAMES
-from trainer.strategies.stages import Stage
-from trainer.strategies.tensor import tensor_plan
+from trainer.engines.model_parallel.stages import Stage
+from trainer.engines.model_parallel.tensor import tensor_plan
 
 FACTS = ClusterFacts("here", 0, 0.0, 8, 16.0)
 TYPES = tuple(FAMILIES)

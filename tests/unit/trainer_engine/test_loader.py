@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from galley.rules import recipe_problems
+from galley.config.rules.recipe import recipe_problems
 from galley.schema import Data, Recipe, Task, Train
 from tests.integration.train.tiny import tiny_recipe
 from tests.integration.train.tiny_task import TinyTask
-from trainer.batches import BatchPlan
-from trainer.loader import Ahead, Inputs, Share, StepInputs
+from trainer.data.batches import BatchPlan
+from trainer.data.loader import Ahead, Inputs, Share, StepInputs
 
 SHARE = Share(rank=1, world_size=2, micro_size=2, accumulation=2, even=False)
 STEPS = 12

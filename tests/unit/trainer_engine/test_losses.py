@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from galley.errors import ConfigError
-from galley.preload import preload_problems, spelling_problems
 from galley.schema import Checkpoint, Recipe, Schedule, Train
-from trainer.batches import BatchPlan
-from trainer.losses import Losses, divisor
-from trainer.rank_facts import RankFacts
-from trainer.ranks import Ranks
-from trainer.schedule import length_warnings
-from trainer.session import check_continues
-from trainer.strategies.base import whole_state
+from galley.system.preload import preload_problems, spelling_problems
+from trainer.data.batches import BatchPlan
+from trainer.engines.base import whole_state
+from trainer.hosts.rank_facts import RankFacts
+from trainer.hosts.ranks import Ranks
+from trainer.optim.schedule import length_warnings
+from trainer.run.losses import Losses, divisor
+from trainer.run.session import check_continues
 
 ALONE = Ranks(RankFacts(0, 1, 0, "none"), torch.device("cpu"), grouped=False)
 

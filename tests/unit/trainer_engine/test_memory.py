@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from galley.estimate import activation_bytes
-from galley.layout import resolve_layout
-from galley.model_shape import LayerShape
+from galley.model.shape import LayerShape
 from galley.schema import Batch, Data, Recipe, Train
+from galley.strategy.estimate import activation_bytes
+from galley.strategy.layout import resolve_layout
 from tests.unit.galley.test_layout import CPU
 
 

@@ -16,11 +16,11 @@ from huggingface_hub import ModelCard
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils._validators import HFValidationError
 
-from galley.hub_rules import energy_problems, hub_problems, is_repo_id
+from galley.config.rules.hub import energy_problems, hub_problems, is_repo_id
 from galley.schema import Checkpoint, Data, Hub, Lora, Model, Recipe, Train
 from galley.spec import CodeSnapshot, Engaged, Layout, RunResult, RunSpec
-from trainer.model_card import write_model_card
-from trainer.publish import push_model
+from trainer.run.model_card import write_model_card
+from trainer.run.publish import push_model
 
 ENGAGED = Engaged("zero2", "DeepSpeedEngine", "gloo", "bf16", {})
 METRICS = {"eval/accuracy": 0.75, "eval/loss": 0.5, "train/loss": 0.4, "energy_kwh": 0.5, "co2_eq_kg": 0.19}

@@ -7,8 +7,8 @@ import torch
 
 from galley.errors import ConfigError
 from galley.schema import Optim, ParamGroup, Precision
-from trainer.optim import make_optimizer, param_groups, set_learning_rate
-from trainer.precision import LossScale, autocast_forward
+from trainer.engines.precision import LossScale, autocast_forward
+from trainer.optim.parameter_groups import make_optimizer, param_groups, set_learning_rate
 
 
 def test_bias_and_norm_are_not_decayed() -> None:

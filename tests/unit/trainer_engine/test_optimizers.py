@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from galley.compose import compose_recipe
+from cli.options import Options
+from cli.prepare import prepare
+from galley.config.compose import compose_recipe
 from galley.errors import ConfigError
-from galley.optimizers import KINDS, optimizer_problems, state_bytes
 from galley.schema import Optim
-from galley.verbs import Options
-from galley.verbs.prepare import prepare
+from galley.strategy.optimizers import KINDS, optimizer_problems, state_bytes
 from tests.integration.train.tiny import lone_rank, tiny_recipe, tiny_spec
-from trainer.optim import make_optimizer, muon_names
-from trainer.strategies.base import Setup
-from trainer.strategies.plain import SingleEngine
+from trainer.engines.base import Setup
+from trainer.engines.ddp import SingleEngine
+from trainer.optim.parameter_groups import make_optimizer, muon_names
 
 STEPS = 4
 SETTINGS = {

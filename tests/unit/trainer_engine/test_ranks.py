@@ -10,10 +10,10 @@ import psutil
 import pytest
 
 from galley.errors import ConfigError
-from galley.interfaces import GLOO
-from trainer.network import interface_towards, name_interface
-from trainer.rank_facts import RANK_VARIABLES, RankFacts, read_rank_facts
-from trainer.ranks import device_index
+from galley.system.network_interfaces import GLOO
+from trainer.hosts.network import interface_towards, name_interface
+from trainer.hosts.rank_facts import RANK_VARIABLES, RankFacts, read_rank_facts
+from trainer.hosts.ranks import device_index
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
 OPENMPI = {"OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_LOCAL_RANK": "1"}

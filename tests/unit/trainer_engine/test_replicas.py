@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from trainer.warm.held import are_replicas
+from trainer.warm.preloaded import are_replicas
 
 
 class Told:

@@ -8,11 +8,11 @@ from typing import Any, get_args, get_type_hints
 import pytest
 import torch
 
-from galley.compose import compose_recipe
+from galley.config.compose import compose_recipe
+from galley.config.rules.schedule import KINDS_OF, schedule_problems
 from galley.errors import ConfigError
-from galley.schedule_rules import KINDS_OF, schedule_problems
 from galley.schema import Schedule
-from trainer.schedule import learning_rate, warmup_steps
+from trainer.optim.schedule import learning_rate, warmup_steps
 
 PEAK, STEPS = 0.5, 20
 KINDS = get_args(get_type_hints(Schedule)["kind"])

@@ -16,14 +16,14 @@ from galley.errors import CheckpointError, ConfigError, DiskFullError, Problem
 from galley.metrics import own_metrics, task_metrics
 from galley.rundir import RunFolder
 from galley.schema import Eval, Recipe, Task
-from trainer import meter as meter_module
-from trainer.evaluation import OneForward
-from trainer.failures import EngagementError, NonFiniteLossError, classify
-from trainer.journal import Journal
-from trainer.meter import EvalMeter, Meter
-from trainer.rank_facts import RankFacts
-from trainer.ranks import Ranks
-from trainer.stopping import EarlyStopping
+from trainer.hosts.rank_facts import RankFacts
+from trainer.hosts.ranks import Ranks
+from trainer.run import throughput as meter_module
+from trainer.run.early_stopping import EarlyStopping
+from trainer.run.evaluation import OneForward
+from trainer.run.failures import EngagementError, NonFiniteLossError, classify
+from trainer.run.telemetry import Journal
+from trainer.run.throughput import EvalMeter, Meter
 
 CONFIG_ERROR = ConfigError(Problem("data.path", "has no label column"))
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from galley.axes import PLANNED_MODELS, STAGED_MODELS, UNPLANNED_MODELS, layer_spans
 from galley.errors import ConfigError
 from galley.schema import Strategy
-from trainer.strategies.stages import ANATOMIES, Stage, check_layers, empty
-from trainer.strategies.tensor import tensor_plan
+from galley.strategy.parallel_dims import PLANNED_MODELS, STAGED_MODELS, UNPLANNED_MODELS, layer_spans
+from trainer.engines.model_parallel.stages import ANATOMIES, Stage, check_layers, empty
+from trainer.engines.model_parallel.tensor import tensor_plan
 
 OWN_NAMES = {"gpt2": {"n_layer": 3, "n_head": 2, "n_embd": 8, "n_positions": 16}}
 NAMES = {

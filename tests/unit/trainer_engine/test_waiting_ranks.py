@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer import imports
-from trainer.rank_facts import RankFacts
-from trainer.ranks import Ranks
+from trainer.hosts.rank_facts import RankFacts
+from trainer.hosts.ranks import Ranks
+from trainer.run import warm_imports
 
 
 @pytest.mark.parametrize("local_rank", [0, 1])
@@ -37,8 +37,8 @@ def test_modules_are_imported_by_the_end_of_the_wait_and_one_that_fails_is_left_
     (tmp_path / "broken_one.py").write_text("raise OSError('no such library')")
     (tmp_path / "slow_one.py").write_text("import time\ntime.sleep(0.2)\nDONE = True")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(imports, "MODULES", ("broken_one", "missing_one", "slow_one"))
-    with imports.importing():
+    monkeypatch.setattr(warm_imports, "MODULES", ("broken_one", "missing_one", "slow_one"))
+    with warm_imports.importing():
         pass
     assert sys.modules.pop("slow_one").DONE
     assert "broken_one" not in sys.modules

@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from galley.errors import ConfigError
 from galley.schema import Strategy
-from trainer.strategies.wrapping import modules_to_wrap
+from trainer.engines.wrapping import modules_to_wrap
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
 

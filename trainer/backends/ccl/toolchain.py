@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from galley import proc
 from galley.errors import GalleyError, SubmissionError
+from galley.system import proc
 
 MODULE_NAME = "galley_ccl"
 SOURCES = Path(__file__).parent

@@ -21,7 +21,7 @@ step_options=(--cpus-per-task=6)
 # Slurm runs this on the first node of the job. What is above this line is this run's own.
 set -euo pipefail
 
-# Exit codes that reach Slurm, and with it whatever waits for this job (launchers/slurm_states.py).
+# Exit codes that reach Slurm, and with it whatever waits for this job (launchers/slurm/states.py).
 readonly PREEMPTED=4 CANCELLED=5 NOT_SHARED=66 REQUEUE=99
 
 if ! [ -r "$run_dir/plan/env.sh" ]; then

@@ -1,0 +1,25 @@
+"""The verbs of the command line by name, for messages about words that are none."""
+
+VERBS = (
+    "run",
+    "sweep",
+    "plan",
+    "resume",
+    "join",
+    "status",
+    "logs",
+    "cancel",
+    "list",
+    "pareto",
+    "eval",
+    "recipes",
+    "explain",
+    "estimate",
+    "strategy",
+    "parity",
+    "checkpoint",
+    "verify",
+    "diff",
+    "compare",
+    "doctor",
+)

@@ -1,0 +1,1 @@
+"""The user's data, read and checked without torch."""

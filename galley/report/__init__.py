@@ -1,0 +1,1 @@
+"""What a person reads: the live display, the summary, plots and comparisons."""

@@ -1,0 +1,1 @@
+"""How a run lies on its ranks: names, degrees of parallelism, memory, and the choice of `auto`."""

@@ -1,0 +1,24 @@
+"""`python -m hpo.supervisor STUDY`: runs a detached sweep, in a session of its own."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from galley.errors import GalleyError
+from hpo.study.folder import StudyFolder
+from hpo.sweep import run
+
+
+def main(study_dir: str) -> int:
+    """Exit code of the sweep. Standard output is the study's `sweep.log`."""
+    try:
+        run(StudyFolder(Path(study_dir)), sys.stdout)
+    except GalleyError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

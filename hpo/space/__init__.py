@@ -1,0 +1,1 @@
+"""The search space, and points of it."""

@@ -1,0 +1,245 @@
+"""Trials as runs: composed, sealed into a folder of their own, and started through the launcher seam."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from galley.config.compose import compose_recipe
+from galley.config.hydra_bridge import Composed, open_loader
+from galley.errors import ConfigError, DiskFullError, Problem, SubmissionError
+from galley.run.seal import seal_with
+from galley.rundir import RunFolder
+from galley.schema import Hpo, Recipe
+from galley.spec import ClusterFacts, Layout, RunResult, RunSpec
+from galley.strategy.estimate import estimate_memory, memory_of_rank
+from galley.strategy.layout import layout_problems, resolve_layout
+from galley.system import proc
+from galley.system.packages import package_versions
+from galley.trackers import of_trial
+from hpo.population import birth
+from hpo.space.points import override
+from hpo.study.snapshots import Snapshots
+from hpo.study.state import Study
+from hpo.study.values import Params, Trial
+from launchers import make_launcher
+from launchers.base import Launcher
+from launchers.common.worker_command import worker_arguments
+from launchers.lifecycle.attempt_monitor import Watch
+from launchers.lifecycle.attempt_store import certain_handle, last_handle
+from launchers.lifecycle.launch import submit, write_plan
+from launchers.lifecycle.result import result_of
+
+_STRAYS_GRACE_S = 0.5
+_STARTING_S = 0.3  # in which a trial that starts has the cores to itself
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One of the `hpo.parallel` places in which a trial runs, with its share of this machine."""
+
+    number: int
+    of: int
+
+    def facts(self, facts: ClusterFacts) -> ClusterFacts:
+        """What one slot has. Raises `ConfigError` where there are GPUs, but not one for each."""
+        if facts.gpus and facts.gpus < self.of:
+            what = f"{self.of} trials at a time, but {facts.hostname} has {facts.gpus} GPUs"
+            raise ConfigError(Problem("hpo.parallel", what, f"at most {facts.gpus}, or cluster.device=cpu"))
+        return replace(
+            facts,
+            gpus=facts.gpus // self.of,
+            physical_cores=max(1, facts.physical_cores // self.of),
+            memory_gib=round(facts.memory_gib / self.of, 2),
+        )
+
+    def environment(self, layout: Layout, facts: ClusterFacts) -> dict[str, str]:
+        """The variable by which a trial sees the GPUs of its slot only."""
+        if layout.device != "cuda" or self.of == 1:
+            return {}
+        named = os.environ.get("CUDA_VISIBLE_DEVICES")
+        devices = named.split(",") if named else [str(index) for index in range(facts.gpus * self.of)]
+        mine = devices[self.number * facts.gpus : (self.number + 1) * facts.gpus]
+        return {"CUDA_VISIBLE_DEVICES": ",".join(mine)}
+
+
+class Prepared(NamedTuple):
+    """A sealed trial, about to be started."""
+
+    launcher: Launcher
+    folder: RunFolder
+    spec: RunSpec
+    facts: ClusterFacts
+    attempt: int
+
+
+class TrialRuns:
+    """Starts the runs of one study. `composed` is what was read of the files before."""
+
+    def __init__(self, study: Study, composed: Composed | None = None) -> None:
+        self._study = study
+        self._composed = Composed() if composed is None else composed
+        self._packages = package_versions()
+        self._launchers: dict[str, Launcher] = {}
+        self._snapshots = Snapshots(study.folder)
+        self._started_at = -math.inf
+        self._groups = config_groups(study.begun.config_dirs)
+        self.remote = make_launcher(study.begun.recipe.launcher.kind).remote
+
+    def start(self, trial: Trial, slot: Slot) -> Watch:
+        """A new attempt of the trial, from its last checkpoint where it has one.
+
+        Raises `ConfigError` where no run can be made of its parameters, or none that fits into memory;
+        `SubmissionError` where the launcher refuses.
+        """
+        launcher, folder, spec, facts, attempt = self.prepare(trial, slot)
+        plan = launcher.plan(spec, folder.root, facts, attempt)
+        plan = replace(plan, env={**plan.env, **slot.environment(spec.layout, facts)})
+        write_plan(plan, folder)
+        watch = Watch(launcher, submit(launcher, plan, folder), folder, spec)
+        self._started_at = time.monotonic()
+        return watch
+
+    def look_ahead(self) -> None:
+        """Make what the next trial will need, whatever it is. For moments in which there is nothing to do."""
+        if time.monotonic() - self._started_at > _STARTING_S:
+            self._snapshots.make_ahead()
+
+    def prepare(self, trial: Trial, slot: Slot) -> Prepared:
+        """Everything that a plan of the trial's next attempt is made of; its run is sealed.
+
+        Raises `ConfigError` as `start` does.
+        """
+        folder = RunFolder(Path(trial.run))
+        spec = folder.read_spec() if folder.spec_file.exists() else self._seal(trial, slot, folder)
+        launcher = self._launcher(spec)
+        facts = self._facts(launcher, spec.recipe, slot, folder)
+        last = last_handle(folder)
+        return Prepared(launcher, folder, spec, facts, 1 if last is None else last.attempt + 1)
+
+    def recover(self, trial: Trial) -> Watch | RunResult | None:
+        """What another controller left of a trial that has not ended.
+
+        A job that still lives in a scheduler's hands; or how the last attempt ended; or None, where there
+        is none, or it died with that controller: then none of its processes lives any more.
+        Raises `SubmissionError` where a scheduler does not tell.
+        """
+        folder = RunFolder(Path(trial.run))
+        handle = certain_handle(folder) if folder.spec_file.exists() else None
+        if handle is None:
+            _end_strays(folder)
+            return None
+        spec = folder.read_spec()
+        launcher = self._launcher(spec)
+        if launcher.remote:
+            watch = Watch(launcher, handle, folder, spec)
+            return watch.step() or watch
+        launcher.cancel(handle, folder, _STRAYS_GRACE_S)
+        result = result_of(folder, handle.attempt)
+        return None if result is None or result.state == "cancelled" else result
+
+    def close(self) -> None:
+        """Let go of what the launchers hold for further trials."""
+        self._snapshots.close()
+        for launcher in self._launchers.values():
+            launcher.close()
+
+    def compose(self, params: Params, seed_offset: int = 0) -> Recipe:
+        """The recipe of one point. Raises `ConfigError` with all that is wrong with it."""
+        begun = self._study.begun
+        words = point_words(begun.words, params, self._groups)
+        if seed_offset:
+            words.append(f"seed={begun.recipe.seed + seed_offset}")
+        folders = [Path(folder) for folder in begun.config_dirs]
+        return compose_recipe(words, folders, composed=self._composed)
+
+    def _seal(self, trial: Trial, slot: Slot, folder: RunFolder) -> RunSpec:
+        """run.json comes last: a folder without it is begun again."""
+        root = trial.number if trial.repeat_of is None else trial.repeat_of
+        params = {**trial.params, **birth(self._study, trial)}
+        recipe = self._tracked(self.compose(params, trial.number - root), trial)
+        launcher = make_launcher(recipe.launcher.kind)
+        facts = self._facts(launcher, recipe, slot)
+        problems = layout_problems(recipe, facts)
+        if problems:
+            raise ConfigError(problems)
+        layout = resolve_layout(recipe, facts)
+        check_memory(recipe, layout, facts, self._study.hpo)
+        spec = seal_with(recipe, layout, self._study.begun.code, self._packages)
+        self._snapshots.give(folder)
+        folder.write_spec(spec)
+        return spec
+
+    def _tracked(self, recipe: Recipe, trial: Trial) -> Recipe:
+        """At a tracker the trials of a study stand together, under its name."""
+        if recipe.tracker.kind == "none":
+            return recipe
+        folder = None if self.remote else self._study.folder.root
+        return replace(recipe, tracker=of_trial(recipe.tracker, self._study.name, trial.number, folder))
+
+    def _launcher(self, spec: RunSpec) -> Launcher:
+        """One a kind: it knows the processes that it started."""
+        kind: str = spec.recipe.launcher.kind
+        if kind == "local" and spec.layout.nodes == 1 and self._study.hpo.warm:
+            kind = "warm"
+        if kind not in self._launchers:
+            self._launchers[kind] = make_launcher(kind)
+        return self._launchers[kind]
+
+    @staticmethod
+    def _facts(
+        launcher: Launcher, recipe: Recipe, slot: Slot, earlier: RunFolder | None = None
+    ) -> ClusterFacts:
+        facts = launcher.facts(recipe, earlier)
+        return facts if launcher.remote else slot.facts(facts)
+
+
+def end_all(ends: Mapping[int, Callable[[], object]]) -> None:
+    """Call what ends each trial, also after one that could not be ended.
+
+    Raises `SubmissionError` that names those.
+    """
+    left: dict[int, SubmissionError] = {}
+    for number, end in ends.items():
+        try:
+            end()
+        except SubmissionError as error:
+            left[number] = error
+        except DiskFullError:  # it has ended, and the next controller finds out how
+            continue
+    if left:
+        said = "".join(f"\n    trial {number}: {error}" for number, error in left.items())
+        raise SubmissionError(f"not ended; `cancel` the sweep when its cluster answers:{said}")
+
+
+def config_groups(config_dirs: Sequence[str]) -> list[str]:
+    """Names of the config groups: as dimensions they are chosen, not set."""
+    with open_loader([Path(folder) for folder in config_dirs]) as loader:
+        return loader.groups()
+
+
+def point_words(words: Sequence[str], params: Params, groups: Sequence[str]) -> list[str]:
+    """The overrides that compose the recipe of one point: groups before the values that lie in them."""
+    ordered = sorted(params, key=lambda key: key not in groups)
+    return [*words, *(override(key, params[key], groups) for key in ordered)]
+
+
+def check_memory(recipe: Recipe, layout: Layout, facts: ClusterFacts, hpo: Hpo) -> None:
+    """Raises `ConfigError` where a rank's parameters, gradients and moments alone are beyond the bound."""
+    estimate = estimate_memory(recipe, layout)
+    have = memory_of_rank(layout, facts) if hpo.max_memory_gib is None else hpo.max_memory_gib
+    if estimate is not None and have and estimate.total_gib > have:
+        what = f"a rank needs {estimate.total_gib:.2f} GiB before activations, and may have {have:.2f} GiB"
+        raise ConfigError(Problem("memory", what, "shard more, or raise hpo.max_memory_gib"))
+
+
+def _end_strays(folder: RunFolder) -> None:
+    """Processes of an attempt whose controller was killed before it could write down their handle."""
+    found = proc.find_by_arguments(worker_arguments(folder.root))
+    if found:
+        proc.terminate(lambda: proc.find_by_arguments(worker_arguments(folder.root)), _STRAYS_GRACE_S)

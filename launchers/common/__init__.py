@@ -1,0 +1,1 @@
+"""What several launchers share: command lines, and what torchrun writes."""

@@ -1,0 +1,1 @@
+"""The cluster through kubectl or through the Kubernetes client for Python."""

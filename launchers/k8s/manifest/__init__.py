@@ -1,0 +1,1 @@
+"""The objects of a job, written from a sealed run. Pure."""

@@ -1,0 +1,1 @@
+"""The life of a run, whichever launcher starts it: submitted, followed, ended, found again."""

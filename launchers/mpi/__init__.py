@@ -1,0 +1,1 @@
+"""mpirun of Open MPI, MPICH or Intel MPI."""

@@ -1,0 +1,1 @@
+"""This machine, without imports: ranks are forked from servers that hold the libraries."""

@@ -1,0 +1,1 @@
+"""Texts, tags and questions as tokens."""

@@ -1,0 +1,172 @@
+"""Proof that a strategy carries the run: counted on the live objects, compared with its promise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from galley.schema import Strategy
+from galley.spec import Engaged
+from galley.strategy.names import name_problems
+from trainer.engines.base import Engine, Setup
+from trainer.engines.compiling import num_graphs
+from trainer.engines.precision import TORCH_DTYPES
+from trainer.run.failures import EngagementError
+
+SCHEDULES = {"1f1b": "Schedule1F1B", "gpipe": "ScheduleGPipe", "interleaved": "ScheduleInterleaved1F1B"}
+"""`strategy.schedule` -> class of torch.distributed.pipelining."""
+
+# Partitions are padded for alignment.
+PADDING_SHARE = 1.02
+PADDING_ELEMENTS = 256
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a strategy says about itself: wrapper class, and which kinds are partitioned."""
+
+    engine: str | None
+    partitioned: frozenset[str]
+
+
+def promise(strategy: Strategy) -> Promise:
+    """`engine` is None where nothing wraps the model."""
+    if strategy.engine == "deepspeed":
+        kinds = {"none": (), "optimizer": ("optimizer",), "grads": ("optimizer", "grads")}
+        kinds["params"] = ("optimizer", "grads", "params")
+        return Promise("DeepSpeedEngine", frozenset(kinds[strategy.shard]))
+    if strategy.engine == "fsdp":
+        # Also with `grads`: parameters are kept gathered from forward to backward, not longer.
+        return Promise("FSDPModule", frozenset({"optimizer", "grads", "params"}))
+    if strategy.model_parallel > 1:
+        parts = [SCHEDULES[strategy.schedule]] if strategy.pipeline_parallel > 1 else []
+        parts += ["DTensor"] if strategy.tensor_parallel > 1 else []
+        parts += ["ZeroRedundancyOptimizer"] if strategy.shard == "optimizer" else []
+        return Promise(" + ".join(parts), frozenset({"optimizer", "grads", "params"}))
+    return Promise("DistributedDataParallel" if strategy.data_parallel else None, frozenset())
+
+
+def partitions(setup: Setup) -> int:
+    """Parts that the recipe cuts things into: by what was asked for, not by what is there."""
+    strategy, layout = setup.recipe.strategy, setup.layout
+    if strategy.model_parallel > 1:
+        return strategy.model_parallel
+    return (strategy.hybrid_shard_size or layout.procs_per_node) if strategy.hybrid else layout.world_size
+
+
+class EngagementProbe:
+    """Counts at the first optimizer step: gradients before it, the rest after it.
+
+    Replicas are compared after the first step that moves the weights: warm-up begins with lr 0.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._grads = 0
+        self._compared = "params" in promise(engine.setup.recipe.strategy).partitioned
+        self.result: Engaged | None = None
+
+    def before_step(self) -> None:
+        if self.result is None:
+            self._grads = self._engine.held_grads()
+
+    def after_step(self, lr: float) -> None:
+        """Raises `EngagementError` on every rank if anything is not as promised. A collective."""
+        if self._engine.optimizer_steps == 0:
+            return
+        if self.result is None:
+            self.result = self._measure()
+            check(self.result, self._engine)
+        if lr > 0 and not self._compared:
+            self._compared = True
+            check_replicas(self._engine)
+
+    def _measure(self) -> Engaged:
+        engine = self._engine
+        count: dict[str, Callable[[], int]] = {
+            "params": engine.held_params,
+            "grads": lambda: self._grads,
+            "optimizer": engine.held_optimizer,
+        }
+        held = engine.setup.ranks.gather_json({kind: counted() for kind, counted in count.items()})
+        return Engaged(
+            strategy=engine.setup.recipe.strategy.name,
+            engine=engine.name,
+            backend=engine.setup.ranks.backend(),
+            backend_reason=engine.setup.ranks.backend_reason,
+            precision=engine.setup.recipe.precision.dtype,
+            reduce_dtype=_names({engine.reduce_dtype()}),
+            master_dtype=_names({p.dtype for p in engine.trainable.values()}),
+            compiled_graphs=num_graphs() if engine.setup.recipe.train.compile else 0,
+            num_parameters=engine.most_elements("params", 1),
+            elements_per_rank={kind: [rank[kind] for rank in held] for kind in count},
+        )
+
+
+def check(engaged: Engaged, engine: Engine) -> None:
+    """Compare class, world and elements with the promise of the strategy."""
+    problems = [
+        *_name_problems(engine),
+        *_wrapper_problems(engaged, engine),
+        *_element_problems(engaged, engine),
+        *engine.misplaced(),
+    ]
+    if problems:
+        raise EngagementError(f"strategy '{engaged.strategy}' did not engage: " + "; ".join(problems))
+
+
+def check_replicas(engine: Engine) -> None:
+    """Ranks that train on their own data without a common gradient differ after one step."""
+    by_rank: list[dict[str, float]] = engine.setup.ranks.gather_json(engine.checksums())
+    name = engine.setup.recipe.strategy.name
+    for part in {part: None for sums in by_rank for part in sums}:
+        sums = [sums[part] for sums in by_rank if part in sums]
+        if len(set(sums)) > 1:
+            raise EngagementError(
+                f"strategy '{name}' did not engage: the ranks have different {part}, sums {sums}"
+            )
+
+
+def _name_problems(engine: Engine) -> list[str]:
+    """A name that means another strategy than the one that was carried out."""
+    return [problem.what for problem in name_problems(engine.setup.recipe.strategy)]
+
+
+def _wrapper_problems(engaged: Engaged, engine: Engine) -> list[str]:
+    wanted = promise(engine.setup.recipe.strategy).engine or type(engine.model).__name__
+    world_size = engine.setup.layout.world_size
+    problems = []
+    if engaged.engine != wanted:
+        problems.append(f"the model is carried by {engaged.engine}, not by {wanted}")
+    if engine.world_size() != world_size:
+        problems.append(f"{engine.world_size()} ranks share the gradients, not {world_size}")
+    if engine.setup.recipe.train.compile and not engaged.compiled_graphs:
+        problems.append("train.compile compiled nothing")
+    if engaged.master_dtype != "fp32":
+        problems.append(f"the optimizer updates weights in {engaged.master_dtype}, not in fp32")
+    return problems
+
+
+def _names(dtypes: set[torch.dtype | None]) -> str:
+    """Galley's names of the formats, torch's for others; `none` for None."""
+    ours: dict[torch.dtype | None, str] = {dtype: name for name, dtype in TORCH_DTYPES.items()}
+    return ", ".join(sorted(ours.get(dtype, str(dtype).lower()) for dtype in dtypes))
+
+
+def _element_problems(engaged: Engaged, engine: Engine) -> list[str]:
+    """Every rank holds at most its share, and all together hold everything that there is."""
+    partitioned = promise(engine.setup.recipe.strategy).partitioned
+    parts, problems = partitions(engine.setup), []
+    for kind, held in engaged.elements_per_rank.items():
+        total = engine.most_elements(kind, 1)
+        share = engine.most_elements(kind, parts) if kind in partitioned else total
+        share += engine.kept_whole() if kind == "params" else 0
+        if max(held) > share * PADDING_SHARE + PADDING_ELEMENTS:
+            problems.append(f"a rank holds {max(held)} {kind} elements, more than its share of {share}")
+        if kind in partitioned and sum(held) < total:
+            problems.append(f"all ranks hold {sum(held)} of {total} {kind} elements")
+        if min(held) == 0 < total:
+            problems.append(f"a rank holds no {kind} elements")
+    return problems

@@ -1,0 +1,1 @@
+"""Models and tokenizers: built, adapted, padded, loaded and saved."""

@@ -1,0 +1,1 @@
+"""One attempt of a run on one rank, from start to result."""

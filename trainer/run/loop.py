@@ -1,0 +1,345 @@
+"""The training loop, one for every strategy and any number of ranks.
+
+It waits for the device only where it logs. What a step does is a function of (seed, step, rank)
+and of the state that a checkpoint holds, so that a resumed run continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from galley.errors import ConfigError, Problem
+from galley.run.relayout import halved
+from galley.rundir import RunFolder
+from galley.schema import Recipe, Train
+from galley.spec import MemoryLimit
+from trainer.checkpoints.best import Best
+from trainer.checkpoints.manifest import TrainState
+from trainer.checkpoints.writer import Writer
+from trainer.data.batches import BatchPlan, GlobalBatch
+from trainer.data.loader import Ahead, Share, StepInputs
+from trainer.data.stream import SampleStream
+from trainer.engines.base import Engine, RepeatableEngine
+from trainer.engines.verification import EngagementProbe
+from trainer.hosts.ranks import Ranks
+from trainer.models.padding import padding_matters
+from trainer.optim.schedule import learning_rate, length_warnings
+from trainer.run.control_files import Request, Requests
+from trainer.run.early_stopping import EarlyStopping
+from trainer.run.evaluation import evaluate
+from trainer.run.failures import NonFiniteLossError, is_out_of_memory
+from trainer.run.losses import Losses, divisor
+from trainer.run.out_of_memory import describe_split, memory_watched
+from trainer.run.telemetry import Journal
+from trainer.run.throughput import EvalMeter, EvalSpeed, Meter
+from trainer.tasks.base import Batch, Datasets, Task, TokenizedDataset
+
+log = logging.getLogger("galley")
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Every generator that a model may draw from, as a function of its arguments alone."""
+    state = np.random.SeedSequence([seed, step, rank]).generate_state(2, np.uint64)
+    torch.manual_seed(int(state[0] >> np.uint64(1)))
+    random.seed(int(state[1]))
+    np.random.seed(int(state[1] & np.uint64(0xFFFFFFFF)))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What one run is made of."""
+
+    recipe: Recipe
+    folder: RunFolder
+    ranks: Ranks
+    task: Task
+    data: Datasets
+    engine: Engine
+    plan: BatchPlan
+    journal: Journal
+
+
+class Loop:
+    """Trains from `step` to the end. `step` counts optimizer steps that are done.
+
+    Attributes:
+        total_steps: by which the schedule goes.
+        end_step: where this run ends, if nothing ends it before.
+        best: the best evaluation so far, with `checkpoint.keep_best`.
+        ended_by: the request that ended the training before its end; null while there is none.
+        eval_speed: of the last evaluation.
+        writer: of the checkpoints; nothing is left to write when `run` returns.
+    """
+
+    def __init__(self, parts: Parts, resumed: TrainState | None) -> None:
+        """`resumed.kept`: the best evaluation, if its checkpoint is still there."""
+        self.parts = parts
+        recipe = parts.recipe
+        steps = parts.plan.total_steps(recipe.train.epochs, recipe.train.max_steps)
+        self.total_steps = 0 if recipe.eval.only else steps
+        self.end_step = end_step(recipe.train, self.total_steps)
+        self.step = resumed.step if resumed else 0
+        self.meter = Meter()
+        self.eval_speed: EvalSpeed | None = None
+        self.probe = EngagementProbe(parts.engine)
+        self.stopping = EarlyStopping.of(recipe, parts.task.known_metrics())
+        self.best = Best.of(recipe, parts.task.known_metrics())
+        self.ended_by: Request | None = None
+        self.writer = Writer(parts.folder.checkpoints, recipe.checkpoint)
+        self._requests = Requests(parts.folder, parts.ranks)
+        if resumed:
+            self.stopping.resume(resumed.watched, resumed.best, resumed.misses)
+            self.best.resume(resumed.kept)
+        self._lr = learning_rate(recipe.schedule, recipe.optim.lr, self.total_steps)
+        for warning in length_warnings(recipe, self.total_steps):
+            log.warning("%s", warning)
+        self._losses, self._weight = Losses(parts.ranks.device), torch.ones(())
+        self._grad_norm = torch.zeros(())
+        self._evaluated_at: int | None = None
+        self._one_length: bool | None = None
+        self._ahead = Ahead(parts.plan, self.step, self.end_step, recipe.data.loader_workers)
+        self._is_best = False  # the last evaluation, whose checkpoint is not yet saved
+
+    @property
+    def epoch(self) -> float:
+        return self.step / self.parts.plan.steps_per_epoch
+
+    def run(self) -> None:
+        """Raises `NonFiniteLossError`, `EngagementError`, `DiskFullError`, `StepMemoryError`, or what
+        the task raises."""
+        self.parts.journal.enter("train", self.step, self.end_step)
+        stopped = False
+        batches = self.parts.plan.from_step(self.step)
+        self.meter.resume()
+        with closing(self._ahead):
+            while self.step < self.end_step and not stopped:
+                self._train_step(next(batches))
+                stopped = self._after_step()
+        self.meter.pause()
+        if self._losses.steps:
+            self._log_row()
+        if self.ended_by is None and self.parts.data.eval and self._evaluated_at != self.step:
+            self._evaluate(self.parts.data.eval)
+        if self._is_best:
+            self._save()
+        self.writer.wait()
+
+    def _train_step(self, global_batch: GlobalBatch) -> None:
+        engine, samples = self.parts.engine, global_batch.samples
+        with memory_watched(engine):
+            while (loss := self._try_gradients(global_batch)) is None:
+                pass
+            self._losses.add(loss, self._weight)
+            self.probe.before_step()
+            lr = self._lr(self.step)
+            self._grad_norm = engine.step(lr)
+            self.probe.after_step(lr)
+        self.step += 1
+        self.meter.count(len(samples), int(self.parts.plan.lengths[samples].sum()))
+
+    def _try_gradients(self, global_batch: GlobalBatch) -> torch.Tensor | None:
+        """As `_gradients`; null where memory ran out, and the next try has smaller micro-batches.
+
+        Raises what memory raised where the engine cannot undo a backward that failed.
+        """
+        engine = self.parts.engine
+        try:
+            return self._gradients(global_batch)
+        except (RuntimeError, MemoryError) as error:
+            smaller = halved(engine.setup.layout)
+            if not is_out_of_memory(error) or smaller is None or not isinstance(engine, RepeatableEngine):
+                raise
+        # Behind the handler: until here the error holds the activations.
+        engine.discard()
+        engine.setup = replace(engine.setup, layout=smaller)
+        self.parts.folder.write_memory_limit(MemoryLimit(smaller.micro_size))
+        log.warning("out of memory at step %d: %s", self.step, describe_split(smaller))
+        return None
+
+    def _gradients(self, global_batch: GlobalBatch) -> torch.Tensor:
+        """Leave the gradients of the global batch in the engine; returns this rank's part of the loss."""
+        engine, task = self.parts.engine, self.parts.task
+        replicas = engine.setup.replicas
+        seed_step(self.parts.recipe.seed, self.step, engine.setup.stream)
+        task.step = self.step
+        inputs = self._step_inputs(global_batch)
+        self._weight = replicas.sum(sum_weights(task, inputs))
+        weight = divisor(self._weight)
+        return engine.gradients(inputs, lambda model, *inputs: task.loss(model, *inputs) / weight)
+
+    def _step_inputs(self, global_batch: GlobalBatch) -> list[tuple[Batch, torch.Tensor]]:
+        """This rank's micro-batches of one step, on its device."""
+        parts, setup = self.parts, self.parts.engine.setup
+        layout, replicas = setup.layout, setup.replicas
+        share = Share(
+            replicas.rank, replicas.world_size, layout.micro_size, layout.accumulation, parts.engine.even
+        )
+        inputs = StepInputs(parts.task, parts.data.train, parts.plan.lengths, share)
+        return [
+            ({name: self._to_device(tensor) for name, tensor in batch.items()}, self._to_device(weights))
+            for batch, weights in self._ahead.take(global_batch, inputs)
+        ]
+
+    def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Without waiting: only from page-locked memory does the copy run beside the host."""
+        device = self.parts.ranks.device
+        held = tensor.pin_memory() if device.type == "cuda" else tensor
+        return held.to(device, non_blocking=True)
+
+    def _after_step(self) -> bool:
+        """Log, evaluate, save, as often as the recipe says. Whether to end early."""
+        recipe, stopped = self.parts.recipe, False
+        saves = self.step == recipe.train.stop_at_step or _due(self.step, recipe.checkpoint.every_steps)
+        # A row before each save: a resumed run then logs the same rows, and NaN is never saved.
+        logs = saves or _due(self.step, recipe.train.log_every_steps)
+        if logs:
+            self._log_row()
+        self.parts.journal.at_step(self.step)
+        self.writer.check()
+        if self.parts.data.eval and self._evaluation_is_due():
+            stopped = self._evaluate(self.parts.data.eval)
+        if self._is_best and self._losses.steps:
+            self._log_row()
+        request = self._requests.read() if logs and self.step < self.end_step else None
+        if saves or request or self._is_best:
+            self._save()
+        return self._obey(request) or stopped
+
+    def _evaluation_is_due(self) -> bool:
+        """After so many steps, or at the first step behind so many epochs."""
+        settings = self.parts.recipe.eval
+        if settings.every_epochs is None:
+            return _due(self.step, settings.every_steps)
+        steps = settings.every_epochs * self.parts.plan.steps_per_epoch
+        return periods(self.step, steps) > periods(self.step - 1, steps)
+
+    def _obey(self, request: Request | None) -> bool:
+        """Whether the request, for which a checkpoint was saved, ends the training."""
+        if request is None:
+            return False
+        log.info("%s was requested at step %d", request.name, self.step)
+        self.writer.wait()  # whoever asked sees a checkpoint where the file is gone
+        self._requests.done(request)
+        self.ended_by = request if request.ends_as else None
+        return self.ended_by is not None
+
+    def _log_row(self) -> None:
+        """A collective. The loss is the mean since the last row, null where nothing was measured."""
+        loss = self._losses.mean(self.parts.ranks, self.step)
+        norm, rates = float(self._grad_norm), self.meter.cut()
+        fp16 = self.parts.engine.loss_scale.dynamic
+        if not (math.isfinite(loss or 0.0) and (fp16 or math.isfinite(norm))):
+            raise NonFiniteLossError(
+                f"step {self.step}: loss {loss}, gradient norm {norm}: the run diverged; "
+                "lower optim.lr, lengthen the warm-up, or check the data"
+            )
+        values = {
+            "loss": loss,
+            "lr": self._lr(self.step - 1),
+            "grad_norm": norm if math.isfinite(norm) else None,
+            "samples_per_s": round(rates.samples_per_s, 3),
+            "tokens_per_s": round(rates.tokens_per_s, 1),
+        }
+        self.parts.journal.row(self.step, self.epoch, values)
+
+    def _evaluate(self, dataset: TokenizedDataset) -> bool:
+        """A collective. Whether early stopping ends the run, as the main rank sees it."""
+        parts = self.parts
+        self.meter.pause()
+        parts.journal.enter("eval", self.step)
+        batch_size = parts.recipe.eval.batch_size
+        engine, meter = parts.engine, EvalMeter()
+        replicas = engine.setup.replicas
+        one_length = self._needs_one_length(dataset)
+        metrics = evaluate(engine.evaluated, parts.task, dataset, batch_size, replicas, meter, one_length)
+        self.eval_speed = meter.speed(replicas)
+        self._evaluated_at = self.step
+        parts.journal.row(self.step, self.epoch, dict(metrics))
+        found = [self.stopping.update(metrics), self.best.update(self.step, metrics)]
+        stop, self._is_best = (bool(flag) for flag in parts.ranks.from_main(found))
+        if stop:
+            log.info("early stop at step %d: best %s %s", self.step, self.stopping.metric, self.stopping.best)
+        parts.journal.enter("train", self.step)
+        self.meter.resume()
+        return stop
+
+    def _needs_one_length(self, dataset: TokenizedDataset) -> bool:
+        """A collective at the first evaluation. Compiled models are not asked: each shape costs a graph."""
+        if self._one_length is None:
+            parts, engine = self.parts, self.parts.engine
+            compute = parts.recipe.precision.dtype
+            self._one_length = not parts.recipe.train.compile and padding_matters(
+                engine.evaluated, parts.task, dataset, engine.setup.replicas, compute
+            )
+        return self._one_length
+
+    def _save(self) -> None:
+        self._is_best = False
+        self.meter.pause()
+        self.parts.journal.enter("save", self.step)
+        stall_s = self.writer.save(self.parts.engine, self.state())
+        self.parts.journal.row(self.step, self.epoch, {"checkpoint/stall_s": round(stall_s, 4)})
+        self.parts.journal.enter("train", self.step)
+        self.meter.resume()
+
+    def state(self) -> TrainState:
+        engine, plan = self.parts.engine, self.parts.plan
+        epoch, batch = divmod(self.step, plan.steps_per_epoch)
+        return TrainState(
+            step=self.step,
+            epoch=epoch,
+            batch=batch,
+            seed=plan.seed,
+            global_size=plan.global_size,
+            total_steps=self.total_steps,
+            optimizer_steps=engine.optimizer_steps,
+            loss_scale=engine.loss_scale.scale,
+            loss_scale_good_steps=engine.loss_scale.good_steps,
+            loss_scale_overflows=engine.loss_scale.overflows,
+            data_fingerprint=self.parts.data.train.fingerprint,
+            best=self.stopping.best,
+            misses=self.stopping.misses,
+            watched=self.stopping.metric,
+            kept=self.best.kept,
+            stream=self._stream_position(),
+        )
+
+    def _stream_position(self) -> Any:
+        train = self.parts.data.train
+        if not isinstance(train, SampleStream):
+            return None
+        return train.position(self.step * self.parts.plan.global_size)
+
+
+def end_step(train: Train, total_steps: int) -> int:
+    """The step at which the run ends. Raises `ConfigError` where it would end before that by itself."""
+    if train.stop_at_step is None:
+        return total_steps
+    for key, asked in (("stop_at_step", train.stop_at_step), ("max_steps", train.max_steps)):
+        if asked is not None and asked > total_steps:
+            what = f"is never reached: train.epochs={train.epochs:g} ends the run at step {total_steps}"
+            raise ConfigError(Problem(f"train.{key}={asked}", what, "more train.epochs"))
+    return train.stop_at_step
+
+
+def sum_weights(task: Task, inputs: list[tuple[Batch, torch.Tensor]]) -> torch.Tensor:
+    """What this rank's losses of one step sum over, as fp32."""
+    parts = [task.weight(batch, weights).float() for batch, weights in inputs]
+    return torch.stack(parts).sum()
+
+
+def periods(step: int, steps: float) -> int:
+    """How many whole periods of `steps`, which may be a fraction, have passed after `step`."""
+    return math.floor(step / steps + 1e-9)
+
+
+def _due(step: int, every_steps: int | None) -> bool:
+    return every_steps is not None and step % every_steps == 0

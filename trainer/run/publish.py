@@ -1,0 +1,37 @@
+"""Uploading model/ to the Hugging Face hub, after everything else is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from galley.schema import Hub
+from trainer.models.hub import is_offline
+
+# What the upload commits; the hub ignores what it has already.
+MESSAGE = "Trained by Galley"
+
+
+def push_model(model: Path, hub: Hub, endpoint: str | None = None) -> str:
+    """Upload the folder; returns why it was not uploaded and what to do, empty if it was.
+
+    A model that is finished is not lost for the hub being away: the run has succeeded either way.
+    """
+    if is_offline():
+        return _not_pushed(hub, model, "the hub cannot be reached")
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    api: Any = HfApi(endpoint=endpoint)
+    try:
+        api.create_repo(str(hub.push), private=hub.private, exist_ok=True)
+        api.upload_folder(repo_id=str(hub.push), folder_path=model, commit_message=MESSAGE)
+    except (HfHubHTTPError, LocalTokenNotFoundError, httpx.HTTPError, OSError) as error:
+        lines = (line.strip() for line in str(error).splitlines())
+        return _not_pushed(hub, model, next(filter(None, lines), type(error).__name__))
+    return ""
+
+
+def _not_pushed(hub: Hub, model: Path, reason: str) -> str:
+    return f"the model was not pushed to {hub.push}: {reason}; later: hf upload {hub.push} {model}"
