@@ -1,5 +1,4 @@
 PYTHON ?= python3
-PYTEST_ARGS ?=
 bin := .venv/bin
 
 # One OpenMP thread a process that sleeps when idle: ranks and tests share the cores.
@@ -7,12 +6,15 @@ export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
-# Suites that mostly wait for a cluster: three of their files at a time, of all others two.
-waiting := $(wildcard $(addprefix tests/integration/, ccl hosts k8s mpi ray slurm))
 pytest := $(bin)/python -P -m pytest -q $(PYTEST_ARGS)
+suites := tests/unit tests/contract tests/recipes tests/integration tests/docs
+# Suites that mostly wait for a cluster: three of their files at a time, of all others two.
+waiting := $(addprefix tests/integration/, ccl hosts k8s mpi ray slurm)
+# Unit tests that load torch; the others come first, since they fail sooner.
+with_torch := $(wildcard $(addprefix tests/unit/, ccl metrics parity trainer*))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test acceptance lint docs reference bench system clean
+.PHONY: help setup quickstart check unit test acceptance lint format docs reference bench system clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -26,9 +28,19 @@ quickstart: setup ## train the default recipe on this machine and show the resul
 system: ## install the system packages that tests need, or name the suites that will not run
 	@scripts/system_packages.sh
 
+check: lint unit ## what a pull request needs: the linters, and the unit tests
+
+unit: setup ## unit and contract tests, those without torch first
+	@$(pytest) -n 2 --dist loadfile $(filter-out $(with_torch), $(wildcard tests/unit/*)) tests/contract $(with_torch)
+
+# With PYTEST_ARGS, one command runs what they select: of the suites that they name, or else of all.
 test: setup system lint ## everything: lint, and all tests, those of the documentation included
-	@$(pytest) -n 2 --dist loadfile $(addprefix --ignore=, $(waiting))
+ifdef PYTEST_ARGS
+	@$(pytest) $(if $(filter tests%, $(PYTEST_ARGS)),, $(suites))
+else
+	@$(pytest) -n 2 --dist loadfile $(addprefix --ignore=, $(waiting)) $(suites)
 	@$(pytest) -n 3 --dist loadfile $(waiting)
+endif
 
 acceptance: setup ## MRPC under two strategies, language models, dialogue, questions; forty trials: an hour on two idle cores
 	@$(pytest) tests/acceptance
@@ -37,6 +49,10 @@ lint: setup ## ruff, and mypy --strict
 	@$(bin)/ruff check .
 	@$(bin)/ruff format --check --quiet .
 	@$(bin)/mypy
+
+format: setup ## format the code, and correct what ruff can correct
+	@$(bin)/ruff check --fix --quiet .
+	@$(bin)/ruff format --quiet .
 
 reference: setup ## write docs/reference/ from the source again
 	@$(bin)/python -P scripts/write_reference.py
