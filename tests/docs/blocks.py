@@ -19,9 +19,9 @@ SHELLS = {"console", "bash"}
 
 
 def documents() -> list[Path]:
-    """The README, and every page that somebody wrote; generated pages hold no blocks to run."""
+    """The README, CONTRIBUTING, and every page that somebody wrote; generated pages hold no blocks to run."""
     pages = [page for page in (REPO / "docs").rglob("*.md") if page.parent.name != "reference"]
-    return [*REPO.glob("README.md"), *sorted(pages)]
+    return [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted(pages)]
 
 
 @dataclass(frozen=True)
