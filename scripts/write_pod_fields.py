@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-TARGET = Path(__file__).resolve().parent.parent / "launchers" / "k8s" / "pod_fields.json"
+TARGET = Path(__file__).resolve().parent.parent / "launchers" / "k8s" / "validation" / "pod_fields.json"
 
 
 def compact(schema: dict[str, Any]) -> Any:

@@ -7,10 +7,10 @@ import os
 import sys
 import time
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import IO
 
 from galley.errors import SubmissionError
+from galley.paths import ROOT
 from galley.report.display import make_display
 from galley.report.plot import draw
 from galley.report.summary import show_failure, show_result
@@ -143,7 +143,7 @@ def _leave(spec: RunSpec, folder: RunFolder, facts: ClusterFacts, attempt: int, 
 def _detach(folder: RunFolder, attempt: int, json: bool) -> int:
     """Start `launchers.lifecycle.detached` and wait until it has submitted the job."""
     log = folder.logs(attempt) / "supervisor.log"
-    source = str(Path(__file__).resolve().parents[1])
+    source = str(ROOT)
     argv = (sys.executable, "-P", "-m", "launchers.lifecycle.detached", str(folder.root), str(attempt))
     child = proc.start(argv, env={**os.environ, "PYTHONPATH": source}, log=log, dies_with_parent=False)
     end = time.monotonic() + _DETACH_TIMEOUT_S

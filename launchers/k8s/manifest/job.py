@@ -23,7 +23,7 @@ MANAGER = "galley.dev/launcher"  # whose patches of the runtime these are
 NODE = "node"  # the job of a TrainJob's pods, and the container of each that trains
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 TRAINER_LABEL = "trainer.kubeflow.org/trainjob-ancestor-step"
-UNPACK = Path(__file__).with_name("unpack.py")
+UNPACK = Path(__file__).resolve().parents[1] / "unpack.py"
 KINDS = {"pytorchjob": "pytorchjobs.kubeflow.org", "trainjob": "trainjobs.trainer.kubeflow.org"}
 
 
