@@ -171,7 +171,7 @@ def packages() -> list[Path]:
 
 
 def test_every_package_says_that_it_is_typed() -> None:
-    assert {"galley", "trainer", "launchers", "hpo"} <= {package.name for package in packages()}
+    assert {"cli", "galley", "trainer", "launchers", "hpo"} <= {package.name for package in packages()}
     assert all((package / "py.typed").is_file() for package in packages())
 
 
