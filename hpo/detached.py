@@ -1,4 +1,4 @@
-"""`python -m hpo.supervisor STUDY`: runs a detached sweep, in a session of its own."""
+"""`python -m hpo.detached STUDY`: runs a detached sweep, in a session of its own."""
 
 from __future__ import annotations
 

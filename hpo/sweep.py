@@ -144,7 +144,7 @@ def detach(folder: StudyFolder) -> Path:
     Raises `SubmissionError` where it ends, or does not take the study, within a minute.
     """
     log = folder.root / "sweep.log"
-    argv = (sys.executable, "-P", "-m", "hpo.supervisor", str(folder.root))
+    argv = (sys.executable, "-P", "-m", "hpo.detached", str(folder.root))
     child = proc.start(argv, env={**os.environ, "PYTHONPATH": str(ROOT)}, log=log, dies_with_parent=False)
     end = time.monotonic() + _DETACH_S
     while not folder.is_locked() and child.exit_code() is None:

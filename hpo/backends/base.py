@@ -32,7 +32,7 @@ class Search:
         settings: the recipe's `hpo`.
         dry: only to see whether the backend can express the search: it writes nothing.
         points: that are tried first, in this order.
-        id: of the study (`hpo.identity`), by which a storage that others use too knows it.
+        id: of the study (`hpo.study.identity`), by which a storage that others use too knows it.
     """
 
     name: str
@@ -82,7 +82,7 @@ class HpoBackend(ABC):
 
     @abstractmethod
     def tell(self, trial: Trial) -> None:
-        """A trial has ended (`hpo.values.ENDED`). Telling it twice changes nothing."""
+        """A trial has ended (`hpo.study.values.ENDED`). Telling it twice changes nothing."""
 
     @abstractmethod
     def best(self) -> tuple[int, ...]:

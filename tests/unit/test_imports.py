@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -148,6 +150,25 @@ def starts(file: Path) -> Iterator[str]:
 
 def test_one_module_starts_processes_and_none_a_shell() -> None:
     assert offenders(starts, sources()) == {}
+
+
+def lost_modules(file: Path) -> Iterator[str]:
+    """Modules that are named in text, to be started or loaded later, and that are not there."""
+    texts = [node.value for node in nodes(file) if isinstance(node, ast.Constant)]
+    words = [text for text in texts if isinstance(text, str)]
+    started = {word for text in words for word in re.findall(r"python (?:-P )?-m ([\w.]+)", text)}
+    for node in (node for node in nodes(file) if isinstance(node, ast.Tuple | ast.List)):
+        values = [one.value if isinstance(one, ast.Constant) else None for one in node.elts]
+        started |= {str(word) for flag, word in pairwise(values) if flag == "-m"}
+    loaded = {word.partition(":")[0] for word in words if re.fullmatch(r"[a-z][\w.]*\.\w+:\w+", word)}
+    for name in started | loaded:
+        path = REPO / Path(*name.split("."))
+        if name.split(".")[0] in OURS and not path.with_suffix(".py").exists() and not path.is_dir():
+            yield name
+
+
+def test_modules_that_are_named_in_text_exist() -> None:
+    assert offenders(lost_modules, sources()) == {}
 
 
 def unpickles(file: Path) -> Iterator[str]:

@@ -27,8 +27,8 @@ import sys
 from pathlib import Path
 from galley.errors import GalleyError
 from galley.rundir import RunFolder
-from galley.facts import probe
-from launchers.run import launch
+from galley.system.machine import probe
+from launchers.lifecycle.launch import launch
 folder = RunFolder(Path(sys.argv[1]))
 flags = sys.argv[3:]
 try:

@@ -133,7 +133,7 @@ time.sleep(60)
 """
 RANK = """
 import time
-from galley.lifetime import die_with_parent
+from galley.system.pdeathsig import die_with_parent
 die_with_parent()
 print("up", flush=True)
 time.sleep(60)

@@ -37,7 +37,7 @@ CONTROLLER = """
 import sys, time
 from pathlib import Path
 from tests.integration.warm.test_warm import submit
-from launchers.warm import WarmLauncher
+from launchers.warm.launcher import WarmLauncher
 with WarmLauncher() as launcher:
     submit(launcher, Path(sys.argv[1]), *sys.argv[2:])
     time.sleep(600)

@@ -217,7 +217,7 @@ def test_instances_that_cannot_all_be_bound_are_refused() -> None:
 PINNED = """
 import ctypes, json, os, sys
 from pathlib import Path
-from galley.pinning import pins_of, read_cores
+from galley.system.pinning import pins_of, read_cores
 from galley.spec import Layout
 from trainer.backends import prepare
 layout = Layout(1, 2, 2, "cpu", "gloo", 1, 8, 4, 1)

@@ -134,7 +134,7 @@ def test_processes_are_found_by_consecutive_arguments(tmp_path: Path) -> None:
 def test_a_job_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     script = (
-        "import os, sys; from pathlib import Path; from galley import proc\n"
+        "import os, sys; from pathlib import Path; from galley.system import proc\n"
         "log = Path(sys.argv[1] + '.log')\n"
         "child = proc.start(['sleep', '600'], env=os.environ, log=log, dies_with_parent=True)\n"
         "Path(sys.argv[1]).write_text(str(child.id.pid)); os.kill(os.getpid(), 9)"

@@ -18,7 +18,7 @@ attempt = lambda: read_splits(Data(name="nyu-mll/glue", subset="mrpc"))
 """
 MODEL = """
 from galley.schema import Model, Recipe
-from trainer.models import load_tokenizer
+from trainer.models.build import load_tokenizer
 attempt = lambda: load_tokenizer(Recipe(model=Model(name="some/model")))
 """
 ATTEMPT = """
