@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cli.options import Options
-from galley.paths import ROOT
+from galley.paths import ROOT, is_checkout
 from galley.system.half_precision import cost_text, measure_here, this_cpu
 from galley.system.machine import probe
 from galley.system.packages import package_versions
@@ -68,7 +68,7 @@ def _formats() -> list[Finding]:
 def _packages() -> list[Finding]:
     found = package_versions()
     needed = ("torch", "transformers", "accelerate", "deepspeed", "datasets")
-    step = f"pip install -e '{ROOT}[train]'"
+    step = f"pip install -e '{ROOT}[train]'" if is_checkout() else "pip install 'galley[train]'"
     return [Finding(name, found.get(name, step), name in found) for name in needed]
 
 

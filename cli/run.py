@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from cli.options import Options
 from cli.prepare import prepare
 from galley.errors import ConfigError, Problem
+from galley.paths import command_of
 from galley.run.relayout import move, with_cluster
 from galley.run.seal import snapshot_sha256, write_snapshot
 from galley.rundir import RunFolder
@@ -85,7 +86,7 @@ def resume(words: Sequence[str], options: Options) -> int:
         hint = "the sealed code is gone; start a new run instead"
         raise ConfigError(Problem(str(folder.code), "was changed after the run was sealed", hint))
     if folder.spec_sha256() != spec.sha256:
-        own = f"python -P {shlex.quote(str(folder.code / 'train.py'))} resume {shlex.quote(str(folder.root))}"
+        own = f"{command_of(folder.code)} resume {shlex.quote(str(folder.root))}"
         what = "was sealed by another version of Galley, which names its keys otherwise"
         raise ConfigError(Problem(words[0], what, f"resume it with its own code: {own}"))
     last = last_handle(folder)
