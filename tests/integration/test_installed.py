@@ -12,9 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from galley.seal import PROGRAM, code_files
 from packaging.requirements import Requirement
 
+from galley.run.seal import PROGRAM, code_files
 from galley.rundir import RunFolder
 from galley.schema import Recipe
 from tests.support import REPO, Finished, not_available, run_process
@@ -148,8 +148,8 @@ def test_base_package_plans_explains_and_lists_without_torch(base_only: Environm
     assert help_text.out.startswith("galley [VERB]")
     shown = base_only.galley("explain", "optim.lr", cwd=tmp_path)
     assert "recipes/quickstart.yaml:13  optim.lr = 1e-4" in shown.out
-    listed = base_only.galley("recipes", "--json", cwd=tmp_path)
-    assert {row["recipe"] for row in json.loads(listed.out)} == {f.stem for f in REPO.glob("recipes/*.yaml")}
+    copied = base_only.galley("recipes", "show", "mrpc_deberta", cwd=tmp_path)
+    assert copied.out == (REPO / "recipes" / "mrpc_deberta.yaml").read_text()
     for launcher in ("local", "slurm"):
         words = ("plan", "--json", f"launcher={launcher}", "cluster.procs_per_node=1")
         planned = base_only.galley(*words, cwd=tmp_path)
