@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from galley.errors import ConfigError
 from galley.interop.export import export_strategy
 from galley.schema import Recipe
+from galley.spec import ClusterFacts, MpiFacts
+from launchers.mpi.hosts import hosts_of
+from launchers.mpi.launcher import MpiLauncher
+from tests.integration.local.standin import make_spec
 from tests.unit.interop.files import compose, problem, problems
 
 DEEPSPEED_FILES = {
@@ -115,21 +120,47 @@ def test_what_a_fixture_asks_for_in_vain_is_said_once(fixtures: Path, name: str,
     assert said in problem(f"strategy.accelerate_config={fixtures}/{name}.yaml")
 
 
-def test_a_hostfile_of_mpirun_is_the_launcher_s_hosts(fixtures: Path, tmp_path: Path) -> None:
-    """The fixture without IPEX, on the hosts of a file as Open MPI and as Intel MPI write it."""
-    hosts = tmp_path / "hostfile"
-    hosts.write_text("# 4 nodes\nnode-1 slots=4\nnode-2:4\n\nnode-3\nuser@node-4 slots=4 # spare\n")
+def _with_hostfile(fixtures: Path, folder: Path, slots: int) -> tuple[Path, str]:
+    """A hostfile as Open MPI and as Intel MPI write it, and the fixture, without IPEX, that names it."""
+    hosts = folder / "hostfile"
+    hosts.write_text(f"# 4 nodes\nnode-[1-2] slots={slots}\n\nnode-3:{slots}\nuser@node-4 # spare\n")
     text = (fixtures / "accelerate_mpi_0_28_0.yaml").read_text().replace("ipex: true", "ipex: false")
-    file = tmp_path / "mpi.yaml"
+    file = folder / "mpi.yaml"
     file.write_text(text.replace("/home/user/hostfile", str(hosts)))
-    launcher = compose(f"strategy.accelerate_config={file}").launcher
-    assert (launcher.kind, launcher.mpi.hosts) == ("mpi", ["node-1", "node-2", "node-3", "user@node-4"])
+    return hosts, f"strategy.accelerate_config={file}"
+
+
+def test_a_hostfile_of_mpirun_is_the_launcher_s_and_is_planned(fixtures: Path, tmp_path: Path) -> None:
+    """The fixture has 16 ranks on 4 machines."""
+    hosts, word = _with_hostfile(fixtures, tmp_path, slots=4)
+    recipe = compose(word)
+    launcher = recipe.launcher
+    assert (launcher.kind, launcher.mpi.hosts, launcher.mpi.hostfile) == ("mpi", [], str(hosts))
     assert launcher.torchrun.rendezvous is None
     assert launcher.env["CCL_WORKER_COUNT"] == "1"
-    hosts.unlink()
-    assert f"(mpirun_config.mpirun_hostfile): '{hosts}' cannot be read here" in problem(
-        f"strategy.accelerate_config={file}"
+    planned = hosts_of(recipe)
+    assert planned == ("node-1", "node-2", "node-3", "user@node-4")
+    spec = make_spec("succeed", 16)
+    layout = replace(spec.layout, nodes=4, procs_per_node=4)
+    mpi = MpiFacts("openmpi", "mpirun", "5")
+    facts = ClusterFacts("node", 0, 0.0, 4, 0.0, mpi=mpi, hosts=planned)
+    plan = MpiLauncher("/opt/python").plan(
+        replace(spec, recipe=recipe, layout=layout), Path("/runs/a"), facts, 1
     )
+    lines = [f"{host} slots=4" for host in planned]
+    assert plan.files["hostfile"].splitlines() == lines
+    hosts.unlink()
+    assert f"(mpirun_config.mpirun_hostfile): '{hosts}' cannot be read here" in problem(word)
+
+
+def test_fewer_slots_than_ranks_are_refused_and_typed_hosts_are_in_the_file_s_place(
+    fixtures: Path, tmp_path: Path
+) -> None:
+    _, word = _with_hostfile(fixtures, tmp_path, slots=2)
+    with pytest.raises(ConfigError, match="has 2 slots for node-1"):
+        hosts_of(compose(word))
+    mpi = compose(word, "launcher.mpi.hosts=[a,b,c,d]").launcher.mpi
+    assert (mpi.hosts, mpi.hostfile) == (["a", "b", "c", "d"], None)
 
 
 def test_zero2_file_keeps_what_only_deepspeed_knows(fixtures: Path) -> None:
