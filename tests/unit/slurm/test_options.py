@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from galley.config.compose import compose_recipe
 from galley.errors import ConfigError
-from galley.schema import Cluster
+from galley.schema import Checkpoint, Cluster, Data
 from galley.schema.types import minutes_of
 from galley.spec import RunSpec
 from tests.unit.slurm.bench import Bench, make_spec_on, plan_on
@@ -29,6 +29,59 @@ def script(cluster: Cluster | None = None, **slurm: Any) -> str:
 def test_mounts_are_source_and_target(mount: str) -> None:
     with pytest.raises(ConfigError, match="is no mount"):
         script(container_image="i.sif", container_mounts=["/x:/y:ro", mount])
+
+
+@pytest.mark.parametrize(
+    ("runtime", "options", "mounts", "home", "is_seen"),
+    [
+        ("pyxis", [], [], False, False),
+        ("pyxis", [], ["{data}:{data}"], False, True),
+        ("pyxis", [], ["{root}:{root}:ro"], False, True),
+        ("pyxis", [], ["{data}:/data"], False, False),
+        ("pyxis", [], ["{data}-2:{data}-2"], False, False),
+        ("pyxis", [], [], True, False),
+        ("pyxis", ["--container-mount-home"], [], True, True),
+        ("pyxis", ["--container-mount-home"], [], False, False),
+        ("apptainer", [], [], False, False),
+        ("apptainer", [], [], True, True),
+        ("singularity", ["--no-home"], [], True, False),
+        ("apptainer", ["--containall"], [], True, False),
+        ("apptainer", ["--bind", "{root}"], [], False, True),
+    ],
+)
+def test_what_the_ranks_read_is_mounted(
+    runtime: str, options: list[str], mounts: list[str], home: bool, is_seen: bool,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Apptainer's guide: the home folder is mounted by default; Pyxis' README: only if it is asked for."""
+    data = tmp_path / "data"
+    data.mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path if home else tmp_path / "home"))
+    options, mounts = (
+        [text.format(data=data, root=tmp_path) for text in texts] for texts in (options, mounts)
+    )
+    slurm = {"container_image": "i.sif", "container_runtime": runtime}
+    spec = make_spec_on(container_options=options, container_mounts=mounts, **slurm)
+    spec = replace(spec, recipe=replace(spec.recipe, data=Data(path=str(data))))
+    if is_seen:
+        assert plan_on(RUN, spec).files["job.sh"]
+        return
+    with pytest.raises(ConfigError) as caught:
+        plan_on(RUN, spec)
+    assert str(caught.value.problems[0]).startswith(f"data.path={data}: is not mounted in the container")
+    assert f"add '{data}:{data}'" in caught.value.problems[0].hint
+
+
+def test_a_checkpoint_is_mounted_and_what_only_the_image_has_is_not_asked_for(tmp_path: Path) -> None:
+    spec = make_spec_on(container_image="i.sif")
+    here = replace(spec.recipe, checkpoint=Checkpoint(resume_from=str(tmp_path)))
+    with pytest.raises(ConfigError, match=f"checkpoint.resume_from={tmp_path}: is not mounted"):
+        plan_on(RUN, replace(spec, recipe=here))
+    image = replace(spec.recipe, model=replace(spec.recipe.model, name="/opt/models/of-the-image"))
+    assert plan_on(RUN, replace(spec, recipe=image)).files
+    nothing = make_spec_on()
+    outside = replace(nothing.recipe, data=Data(path=str(tmp_path)))
+    assert plan_on(RUN, replace(nothing, recipe=outside)).files
 
 
 def test_a_directive_among_the_lines_of_bash_is_refused() -> None:
