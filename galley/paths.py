@@ -24,6 +24,15 @@ def is_checkout() -> bool:
     return (ROOT / "Makefile").is_file()
 
 
+def install(extra: str) -> str:
+    """Return the command, for a shell, that adds one of Galley's extras to this environment."""
+    return (
+        f"pip install -e {shlex.quote(f'{ROOT}[{extra}]')}"
+        if is_checkout()
+        else f"pip install 'galley[{extra}]'"
+    )
+
+
 def command() -> str:
     """Return the command as users type it: `python train.py` in a checkout, elsewhere `galley`."""
     return "python train.py" if is_checkout() else "galley"

@@ -148,13 +148,19 @@ def test_base_package_plans_explains_and_lists_without_torch(base_only: Environm
     assert help_text.out.startswith("galley [VERB]")
     shown = base_only.galley("explain", "optim.lr", cwd=tmp_path)
     assert "recipes/quickstart.yaml:13  optim.lr = 1e-4" in shown.out
-    copied = base_only.galley("recipes", "show", "mrpc_deberta", cwd=tmp_path)
-    assert copied.out == (REPO / "recipes" / "mrpc_deberta.yaml").read_text()
+    listed = base_only.galley("recipes", "--json", cwd=tmp_path)
+    assert {row["recipe"] for row in json.loads(listed.out)} == {f.stem for f in REPO.glob("recipes/*.yaml")}
     for launcher in ("local", "slurm"):
         words = ("plan", "--json", f"launcher={launcher}", "cluster.procs_per_node=1")
         planned = base_only.galley(*words, cwd=tmp_path)
         assert planned.rc == 0, planned.err
-        assert json.loads(planned.out)["run_dir"].startswith(str(tmp_path / "runs"))
+        found = json.loads(planned.out)
+        assert found["run_dir"].startswith(str(tmp_path / "runs"))
+        warned = [text for text in found["warnings"] if "torch, transformers" in text]
+        assert len(warned) == (launcher == "local")
+    refused = base_only.galley("strategy=single", cwd=tmp_path)
+    assert refused.rc == 2
+    assert "pip install 'galley[train]'" in refused.err
     assert not any(tmp_path.iterdir())
 
 
