@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import _compress_hook
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from galley.strategy.optimizers import KINDS
+from trainer.compatibility import make_ddp
 from trainer.engines.base import Engine, ReadTensor, RepeatableEngine, Setup
 from trainer.engines.precision import TORCH_DTYPES
 from trainer.optim.optimizers import moments, restored_state, state_numel
@@ -111,11 +111,11 @@ class DdpEngine(TorchEngine):
     def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
         super().__init__(model, setup)
         cuda = setup.ranks.device.type == "cuda"
-        self.module = self.ddp = DistributedDataParallel(
+        self.module = self.ddp = make_ddp(
             model,
-            device_ids=[setup.ranks.device.index] if cuda else None,
             # Only statistics that training changes need it, and it costs every forward.
-            forward_sync_buffers=any(isinstance(m, _BatchNorm) for m in model.modules()),
+            sync_buffers=any(isinstance(m, _BatchNorm) for m in model.modules()),
+            device_ids=[setup.ranks.device.index] if cuda else None,
             gradient_as_bucket_view=True,
             init_sync=not setup.replicated,
         )

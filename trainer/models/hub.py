@@ -12,6 +12,7 @@ from urllib.parse import urlparse
 from urllib.request import getproxies
 
 from galley.errors import ConfigError, Problem
+from trainer.compatibility import is_hub_offline
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 PROBE_TIMEOUT_S = 5.0
@@ -62,9 +63,7 @@ def hub_errors(key: str, name: str, local: bool = False) -> Iterator[None]:
 
 
 def _problem(where: str, error: Exception, local: bool) -> Problem:
-    from huggingface_hub.constants import is_offline_mode
-
-    if not local and (is_offline_mode() or isinstance(error, ConnectionError)):
+    if not local and (is_hub_offline() or isinstance(error, ConnectionError)):
         what = (
             "is not in the local cache, and the Hugging Face hub cannot be reached:"
             " use profile=small, or a local model with data.path=DIR"

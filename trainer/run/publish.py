@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from galley.schema import Hub
+from trainer.compatibility import hub_failures
 from trainer.models.hub import is_offline
 
 # What the upload commits; the hub ignores what it has already.
@@ -19,15 +20,13 @@ def push_model(model: Path, hub: Hub, endpoint: str | None = None) -> str:
     """
     if is_offline():
         return _not_pushed(hub, model, "the hub cannot be reached")
-    import httpx
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
     api: Any = HfApi(endpoint=endpoint)
     try:
         api.create_repo(str(hub.push), private=hub.private, exist_ok=True)
         api.upload_folder(repo_id=str(hub.push), folder_path=model, commit_message=MESSAGE)
-    except (HfHubHTTPError, LocalTokenNotFoundError, httpx.HTTPError, OSError) as error:
+    except hub_failures() as error:
         lines = (line.strip() for line in str(error).splitlines())
         return _not_pushed(hub, model, next(filter(None, lines), type(error).__name__))
     return ""

@@ -16,6 +16,7 @@ import torch
 from galley.errors import ConfigError, Problem, valid_values
 from galley.schema import Strategy
 from galley.strategy.parallel_dims import layer_spans, shape_problems
+from trainer.compatibility import returns_tuple
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,10 @@ class Skipped(torch.nn.Module):
     def __init__(self, layer: torch.nn.Module) -> None:
         super().__init__()
         self.attention_type = getattr(layer, "attention_type", "full_attention")
+        self.in_tuple = returns_tuple(layer)
 
-    def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-        return hidden_states
+    def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> Any:
+        return (hidden_states,) if self.in_tuple else hidden_states
 
 
 class Nothing(torch.nn.Module):

@@ -21,6 +21,7 @@ from galley.errors import ConfigError, Problem
 from galley.schema import Strategy
 from galley.strategy.parallel_dims import shape_problems
 from galley.strategy.shards import part_of
+from trainer.compatibility import transformers_tensor_plan
 
 log = logging.getLogger("galley")
 
@@ -39,7 +40,7 @@ def tensor_plan(model: Any, strategy: Strategy) -> dict[str, str]:
     Modules whose weight another module has too (a head tied to the embeddings) stay whole. Raises
     `ConfigError` where there is no plan, or where it cannot be carried out.
     """
-    known = getattr(model, "tp_plan", None) or {}
+    known = transformers_tensor_plan(model)
     patterns = {**(_embeddings(model) if known else {}), **known, **strategy.tp_plan}
     kind = _kind(model)
     if not patterns:

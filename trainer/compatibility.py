@@ -1,0 +1,78 @@
+"""What differs between the supported versions of torch and Transformers.
+
+Each function asks for a parameter or an attribute, never for a version number: containers carry
+versions of their own between two releases.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch.nn.parallel import DistributedDataParallel
+
+
+def make_ddp(model: torch.nn.Module, sync_buffers: bool, **options: Any) -> DistributedDataParallel:
+    """Wrap `model` in DDP. Buffers are always broadcast with the parameters when DDP starts.
+
+    `sync_buffers`: broadcast them before each forward, too.
+    """
+    from torch.nn.parallel import DistributedDataParallel
+
+    if "forward_sync_buffers" in signature(DistributedDataParallel).parameters:
+        return DistributedDataParallel(model, forward_sync_buffers=sync_buffers, **options)
+    # Up to torch 2.11 one option decides about the start and about each forward.
+    ddp = DistributedDataParallel(model, broadcast_buffers=True, **options)
+    ddp.broadcast_buffers = sync_buffers
+    return ddp
+
+
+def returns_tuple(layer: torch.nn.Module) -> bool:
+    """Whether a decoder layer of Transformers returns its hidden states inside a tuple.
+
+    Those that can return attentions beside them do so: GPT-2 and GPT-NeoX in Transformers 4.57 and 5.0.
+    """
+    return "output_attentions" in signature(layer.forward).parameters
+
+
+def transformers_tensor_plan(model: Any) -> dict[str, str]:
+    """Pattern of module names -> Transformers' name of the cut; empty if it has no plan for this model.
+
+    Completes what older releases leave out: 4.57 the head; 4.57 and 5.0 the norms of queries and keys,
+    of whose gradient each rank has only the part of its own heads.
+    """
+    plan = {**(getattr(type(model), "_tp_plan", None) or {}), **(getattr(model, "tp_plan", None) or {})}
+    return {**_norms_of_heads(model, plan), **plan}
+
+
+def _norms_of_heads(model: Any, plan: dict[str, str]) -> dict[str, str]:
+    """Norms that every rank has whole, and applies to its own heads alone."""
+    cut = [pattern for pattern, style in plan.items() if style == "colwise"]
+    return {
+        f"{name}.{letter}_norm": "replicated_with_grad_allreduce"
+        for name, module in (model.named_modules() if cut else ())
+        for letter in "qk"
+        if hasattr(module, f"{letter}_norm")
+        and any(fnmatch.fnmatch(f"{name}.{letter}_proj", pattern) for pattern in cut)
+    }
+
+
+def is_hub_offline() -> bool:
+    """Whether huggingface_hub sends nothing: `HF_HUB_OFFLINE`, or `use_cache_if_unreachable`."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def hub_failures() -> tuple[type[Exception], ...]:
+    """Return what a call of huggingface_hub raises if the hub refuses, or cannot be reached.
+
+    Its HTTP client was requests, then httpx, then httpx2; its own error inherits from that of the client.
+    """
+    from huggingface_hub.errors import HfHubHTTPError
+
+    client: type[Exception] = HfHubHTTPError.__mro__[1]
+    return client, OSError
