@@ -11,7 +11,7 @@ suites := tests/unit tests/contract tests/recipes tests/integration tests/docs
 # Suites that mostly wait for a cluster: three of their files at a time, of all others two.
 waiting := $(addprefix tests/integration/, ccl hosts k8s mpi ray slurm)
 # Unit tests that load torch; the others come first, since they fail sooner.
-with_torch := $(wildcard $(addprefix tests/unit/, ccl metrics parity trainer*))
+with_torch := tests/unit/trainer
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart check unit test acceptance lint format docs reference bench system clean

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cli.options import Options
-from galley.paths import ROOT
+from galley.paths import ROOT, install
 from galley.system.half_precision import cost_text, measure_here, this_cpu
 from galley.system.machine import probe
 from galley.system.packages import package_versions
@@ -47,6 +47,7 @@ def _machine() -> list[Finding]:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"
     return [
+        Finding("program", str(ROOT)),
         Finding("host", f"{facts.hostname}, {system}"),
         Finding("GPUs", gpus),
         Finding("CPU", f"{facts.physical_cores} physical cores, {facts.memory_gib:.0f} GiB"),
@@ -68,8 +69,7 @@ def _formats() -> list[Finding]:
 def _packages() -> list[Finding]:
     found = package_versions()
     needed = ("torch", "transformers", "accelerate", "deepspeed", "datasets")
-    step = f"pip install -e '{ROOT}[train]'"
-    return [Finding(name, found.get(name, step), name in found) for name in needed]
+    return [Finding(name, found.get(name, install("train")), name in found) for name in needed]
 
 
 def _programs() -> list[Finding]:

@@ -11,6 +11,7 @@ from importlib import import_module
 from cli.options import Options, parse_arguments
 from galley import __version__
 from galley.errors import INTERRUPTED_EXIT_CODE, ConfigError, GalleyError
+from galley.paths import command
 from galley.system.os_errors import of_the_disk
 
 # verb -> (module:function, what it does). Modules are imported when their verb is used.
@@ -113,7 +114,7 @@ def help_text() -> str:
     width = max(map(len, VERBS))
     verbs = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in VERBS.items())
     return f"""\
-python train.py [VERB] [OPTION …] [KEY=VALUE …]
+{command()} [VERB] [OPTION …] [KEY=VALUE …]
 
 {verbs}
 

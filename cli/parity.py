@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cli.options import Options
+from cli.prepare import refuse_missing_packages
 from galley.config.compose import compose_recipe
 from galley.config.keys import is_known
 from galley.config.rules.recipe import recipe_problems
@@ -62,6 +63,7 @@ def parity(words: Sequence[str], options: Options) -> int:
     """
     request = read_request(words, options)
     folder, planned = plan_runs(request, options)
+    refuse_missing_packages(planned[0].spec.recipe)
     stream = sys.stderr if options.json else sys.stdout
     reference = _run(planned[0], stream)
     if reference.evidence.failure:

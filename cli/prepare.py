@@ -12,6 +12,7 @@ from galley.config.rank_paths import place_warnings
 from galley.config.recipe_file import with_absolute_path
 from galley.config.rules.launcher import unread_warnings
 from galley.errors import ConfigError, Problem
+from galley.run.missing_packages import missing_packages
 from galley.run.seal import default_run_dir, seal
 from galley.rundir import RunFolder
 from galley.schema import Recipe
@@ -80,6 +81,7 @@ def prepare(words: Sequence[str], options: Options) -> Prepared:
             *place_warnings(recipe),
             *unread_warnings(recipe),
             *memory_warnings(estimate, layout, facts),
+            *([] if launcher.remote else map(str, missing_packages(recipe))),
         ],
     )
 
@@ -97,6 +99,15 @@ def settle(words: Sequence[str], recipe: Recipe, options: Options) -> tuple[list
     facts = make_launcher(recipe.launcher.kind).facts(recipe, _predecessor(recipe, options))
     choice = choose(lambda name: compose_recipe([*others, f"strategy={name}"], options.config_dirs), facts)
     return [*others, *choice.words], choice
+
+
+def refuse_missing_packages(recipe: Recipe) -> None:
+    """Raise `ConfigError` if the ranks start in this environment, and it lacks a package that they import."""
+    from launchers import make_launcher
+
+    problems = [] if make_launcher(recipe.launcher.kind).remote else list(missing_packages(recipe))
+    if problems:
+        raise ConfigError(problems)
 
 
 def _machine_problems(recipe: Recipe, facts: ClusterFacts) -> list[Problem]:

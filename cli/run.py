@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from cli.options import Options
-from cli.prepare import prepare
+from cli.prepare import prepare, refuse_missing_packages
 from galley.errors import ConfigError, Problem
+from galley.paths import command_of
 from galley.run.relayout import move, with_cluster
 from galley.run.seal import snapshot_sha256, write_snapshot
 from galley.rundir import RunFolder
@@ -24,6 +25,7 @@ def run(words: Sequence[str], options: Options) -> int:
         from cli.sweep import start_sweep
 
         return start_sweep(prepared.recipe, prepared.words, options)
+    refuse_missing_packages(prepared.recipe)
     if prepared.choice is not None:
         print(f"strategy=auto: {prepared.choice.reason}", file=sys.stderr)
     for warning in prepared.warnings:
@@ -85,11 +87,12 @@ def resume(words: Sequence[str], options: Options) -> int:
         hint = "the sealed code is gone; start a new run instead"
         raise ConfigError(Problem(str(folder.code), "was changed after the run was sealed", hint))
     if folder.spec_sha256() != spec.sha256:
-        own = f"python -P {shlex.quote(str(folder.code / 'train.py'))} resume {shlex.quote(str(folder.root))}"
+        own = f"{command_of(folder.code)} resume {shlex.quote(str(folder.root))}"
         what = "was sealed by another version of Galley, which names its keys otherwise"
         raise ConfigError(Problem(words[0], what, f"resume it with its own code: {own}"))
     last = last_handle(folder)
     recipe = with_cluster(spec.recipe, words[1:])
+    refuse_missing_packages(recipe)
     facts = make_launcher(recipe.launcher.kind).facts(recipe, folder)
     spec = spec if recipe == spec.recipe else move(spec, recipe, facts)
     attempt = 1 if last is None else last.attempt + 1

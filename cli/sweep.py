@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.options import Options
-from cli.prepare import settle
+from cli.prepare import refuse_missing_packages, settle
 from galley.config.compose import compose_recipe
 from galley.errors import ConfigError, Problem
 from galley.schema import Recipe
@@ -38,6 +38,7 @@ def start_sweep(recipe: Recipe, words: Sequence[str], options: Options) -> int:
 
     if recipe.hpo.kind == "wandb":
         return _export_to_wandb(recipe, words, options)
+    refuse_missing_packages(recipe)
     folder = begin(recipe, words, options.config_dirs, options.root)
     if recipe.detach:
         log = detach(folder)

@@ -1,6 +1,11 @@
-"""Where the checkout is. Galley runs from its checkout, so everything else is relative to it."""
+"""Where the program is: a checkout, the folder that a wheel installs, or the snapshot of a run.
+
+All three are laid out alike, and whatever comes with Galley is found relative to `ROOT`.
+"""
 
 import os
+import shlex
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -12,3 +17,31 @@ def user_cache() -> Path:
     """What is kept between runs: `$XDG_CACHE_HOME/galley`, else `~/.cache/galley`."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "galley"
+
+
+def is_checkout() -> bool:
+    """Return whether the program is a checkout, and neither an installation nor the snapshot of a run."""
+    return (ROOT / "Makefile").is_file()
+
+
+def install(extra: str) -> str:
+    """Return the command, for a shell, that adds one of Galley's extras to this environment."""
+    return (
+        f"pip install -e {shlex.quote(f'{ROOT}[{extra}]')}"
+        if is_checkout()
+        else f"pip install 'galley[{extra}]'"
+    )
+
+
+def command() -> str:
+    """Return the command as users type it: `python train.py` in a checkout, elsewhere `galley`."""
+    return "python train.py" if is_checkout() else "galley"
+
+
+def command_of(code: Path) -> str:
+    """Return the command, quoted for the shell, that runs a snapshot with its own code.
+
+    PYTHONPATH is for snapshots whose train.py does not put its own folder first on the path.
+    """
+    program = (sys.executable, "-P", str(code / "train.py"))
+    return f"PYTHONPATH={shlex.quote(str(code))} {shlex.join(program)}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from galley.config.rules.recipe import evaluates_during
 from galley.errors import ConfigError, Problem, valid_values
+from galley.paths import command
 from galley.schema import Hpo, Pbt, Recipe
 from hpo.backends import BACKENDS
 from hpo.objectives import VISIBLE, is_visible, read_objectives
@@ -25,7 +26,7 @@ def sweep_problems(recipe: Recipe) -> list[Problem]:
     """Everything that can be seen in the recipe itself."""
     if recipe.hpo.kind == "wandb":
         what = "is run by W&B's agents: Galley writes it down for them, and has nothing to plan or to run"
-        return [Problem("hpo=wandb", what, "python train.py sweep hpo=wandb …")]
+        return [Problem("hpo=wandb", what, f"{command()} sweep hpo=wandb …")]
     problems: list[Problem] = []
     space: tuple[SpaceDim, ...] = ()
     objectives: tuple[Objective, ...] = ()

@@ -15,7 +15,7 @@ from galley.config.compose import compose_recipe
 from galley.config.hydra_bridge import open_loader
 from galley.config.keys import leaf_types
 from galley.errors import ConfigError, Problem
-from galley.paths import RECIPES
+from galley.paths import RECIPES, command, is_checkout
 from galley.rundir import RunFolder, write_atomic
 from galley.schema import Hpo, Recipe
 from galley.spec import Layout, RunResult
@@ -55,7 +55,7 @@ def promote(study: Study, trial: Trial, name: str, config_dirs: Sequence[Path]) 
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(Problem(f"--promote {name}", "is not a name", "letters, digits, '.', '_' and '-'"))
-    folder = config_dirs[0] / "recipes" if config_dirs else RECIPES
+    folder = _recipes_folder(name, config_dirs)
     parts = stretches(lineage(study.trials, trial))
     names = [*(f"{name}-{number}" for number in range(1, len(parts))), name]
     files = [folder / f"{one}.yaml" for one in names]
@@ -73,6 +73,14 @@ def promote(study: Study, trial: Trial, name: str, config_dirs: Sequence[Path]) 
     return Promoted(files[-1], tuple(lines))
 
 
+def _recipes_folder(name: str, config_dirs: Sequence[Path]) -> Path:
+    if not config_dirs and not is_checkout():
+        what = "needs a folder of recipes of your own"
+        hint = "give it with --config-dir DIR, or run the command in a project that `galley init DIR` makes"
+        raise ConfigError(Problem(f"--promote {name}", what, hint))
+    return config_dirs[0] / "recipes" if config_dirs else RECIPES
+
+
 def stretches(line: Sequence[Trial]) -> list[Trial]:
     """The last trial of each stretch of a lineage whose parameters are the same."""
     following = [*line[1:], None]
@@ -88,7 +96,7 @@ def commands(names: Sequence[str], config_dirs: Sequence[Path]) -> list[str]:
     for number, name in enumerate(names):
         start = f" checkpoint.resume_from=runs/{names[number - 1]}" if number else ""
         own = f" run_dir=runs/{name}" if number < len(names) - 1 else ""
-        found.append(f"python train.py {option}recipe={name}{start}{own}")
+        found.append(f"{command()} {option}recipe={name}{start}{own}")
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -15,7 +16,7 @@ from typing import IO
 
 from galley.config.compose import compose_recipe
 from galley.errors import ConfigError, Problem, RunFailedError, SubmissionError
-from galley.paths import ROOT
+from galley.paths import ROOT, command_of
 from galley.run.seal import snapshot, snapshot_sha256, write_snapshot
 from galley.rundir import RunFolder
 from galley.schema import Recipe
@@ -217,7 +218,7 @@ def _refuse_other_code(study: Study) -> None:
         hint = "the study's code is gone; begin a new study instead"
         raise ConfigError(Problem(str(folder.code), "was changed after the study began", hint))
     if folder.code != ROOT and snapshot(begun.recipe).sha256 != begun.code.sha256:
-        own = f"{sys.executable} -P {folder.code / 'train.py'} resume {folder.root}"
+        own = f"{command_of(folder.code)} resume {shlex.quote(str(folder.root))}"
         what = "began with other code than this, and its trials must not differ in it"
         raise ConfigError(Problem(str(folder.root), what, f"go on with its own code: {own}"))
     if compose_recipe(begun.words, [Path(path) for path in begun.config_dirs]) != begun.recipe:

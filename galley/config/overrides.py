@@ -12,6 +12,7 @@ from galley.config.keys import is_known, suggest
 from galley.config.recipe_file import ENDINGS, RecipeFile, by_path
 from galley.config.verbs import VERBS
 from galley.errors import Problem, valid_values
+from galley.paths import command
 from galley.quoting import override, shell_word
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def _read_choice(text: str, key: str, value: Any, request: Request) -> Problem |
 
 def _not_an_override(text: str) -> Problem:
     if text.startswith("-"):
-        return Problem(text, "is not an option", "python train.py --help lists them")
+        return Problem(text, "is not an option", f"{command()} --help lists them")
     return Problem(text, "is neither a verb nor KEY=VALUE", valid_values(text, VERBS))
 
 

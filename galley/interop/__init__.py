@@ -31,7 +31,7 @@ PLACES = ("cluster", "launcher")
 # Sections that one launcher alone reads -> that launcher.
 LAUNCHER_OF = {"launcher.torchrun": "local", "launcher.mpi": "mpi"}
 # Two words for one knob: stating the second contradicts the first.
-RIVALS = {"schedule.warmup_steps": "schedule.warmup_ratio"}
+RIVALS = {"schedule.warmup_steps": "schedule.warmup_ratio", "launcher.mpi.hostfile": "launcher.mpi.hosts"}
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _placed(sources: Sequence[Source], container: Mapping[str, Any], typed: set[
 
     Machines meet at a rendezvous only under `launcher=local`, and only if there are several.
     """
-    left = [s for s in sources if s.key.split(".")[0] not in PLACES or s.key not in typed]
+    left = [s for s in sources if s.key.split(".")[0] not in PLACES or not {s.key, RIVALS.get(s.key)} & typed]
     values = {key: _get(container, key) for key in ("launcher.kind", "cluster.nodes")}
     values |= {source.key: source.value for source in left if source.key in values}
     for source in left:

@@ -185,15 +185,14 @@ def _read_launch(top: Block) -> None:
 
 
 def _read_hosts(reading: Reading, file: str, name: str) -> None:
-    """Of an mpirun hostfile: `HOST`, `HOST slots=N` (Open MPI) or `HOST:N` (MPICH, Intel MPI) a line."""
+    """An mpirun hostfile stays the file that it is: its slots and ranges count, too."""
     try:
-        lines = Path(file).expanduser().read_text(encoding="utf-8").splitlines()
+        Path(file).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         hint = "name the hosts in its place: launcher=mpi 'launcher.mpi.hosts=[HOST1,HOST2]', without the key"
         reading.refuse(name, f"'{file}' cannot be read here", hint)
         return
-    words = [line.partition("#")[0].split() for line in lines]
-    reading.take("launcher.mpi.hosts", [found[0].split(":")[0] for found in words if found], name)
+    reading.take("launcher.mpi.hostfile", file, name)
 
 
 def _read_deepspeed(top: Block, document: Document, given: Path | None) -> list[Reading]:

@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -133,19 +132,7 @@ def summary_of(result: RunResult) -> dict[str, float | int | str]:
 
 
 def tracker_problems(recipe: Recipe) -> Iterator[Problem]:
-    """What is wrong with the tracker's address; and a library that is missing where the ranks will run, as
-    far as that can be seen from here."""
-    kind = recipe.tracker.kind
-    yield from _uri_problems(recipe)
-    if kind == "none" or recipe.launcher.kind not in ("local", "mpi"):
-        return
-    library = LIBRARIES[kind]
-    if find_spec(library) is None:
-        hint = f"install it into Galley's environment: pip install {library}; or choose tracker=none"
-        yield Problem(f"tracker={kind}", f"{library} is not installed", hint)
-
-
-def _uri_problems(recipe: Recipe) -> Iterator[Problem]:
+    """Yield what is wrong with the tracker's address."""
     key, uri = "tracker.uri", recipe.tracker.uri
     yield from filter(None, [url_problem(key, uri)])
     name, forwarded = variable(uri), recipe.launcher.forward_env

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter
 
 from galley.errors import ConfigError, Problem
+from galley.paths import command_of
 from galley.schema import Recipe
 from galley.spec import CodeSnapshot
 from hpo.study.values import Params, TrialState
@@ -235,7 +237,7 @@ def _read(path: Path, number: int, line: bytes) -> Event:
         raise broken(path, number, "is not an event of a study", str(error).splitlines()[0]) from error
     if seal is None and isinstance(event, Begun) and event.version < SEALED_SINCE:
         study = path.parent
-        own = f"python -P {study / 'code' / 'train.py'} resume {study}"
+        own = f"{command_of(study / 'code')} resume {shlex.quote(str(study))}"
         raise ConfigError(
             Problem(
                 str(path), "is of an earlier version, whose lines have no checksums", f"go on with: {own}"

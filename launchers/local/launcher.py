@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from galley.errors import ConfigError, Problem
+from galley.paths import command
 from galley.rundir import RunFolder
 from galley.schema import Recipe
 from galley.schema.types import MAX_PORT
@@ -111,8 +112,7 @@ class LocalLauncher(Launcher):
     def invitation(self, spec: RunSpec, folder: RunFolder) -> str:
         nodes = range(1, spec.recipe.launcher.torchrun.max_nodes or spec.layout.nodes)
         lines = [
-            f"on machine {node}: python train.py join {shlex.quote(str(folder.root))} {node}\n"
-            for node in nodes
+            f"on machine {node}: {command()} join {shlex.quote(str(folder.root))} {node}\n" for node in nodes
         ]
         return "".join(lines)
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from galley.config.rank_paths import named_folders
 from galley.errors import ConfigError, Problem
+from galley.schema import Recipe, Slurm
 from galley.spec import RunSpec
+
+_BINDS = ("--bind", "-B", "--mount")  # of Apptainer: what they mount is the user's to know
+_NO_HOME = ("--no-home", "--contain", "--containall", "-c", "-C", "--no-mount", "--home", "-H")
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class Container:
 
     @classmethod
     def of(cls, spec: RunSpec, run_dir: Path) -> Container:
-        """Raises `ConfigError` on a path that a list of mounts cannot hold."""
+        """Raises `ConfigError` on a path that a list of mounts cannot hold, and on one that none mounts."""
         slurm = spec.recipe.launcher.slurm
         if slurm.container_image is None:
             return cls()
@@ -37,6 +43,7 @@ class Container:
             for mount in slurm.container_mounts
             if "," in mount or not all(mount.partition(":"))
         ]
+        problems = problems or list(_unmounted(spec.recipe, run_dir))
         if problems:
             raise ConfigError(problems)
         mounts = ",".join((f"{run_dir}:{run_dir}", *slurm.container_mounts))
@@ -47,3 +54,33 @@ class Container:
         exec_ = (slurm.container_runtime, "exec", *gpu, "--bind", mounts)
         command = (*exec_, *slurm.container_options, slurm.container_image)
         return cls(command=command, python=slurm.container_python)
+
+
+def _unmounted(recipe: Recipe, run_dir: Path) -> Iterator[Problem]:
+    """Paths of this machine that the ranks need and the container does not have."""
+    slurm = recipe.launcher.slurm
+    if any(option.startswith(_BINDS) for option in slurm.container_options):
+        return
+    seen = [str(run_dir), *_mounted(slurm)]
+    for key, path in _needed(recipe).items():
+        if not any(PurePosixPath(path).is_relative_to(folder) for folder in seen):
+            hint = f"add '{path}:{path}', or a folder above it, to launcher.slurm.container_mounts"
+            yield Problem(f"{key}={path}", "is not mounted in the container", hint)
+
+
+def _mounted(slurm: Slurm) -> Iterator[str]:
+    """Folders that the container has of the cluster. Apptainer mounts the home folder unless told not to."""
+    yield from (mount.split(":")[1] for mount in slurm.container_mounts)
+    if slurm.container_runtime == "pyxis":
+        has_home = "--container-mount-home" in slurm.container_options
+    else:
+        has_home = not any(option.partition("=")[0] in _NO_HOME for option in slurm.container_options)
+    if has_home:
+        yield str(Path.home())
+
+
+def _needed(recipe: Recipe) -> dict[str, str]:
+    """Key -> path that is here; what is not may be the image's own."""
+    named = {**named_folders(recipe), "checkpoint.resume_from": recipe.checkpoint.resume_from}
+    paths = {key: str(Path(path).expanduser().absolute()) for key, path in named.items() if path is not None}
+    return {key: path for key, path in paths.items() if Path(path).exists()}

@@ -127,7 +127,7 @@ def test_missing_programs_are_named_with_their_suites(bare_path: dict[str, str |
     script = REPO / "scripts" / "system_packages.sh"
     done = run_process([shutil.which("bash") or "bash", script], env=bare_path)
     assert done.rc == 0, done.err
-    assert "shellcheck (package shellcheck): not run: tests/unit/slurm" in done.err
+    assert "shellcheck (package shellcheck): not run: tests/unit/launchers/slurm" in done.err
 
 
 def test_in_ci_a_missing_program_is_a_failure(bare_path: dict[str, str | None]) -> None:

@@ -243,7 +243,7 @@ def test_unit_runs_all_unit_and_contract_tests_and_torch_last() -> None:
     inner = {path for path in (REPO / "tests" / "unit").iterdir() if list(path.glob("**/test_*.py"))}
     inner |= set((REPO / "tests" / "unit").glob("test_*.py"))
     assert {f"tests/unit/{path.name}" for path in inner} | {"tests/contract"} <= set(paths)
-    assert paths.index("tests/contract") < paths.index("tests/unit/trainer_engine")
+    assert paths.index("tests/contract") < paths.index("tests/unit/trainer")
 
 
 def test_pytest_alone_runs_what_needs_no_cluster() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 from galley.errors import Problem
 from galley.schema import Recipe
@@ -35,9 +34,6 @@ def hub_problems(recipe: Recipe) -> Iterator[Problem]:
 
 def energy_problems(recipe: Recipe) -> Iterator[Problem]:
     train = recipe.train
-    here = recipe.launcher.kind in ("local", "mpi")
-    if train.energy and here and find_spec("codecarbon") is None:
-        yield Problem("train.energy", "CodeCarbon is not installed", "pip install 'galley[energy]'")
     if train.country is not None and not train.energy:
         yield Problem("train.country", "nothing is measured without train.energy", "train.energy=true")
     if train.region is not None and train.country not in ("USA", "CAN"):

@@ -249,7 +249,8 @@ def test_changed_digit_is_noticed(tmp_path: Path) -> None:
     old = re.sub(r', "crc32": "\w+"', "", first).replace('"version": 2', '"version": 1')
     path.write_text(f"{old}\n{rest}")
     with pytest.raises(
-        ConfigError, match=r"earlier version.*\n.*go on with: python -P .*code/train.py resume"
+        ConfigError,
+        match=r"earlier version.*\n.*go on with: PYTHONPATH=.*/code \S+ -P .*code/train.py resume",
     ):
         read_study(study.folder.root)
 

@@ -17,7 +17,7 @@ from launchers.k8s.launcher import MANIFEST
 from tests.integration.k8s.api_server import ApiServer
 from tests.integration.k8s.conftest import use
 from tests.support import free_port
-from tests.unit.k8s.runs import make_spec, plan
+from tests.unit.launchers.k8s.runs import make_spec, plan
 
 JOB = ("pytorchjobs.kubeflow.org", "tiny-1")
 CREATE = ["kubectl", "create", "-f"]

@@ -14,7 +14,7 @@ import yaml
 from launchers.k8s.launcher import MANIFEST
 from tests.integration.k8s.api_server import ApiServer
 from tests.support import Finished, run_process
-from tests.unit.k8s.runs import make_spec, plan
+from tests.unit.launchers.k8s.runs import make_spec, plan
 
 NAMESPACE = "team-a"
 

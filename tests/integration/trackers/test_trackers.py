@@ -7,6 +7,7 @@ import logging
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tensorboardX.proto.event_pb2 import Event
 from wandb.proto.wandb_internal_pb2 import Record
 
 from galley.errors import Problem
+from galley.run.missing_packages import missing_packages
 from galley.rundir import RunFolder
 from galley.schema import Checkpoint, Eval, Recipe, Tracker, Train
 from galley.schema import Launcher as LauncherSettings
@@ -247,9 +249,12 @@ def test_a_login_in_the_netrc_file_is_a_key(tmp_path: Path) -> None:
 
 
 def test_a_missing_library_is_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("galley.trackers.find_spec", lambda name: None)
-    problems: list[Problem] = list(tracker_problems(recipe("trackio")))
+    """It is no problem of the recipe: who only lists, checks or plans recipes needs no library of them."""
+    here = "galley.run.missing_packages.find_spec"
+    monkeypatch.setattr(here, lambda name: None if name == "trackio" else find_spec(name))
+    problems: list[Problem] = list(missing_packages(recipe("trackio")))
     assert ["trackio is not installed" in str(problem) for problem in problems] == [True]
+    assert not list(tracker_problems(recipe("trackio")))
 
 
 def test_a_study_is_a_run_of_the_group_of_its_trials(tmp_path: Path, no_key: None) -> None:

@@ -27,7 +27,7 @@ from launchers.ray.driver import node_command
 from launchers.ray.launcher import RayLauncher
 from launchers.slurm.launcher import SlurmLauncher
 from tests.integration.k8s.cluster import Pod, expand, pytorch_pods, train_pods
-from tests.unit.slurm.bench import Bench
+from tests.unit.launchers.slurm.bench import Bench
 
 RUN_DIR = Path("/runs/a run")
 PORT = 29512
