@@ -30,8 +30,8 @@ system: ## install the system packages that tests need, or name the suites that 
 
 check: lint unit ## what a pull request needs: the linters, and the unit tests
 
-unit: setup ## unit and contract tests, those without torch first
-	@$(pytest) -n 2 --dist loadfile $(filter-out $(with_torch), $(wildcard tests/unit/*)) tests/contract $(with_torch)
+unit: setup ## unit and contract tests without the slow ones, those without torch first
+	@$(pytest) -m "not slow" -n 2 --dist loadfile $(filter-out $(with_torch), $(wildcard tests/unit/*)) tests/contract $(with_torch)
 
 # With PYTEST_ARGS, one command runs what they select: of the suites that they name, or else of all.
 test: setup system lint ## everything: lint, and all tests, those of the documentation included

@@ -132,6 +132,7 @@ def test_a_run_of_another_version_is_resumed_with_its_own_code(
     assert f"python -P {folder.code}/train.py resume {folder.root}" in err
 
 
+@pytest.mark.slow
 def test_recipes(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, out, _ = output(capsys, "recipes", "ls", "--json")
     rows = {row["recipe"]: row for row in json.loads(out)}
@@ -152,6 +153,7 @@ def test_a_copied_recipe_runs_under_its_own_name(capsys: pytest.CaptureFixture[s
     assert output(capsys, "recipes", "cp", "quickstart", str(copy))[0] == 2
 
 
+@pytest.mark.slow
 def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = output(capsys, "explain", "optim.lr", "recipe=mrpc_deberta", "optim.lr=3e-5")
     assert code == 0
@@ -162,6 +164,7 @@ def test_explain(capsys: pytest.CaptureFixture[str]) -> None:
     assert "default of galley/schema/task.py" in output(capsys, "explain", "task.contrastive.scale")[1]
 
 
+@pytest.mark.slow
 def test_estimate_lists_every_strategy(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = output(capsys, "estimate", "recipe=mrpc_deberta", "--json")
     rows = json.loads(out)
@@ -170,6 +173,7 @@ def test_estimate_lists_every_strategy(capsys: pytest.CaptureFixture[str]) -> No
     assert rows["zero2"]["total_gib"] < rows["ddp"]["total_gib"]
 
 
+@pytest.mark.slow
 def test_doctor_never_shows_a_secret(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +198,7 @@ def test_a_study_with_a_damaged_journal_hides_no_other(
     assert "journal.jsonl:1" in rows[0]["message"]
 
 
+@pytest.mark.slow
 def test_the_recipes_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = output(capsys, "recipes", "ls")
     header, *lines = out.splitlines()

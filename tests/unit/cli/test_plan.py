@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support import run_process
 from tests.unit.test_imports import HEAVY
 
@@ -27,6 +29,7 @@ for name in sys.argv[1:]:
 KINDS = ("local", "mpi", "slurm", "k8s", "ray")
 
 
+@pytest.mark.slow
 def test_every_launcher_plans_without_programs_and_without_torch_as_fast_as_local(tmp_path: Path) -> None:
     done = run_process([sys.executable, "-P", "-c", ALL, *KINDS], env={"PATH": str(tmp_path)}, cwd=tmp_path)
     assert done.rc == 0, done.err

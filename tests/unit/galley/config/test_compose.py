@@ -129,6 +129,7 @@ def test_batch_that_cannot_be_split_states_the_equation() -> None:
     assert "global_size = micro_size × accumulation × ranks" in problem
 
 
+@pytest.mark.slow
 def test_rules_between_keys() -> None:
     assert "keep one of them" in problems("schedule.warmup_steps=3")[0]
     assert "is one process" in problems("strategy=single", "cluster.procs_per_node=2")[0]

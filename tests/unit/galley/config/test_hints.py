@@ -36,11 +36,13 @@ def texts(file: Path) -> Iterator[str]:
             yield node.value
 
 
+@pytest.mark.slow
 def test_a_hint_with_a_list_or_a_mapping_is_quoted_for_the_shell() -> None:
     found = [f"{file.name}: {text!r}" for file in FILES for text in texts(file) if UNQUOTED.search(text)]
     assert [one for one in found if "hydra.searchpath" not in one] == []
 
 
+@pytest.mark.slow
 def test_none_is_never_the_only_thing_that_is_valid() -> None:
     assert [file.name for file in FILES for text in texts(file) if "valid: none" in text] == []
     assert valid_values("nix", []) == "there is none"

@@ -183,6 +183,7 @@ def as_read(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 STAGES = {"none": 0, "optimizer": 1, "grads": 2, "params": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("name", "file_format"), EXPORTS, ids=NAMES)
 def test_the_engine_reads_what_was_meant(name: str, file_format: str, as_read: dict[str, Any]) -> None:

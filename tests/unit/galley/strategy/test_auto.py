@@ -131,6 +131,7 @@ def test_nothing_is_guessed(recipe: Recipe, facts: ClusterFacts, where: str, mes
     assert message in str(caught.value)
 
 
+@pytest.mark.slow
 def test_it_is_the_same_run_as_with_the_strategy_named(capsys: pytest.CaptureFixture[str]) -> None:
     """bloom_3d as published, were its GPUs of 80 GB: as many ranks a copy as BLOOM had."""
     words, gpus = ["recipe=bloom_3d", "cluster.gpu_memory_gib=80"], Options(json=True)
@@ -145,6 +146,7 @@ def test_it_is_the_same_run_as_with_the_strategy_named(capsys: pytest.CaptureFix
     assert chosen["layout"]["model_parallel"] == 8 * 6
 
 
+@pytest.mark.slow
 def test_it_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         explain(

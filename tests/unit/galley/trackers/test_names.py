@@ -36,6 +36,7 @@ def test_an_odd_name_is_written_out(name: str, made: str) -> None:
     _validate_metric_name(made)
 
 
+@pytest.mark.slow
 @given(st.text(min_size=1, max_size=40))
 def test_every_name_is_taken_and_told_again(name: str) -> None:
     made = encoded(name)

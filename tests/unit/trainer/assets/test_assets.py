@@ -118,6 +118,7 @@ def test_a_conversion_of_another_version_is_not_taken(deberta: Path, monkeypatch
     assert again != deberta
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_end_with_one_whole_model(tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from trainer.assets import model_folder;"
     code += "print(model_folder('embedded:deberta_minilm', Path(sys.argv[1])))"

@@ -112,6 +112,7 @@ def test_embedded_dialogue_is_the_same_every_time_and_answers_are_in_one_split()
     assert [len(first[split]) > size for split, size in (("train", 70), ("eval", 40))] == [True, True]
 
 
+@pytest.mark.slow
 def test_the_embedded_bpe_is_that_of_gpt2_in_any_number_of_processes() -> None:
     recipe = Recipe(model=Model(tokenizer="embedded:gpt2_bpe", architecture="gpt2"))
     tokenizer: Any = load_tokenizer(recipe, pad_with_end=True)
