@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from galley.config.rules.recipe import evaluates_during
-from galley.errors import ConfigError, Problem, valid_values
+from galley.errors import ConfigError, Problem
 from galley.paths import command
 from galley.schema import Hpo, Pbt, Recipe
-from hpo.backends import BACKENDS
 from hpo.objectives import VISIBLE, is_visible, read_objectives
 from hpo.population import population_problems
 from hpo.pruning.rungs import rungs
@@ -48,8 +47,6 @@ def sweep_problems(recipe: Recipe) -> list[Problem]:
 
 def _backend_problems(recipe: Recipe) -> Iterator[Problem]:
     hpo = recipe.hpo
-    if hpo.kind not in BACKENDS:
-        yield Problem("hpo", f"'{hpo.kind}' is not a backend", valid_values(hpo.kind, BACKENDS))
     for name in ("sampler", "storage"):
         if getattr(hpo, name) is not None and hpo.kind != "optuna":
             yield Problem(f"hpo.{name}", f"means nothing to hpo={hpo.kind}", "choose hpo=optuna, or drop it")

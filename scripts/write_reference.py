@@ -21,6 +21,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from galley.schema import Recipe
+from galley.schema.types import NameIn
 
 REPO = Path(__file__).resolve().parent.parent
 FOLDER = REPO / "docs" / "reference"
@@ -32,6 +33,9 @@ def type_text(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is type(None):
         return "null"
+    named = next((one for one in arguments[1:] if isinstance(one, NameIn)), None)
+    if origin is typing.Annotated and named is not None:
+        return " | ".join([*named.also, *named.registry.built_in, "MODULE:CLASS"])
     if origin is typing.Annotated:
         return f"{type_text(arguments[0])} {bounds_text(arguments[1:])}".strip()
     if origin is typing.Literal:

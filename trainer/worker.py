@@ -123,7 +123,7 @@ def train(spec: RunSpec, folder: RunFolder, facts: RankFacts, attempt: int, repo
     journal = Journal(folder, attempt, facts.is_main)
     journal.enter("starting")
     try:
-        from trainer.models.user_code import add_folders
+        from galley.plugins import add_folders
         from trainer.run import session
         from trainer.tasks import make_task
 

@@ -14,6 +14,7 @@ from galley.config.verbs import VERBS
 from galley.errors import Problem, valid_values
 from galley.paths import command
 from galley.quoting import override, shell_word
+from galley.registry import WITH_GROUPS
 
 if TYPE_CHECKING:
     from galley.config.hydra_bridge import Loader
@@ -140,7 +141,10 @@ def _not_an_override(text: str) -> Problem:
 def _check_options(request: Request, loader: Loader) -> None:
     for group, option in list(request.groups.items()):
         options = loader.options(group)
-        if option not in options:
+        if option not in options and _is_from_outside(group, option):
+            del request.groups[group]
+            request.values.append((f"{group}.kind", f"++{group}.kind={option}"))
+        elif option not in options:
             request.problems.append(no_such_option(request.typed[group], option, group, options))
             del request.groups[group]
     recipes = loader.options("recipes")
@@ -150,6 +154,12 @@ def _check_options(request: Request, loader: Loader) -> None:
         request.problems.append(no_such_option(request.typed["recipe"], request.recipe, "recipe", recipes))
         request.recipe = None
     _check_profile(request, loader)
+
+
+def _is_from_outside(group: str, option: str) -> bool:
+    """Whether the option is no file of the group, but what a package or a folder of plugins brings."""
+    registry = next((one for one in WITH_GROUPS if one.key == f"{group}.kind"), None)
+    return registry is not None and (":" in option or option in registry.installed)
 
 
 def _take_file(request: Request, file: RecipeFile) -> None:

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from galley.schema.types import Fraction, NonNegative, Positive
+from galley.registry import BACKENDS
+from galley.schema.types import Fraction, NameIn, NonNegative, Positive
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,10 @@ class Hpo:
         array: submit all trials at once as one job array of Slurm, `parallel` of which run at a time;
             for points that depend on no result (`hpo=grid` and `hpo=random`).
         warm: start trials from processes that hold the libraries already, where the launcher can.
+        options: of a backend from outside Galley, which is given them as they are.
     """
 
-    kind: Literal["none", "optuna", "ray", "wandb", "grid", "random", "pbt"] = "none"
+    kind: Annotated[str, NameIn(BACKENDS, ("none", "wandb"))] = "none"
     trials: Positive | None = 20
     parallel: Positive = 1
     objectives: list[str | dict[str, str | float | None]] = field(default_factory=list)
@@ -129,3 +131,4 @@ class Hpo:
     pruning: Pruning = field(default_factory=Pruning)
     pbt: Pbt = field(default_factory=Pbt)
     choose: Choose = field(default_factory=Choose)
+    options: dict[str, Any] = field(default_factory=dict)

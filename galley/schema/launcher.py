@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from galley.registry import LAUNCHERS
 from galley.schema.k8s import K8s
 from galley.schema.slurm import Slurm
-from galley.schema.types import Minutes, NonNegative, Positive
+from galley.schema.types import Minutes, NameIn, NonNegative, Positive
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,10 @@ class Launcher:
         slurm: read by `launcher=slurm` only.
         k8s: read by `launcher=k8s` only.
         ray: read by `launcher=ray` only.
+        options: of a launcher from outside Galley, which is given them as they are.
     """
 
-    kind: Literal["local", "mpi", "slurm", "k8s", "pytorchjob", "trainjob", "ray"] = "local"
+    kind: Annotated[str, NameIn(LAUNCHERS)] = "local"
     timeout_s: Positive = 300
     host_timeout_s: Annotated[float, Field(gt=0)] | None = 20.0
     grace_s: Annotated[float, Field(gt=0)] = 3.0
@@ -106,6 +108,7 @@ class Launcher:
     slurm: Slurm = field(default_factory=Slurm)
     k8s: K8s = field(default_factory=K8s)
     ray: Ray = field(default_factory=Ray)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

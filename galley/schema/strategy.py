@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from galley.schema.types import Dtype, NonNegative, OffloadDevice, Positive
+from galley.registry import ENGINES
+from galley.schema.types import Dtype, NameIn, NonNegative, OffloadDevice, Positive
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Strategy:
     """
 
     name: str = "ddp"
-    engine: Literal["torch", "deepspeed", "fsdp"] = "torch"
+    engine: Annotated[str, NameIn(ENGINES)] = "torch"
     data_parallel: bool = True
     shard: Literal["none", "optimizer", "grads", "params"] = "none"
     backend: Literal["auto", "gloo", "nccl", "ccl", "mpi", "probe"] = "auto"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -151,6 +151,7 @@ class Task:
         distillation: read by `distillation` and `masked_lm_distillation` only.
         lm: read by `causal_lm`, `masked_lm` and `masked_lm_distillation` only.
         seq2seq: read by `seq2seq` only.
+        options: of a task from outside Galley, which is given them as they are.
     """
 
     kind: str = "sequence_classification"
@@ -160,3 +161,4 @@ class Task:
     distillation: Distillation = field(default_factory=Distillation)
     lm: LanguageModeling = field(default_factory=LanguageModeling)
     seq2seq: Seq2Seq = field(default_factory=Seq2Seq)
+    options: dict[str, Any] = field(default_factory=dict)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from galley.registry import TRACKERS
+from galley.schema.types import NameIn
 
 
 @dataclass(frozen=True)
@@ -18,9 +21,10 @@ class Tracker:
         mode: of W&B: `auto` is $WANDB_MODE, else online where there is a key, else offline.
         uri: of MLflow's tracking server, or `env:NAME`, the variable that holds it, where it carries a
             password; null is a database in the run folder.
+        options: of a tracker from outside Galley, which is given them as they are.
     """
 
-    kind: Literal["none", "wandb", "tensorboard", "mlflow", "trackio"] = "none"
+    kind: Annotated[str, NameIn(TRACKERS, ("none",))] = "none"
     project: str = "galley"
     entity: str | None = None
     name: str | None = None
@@ -28,3 +32,4 @@ class Tracker:
     tags: list[str] = field(default_factory=list)
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     uri: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from galley.registry import Registry
 
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
@@ -30,3 +34,30 @@ def minutes_of(value: object) -> object:
 
 
 Minutes = Annotated[int, Field(gt=0), BeforeValidator(minutes_of)]
+
+
+@dataclass(frozen=True)
+class NameIn:
+    """A name in a registry, one of the words `also`, or `MODULE:CLASS` from a folder of plugins.
+
+    Packages that are not Galley's are asked for theirs only if the name is none of Galley's.
+    """
+
+    registry: Registry
+    also: tuple[str, ...] = ()
+
+    def names(self) -> list[str]:
+        return [*self.also, *self.registry]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"type": "string", "enum": self.names()}
+
+    def _checked(self, name: str) -> str:
+        if ":" in name or name in self.also or name in self.registry:
+            return name
+        raise PydanticCustomError("name", "is not a name")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from galley.errors import Problem
+from galley.registry import ENGINES
 from galley.schema import Strategy
 
 AUTO = "auto"
@@ -105,6 +106,8 @@ def _word(value: object) -> str:
 
 def strategy_name(strategy: Strategy) -> str:
     """The name of `strategy=` for it, such as `zero3_offload`; a new one in the same manner if none is."""
+    if strategy.engine not in ENGINES.built_in:  # of another package, which calls its strategies as it likes
+        return strategy.name
     if strategy.engine == "torch":
         return _name_of_torch(strategy)
     devices = (strategy.offload_optimizer, strategy.offload_params)

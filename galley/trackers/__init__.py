@@ -11,12 +11,12 @@ import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from galley.errors import Problem
 from galley.quoting import shell_word
+from galley.registry import TRACKERS
 from galley.rundir import RunFolder, write_atomic
 from galley.schema import Recipe
 from galley.schema import Tracker as Settings
@@ -26,12 +26,6 @@ from galley.urls import cleaned, url_problem, variable
 
 log = logging.getLogger("galley")
 
-TRACKERS = {
-    "wandb": "galley.trackers.wandb:WandbTracker",
-    "tensorboard": "galley.trackers.tensorboard:TensorboardTracker",
-    "mlflow": "galley.trackers.mlflow:MlflowTracker",
-    "trackio": "galley.trackers.trackio:TrackioTracker",
-}
 LIBRARIES = {"wandb": "wandb", "tensorboard": "tensorboardX", "mlflow": "mlflow", "trackio": "trackio"}
 
 
@@ -145,8 +139,7 @@ def tracker_problems(recipe: Recipe) -> Iterator[Problem]:
 
 def _make(about: About) -> Tracker:
     about.folder.mkdir(parents=True, exist_ok=True)
-    module, name = TRACKERS[about.settings.kind].split(":")
-    tracker: Tracker = getattr(import_module(module), name)(about)
+    tracker: Tracker = TRACKERS.load(about.settings.kind, Tracker)(about)
     return tracker
 
 

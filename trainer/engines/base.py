@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from galley.schema import Recipe
+from galley.schema import Recipe, Strategy
 from galley.spec import Layout
 from trainer.engines.model_parallel.grid import Grid
 from trainer.engines.precision import LossScale
@@ -80,6 +80,19 @@ def whole_state(
     return {name: found[id(tensor)] for name, tensor in state.items()}
 
 
+@dataclass(frozen=True)
+class Promise:
+    """What a strategy says about itself, which is compared with what is measured in the first step.
+
+    Attributes:
+        engine: the class that wraps the model; null if nothing does.
+        partitioned: which of `params`, `grads` and `optimizer` are cut over the ranks.
+    """
+
+    engine: str | None
+    partitioned: frozenset[str]
+
+
 class Engine(ABC):
     """A model under one strategy.
 
@@ -100,6 +113,11 @@ class Engine(ABC):
         self.optimizer_steps = 0
         self.loss_scale = LossScale.of(setup.recipe.precision)
         self.parameters = dict(model.named_parameters())
+
+    @classmethod
+    def promise(cls, strategy: Strategy) -> Promise:
+        """What an engine from outside Galley is measured by; as it is, a model on one rank or in replicas."""
+        return Promise(None, frozenset())
 
     @property
     def name(self) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
+from galley.registry import ENGINES
 from galley.schema import Strategy
 from galley.spec import Engaged
 from galley.strategy.names import name_problems
-from trainer.engines.base import Engine, Setup
+from trainer.engines import engine_class
+from trainer.engines.base import Engine, Promise, Setup
 from trainer.engines.compiling import num_graphs
 from trainer.engines.precision import TORCH_DTYPES
 from trainer.run.failures import EngagementError
@@ -23,16 +24,10 @@ PADDING_SHARE = 1.02
 PADDING_ELEMENTS = 256
 
 
-@dataclass(frozen=True)
-class Promise:
-    """What a strategy says about itself: wrapper class, and which kinds are partitioned."""
-
-    engine: str | None
-    partitioned: frozenset[str]
-
-
 def promise(strategy: Strategy) -> Promise:
-    """`engine` is None where nothing wraps the model."""
+    """Of Galley's own engines by the neutral description; of others by what their class says of itself."""
+    if strategy.engine not in ENGINES.built_in:
+        return engine_class(strategy).promise(strategy)
     if strategy.engine == "deepspeed":
         kinds = {"none": (), "optimizer": ("optimizer",), "grads": ("optimizer", "grads")}
         kinds["params"] = ("optimizer", "grads", "params")

@@ -21,9 +21,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from galley.errors import ConfigError, Problem, valid_values
+from galley.plugins import own_class
 from galley.quoting import shell_word
 from galley.schema import Recipe
-from trainer.models.user_code import own_class
 
 log = logging.getLogger("galley")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from galley.errors import CheckpointError, ConfigError, Problem
+from galley.registry import TASKS
 from galley.run.verify import record_data
 from galley.rundir import RunFolder
 from galley.schema import Batch, Recipe
@@ -47,7 +48,6 @@ from trainer.run.out_of_memory import Restart
 from trainer.run.publish import push_model
 from trainer.run.telemetry import Journal
 from trainer.run.warm_imports import importing
-from trainer.tasks import TASKS
 from trainer.tasks.base import Datasets, Task, TokenizedDataset
 from trainer.warm import preloaded
 
@@ -107,7 +107,9 @@ def run(
     setup = Setup(recipe, layout, ranks, grid=grid)
     task.ranks = setup.replicas
     journal.enter("data")
-    meanwhile = importing if recipe.task.kind in TASKS else nullcontext  # a task of the user's may need none
+    meanwhile = (
+        importing if recipe.task.kind in TASKS.built_in else nullcontext
+    )  # a task of the user's may need none
     data = warm.data if warm else task.datasets(partial(ranks.main_first, meanwhile))
     if ranks.is_main:
         note_data(folder, data, recipe)

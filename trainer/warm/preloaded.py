@@ -16,9 +16,10 @@ from pathlib import Path
 
 import torch
 
+from galley.registry import TASKS
 from galley.schema import Recipe
 from trainer.hosts.ranks import Ranks
-from trainer.tasks import TASKS, make_task
+from trainer.tasks import make_task
 from trainer.tasks.base import Datasets, Task
 
 MAX_HELD = 2
@@ -56,7 +57,7 @@ def hold(recipe: Recipe) -> bool:
 
     A task of the user's own is left to its run: it may do anything. Raises what loading raises.
     """
-    if recipe.task.kind not in TASKS:
+    if recipe.task.kind not in TASKS.built_in:
         return False
     key = _key(recipe)
     new = key not in _held

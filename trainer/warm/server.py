@@ -105,7 +105,7 @@ def prepare(run_dir: Path) -> bool:
         # Under every strategy: Transformers imports it when a model is saved.
         os.environ.setdefault("DS_ACCELERATOR", spec.layout.device)
         importlib.import_module("deepspeed")
-        if spec.recipe.tracker.kind != "none":
+        if spec.recipe.tracker.kind in LIBRARIES:
             importlib.import_module(LIBRARIES[spec.recipe.tracker.kind])
         is_new = preloaded.hold(spec.recipe)
         if is_new:

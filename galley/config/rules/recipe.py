@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from galley.config.rank_paths import IN_PODS, data_here, place_problems
+from galley.config.rules.extensions import extension_problems
 from galley.config.rules.hub import energy_problems, hub_problems
 from galley.config.rules.k8s import k8s_problems
 from galley.config.rules.launcher import unread_problems
-from galley.config.rules.model import is_own_module, model_problems, own_code_problems
+from galley.config.rules.model import is_own_module, model_problems
 from galley.config.rules.model_sizes import size_problems
 from galley.config.rules.schedule import schedule_problems
 from galley.config.rules.strategy import strategy_problems
@@ -39,6 +40,7 @@ from galley.metrics import (
     watched,
 )
 from galley.model.shape import layer_shape, model_type
+from galley.registry import TASKS
 from galley.schema import Data, Recipe
 from galley.strategy.names import name_problems
 from galley.strategy.optimizers import optimizer_problems
@@ -115,6 +117,7 @@ def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from filter(None, [url_problem("hpo.storage", recipe.hpo.storage)])
     yield from energy_problems(recipe)
     yield from hub_problems(recipe)
+    yield from extension_problems(recipe)
 
 
 def _task(recipe: Recipe) -> Iterator[Problem]:
@@ -122,13 +125,11 @@ def _task(recipe: Recipe) -> Iterator[Problem]:
     for folder in recipe.plugins:
         if not Path(folder).expanduser().is_dir():
             yield Problem("plugins", f"'{folder}' is not a folder", "a folder with Python files")
-    if ":" not in kind:
-        if kind not in TASK_METRICS:
-            hint = f"{valid_values(kind, TASK_METRICS)}; or MODULE:CLASS from a folder in plugins"
-            yield Problem("task.kind", f"'{kind}' is not a task", hint)
-        return
-    yield from own_code_problems("task.kind", kind, recipe.plugins)
-    yield from reports_problems(recipe)
+    if ":" in kind:
+        yield from reports_problems(recipe)
+    elif kind not in TASKS:
+        hint = f"{valid_values(kind, TASKS)}; or MODULE:CLASS from a folder in plugins"
+        yield Problem("task.kind", f"'{kind}' is not a task", hint)
 
 
 def _one_source(recipe: Recipe) -> Iterator[Problem]:

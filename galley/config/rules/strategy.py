@@ -22,6 +22,8 @@ a sum over the ranks."""
 
 def strategy_problems(strategy: Strategy) -> Iterator[Problem]:
     """Every combination of keys that no engine carries."""
+    if strategy.engine not in SHARDS:  # of another package, which knows what it carries
+        return
     valid = SHARDS[strategy.engine]
     if strategy.model_parallel > 1 and strategy.engine == "torch":
         valid = MODEL_PARALLEL_SHARDS

@@ -83,7 +83,7 @@ def test_sigterm_ends_a_rank_within_two_seconds_inside_a_collective(tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("asked", "carried_by"),
-    [("ddp", "plain:SingleEngine"), ("zero2", "plain:DdpEngine"), ("zero2", "plain:SingleEngine")],
+    [("ddp", "ddp:SingleEngine"), ("zero2", "ddp:DdpEngine"), ("zero2", "ddp:SingleEngine")],
 )
 def test_a_strategy_that_does_not_engage_fails_the_run(tmp_path: Path, asked: str, carried_by: str) -> None:
     """The silent traps of launchers and wrappers, put there on purpose."""
@@ -94,7 +94,7 @@ def test_a_strategy_that_does_not_engage_fails_the_run(tmp_path: Path, asked: st
     assert failure_class == "configuration"
     assert f"strategy '{asked}' did not engage" in message
     assert "the model is carried by" in message
-    if carried_by == "plain:SingleEngine":
+    if carried_by == "ddp:SingleEngine":
         assert "1 ranks share the gradients, not 2" in message
     if asked == "zero2":
         assert "optimizer elements, more than its share" in message

@@ -130,14 +130,14 @@ def enter_worker(run_dir: str, sha256: str, environ: dict[str, str]) -> None:
     """
     import trainer.run.session
     import trainer.tasks
+    from galley.plugins import add_folders
     from trainer import engines
-    from trainer.models.user_code import add_folders
     from trainer.worker import leave, main
 
     os.environ.update(environ)
     if "TINY_ENGINE" in environ:
-        for key in engines.ENGINES:
-            engines.ENGINES[key] = environ["TINY_ENGINE"]
+        carrier, _, engine = environ["TINY_ENGINE"].partition(":")
+        engines.engine_class = lambda strategy: getattr(importlib.import_module(carrier), engine)
     if "TINY_PLAN" in environ:
         module, _, name = environ["TINY_PLAN"].partition(":")
         trainer.run.session.BatchPlan = getattr(importlib.import_module(module), name)  # type: ignore[misc]

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from galley.errors import ConfigError
+from galley.registry import LAUNCHERS
 from galley.schema import Torchrun
 from galley.spec import RunSpec, to_json
-from launchers import LAUNCHERS, make_launcher
+from launchers import make_launcher
 from launchers.base import Launcher
 from launchers.local.launcher import LocalLauncher, rendezvous_problems
 from tests.integration.local.standin import FACTS, make_spec
@@ -41,7 +42,7 @@ def test_a_path_that_pythonpath_cannot_carry_is_refused() -> None:
         LocalLauncher().plan(make_spec(), Path("/runs/a:b"), FACTS, 1)
 
 
-@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize("name", [*LAUNCHERS.built_in, *LAUNCHERS.hidden])
 def test_every_registered_launcher_can_be_made(name: str) -> None:
     assert isinstance(make_launcher(name), Launcher)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from galley import plugins
 from galley.config.rules.recipe import recipe_problems
 from galley.errors import ConfigError
 from galley.schema import Batch, Model, Recipe
 from tests.integration.tasks import own_net
-from trainer.models import user_code
 from trainer.models.user_module import own_model
 
 KNOWN = {"vocab_size": 11, "num_labels": 3, "pad_token_id": 0, "max_length": 8}
@@ -27,8 +27,8 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.copy(own_net.__file__, tmp_path / "users_own_net.py")
     (tmp_path / "json.py").write_text("class Net: ...\n")
     monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(user_code, "_folders", [])
-    user_code.add_folders([tmp_path])
+    monkeypatch.setattr(plugins, "_folders", [])
+    plugins.add_folders([tmp_path])
     yield tmp_path
     sys.modules.pop("users_own_net", None)
 

@@ -1,4 +1,4 @@
-"""Classes of the user's own, by import path: from the folders in `plugins` alone, and in the worker alone."""
+"""Classes of the user's own, by import path: from the folders in `plugins` alone."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ _folders: list[Path] = []
 def add_folders(folders: Iterable[Path]) -> None:
     """Make modules in `folders` importable, behind everything else: they cannot replace a module."""
     for folder in folders:
-        _folders.append(folder.resolve())
-        sys.path.append(str(folder))
+        if folder.resolve() not in _folders:
+            _folders.append(folder.resolve())
+            sys.path.append(str(folder))
 
 
 def own_class(where: str, word: str, base: Callable[..., T]) -> Callable[..., T]:

@@ -1,0 +1,36 @@
+"""Rules of what comes from outside Galley: classes in folders of plugins, and options that only they read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from galley.config.rules.model import own_code_problems
+from galley.errors import Problem
+from galley.registry import BACKENDS, ENGINES, LAUNCHERS, TASKS, TRACKERS
+from galley.schema import Recipe
+
+
+def extension_problems(recipe: Recipe) -> Iterator[Problem]:
+    """Names are checked by the schema; of `MODULE:CLASS` the file must be there. Nothing is imported."""
+    kinds = {
+        TASKS: recipe.task.kind,
+        LAUNCHERS: recipe.launcher.kind,
+        ENGINES: recipe.strategy.engine,
+        BACKENDS: recipe.hpo.kind,
+        TRACKERS: recipe.tracker.kind,
+    }
+    for registry, kind in kinds.items():
+        if ":" in kind:
+            yield from own_code_problems(registry.key, kind, recipe.plugins)
+    options = {
+        TASKS: recipe.task.options,
+        LAUNCHERS: recipe.launcher.options,
+        BACKENDS: recipe.hpo.options,
+        TRACKERS: recipe.tracker.options,
+    }
+    for registry, values in options.items():
+        kind = kinds[registry]
+        if values and (kind == "none" or kind in registry.built_in):
+            section = registry.key.partition(".")[0]
+            what = f"is read only by a {section} from outside Galley, not by {registry.key}={kind}"
+            yield Problem(f"{section}.options", what, "leave it out")

@@ -1,0 +1,142 @@
+"""What there is behind each seam, by name: of Galley, of installed packages, and of the user's own.
+
+A name leads to `MODULE:ATTRIBUTE`, which is imported when it is used, and not before: a plan names everything
+and loads nothing. A package brings an implementation as an entry point of the seam's group. Entry points are
+read only if a name is none of Galley's: reading them takes longer than a plan may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from galley.errors import ConfigError, Problem, valid_values
+from galley.plugins import own_class
+
+
+class Registry:
+    """The implementations of one seam.
+
+    Attributes:
+        key: the recipe's key that names one, `launcher.kind`.
+        group: of the entry points, `galley.launchers`.
+        built_in: name -> `MODULE:ATTRIBUTE`.
+        hidden: likewise, of what Galley chooses by itself: no recipe names it.
+        extras: name -> the optional dependencies of Galley that it needs, where it does.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        group: str,
+        built_in: Mapping[str, str],
+        hidden: Mapping[str, str] | None = None,
+        extras: Mapping[str, str] | None = None,
+    ) -> None:
+        self.key = key
+        self.group = group
+        self.built_in = built_in
+        self.hidden = hidden or {}
+        self.extras = extras or {}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.built_in or name in self.installed
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self.built_in, *(name for name in self.installed if name not in self.built_in)])
+
+    @cached_property
+    def installed(self) -> dict[str, str]:
+        """Name -> `MODULE:ATTRIBUTE` of the entry points, whose names are those that Galley has not."""
+        return {point.name: point.value for point in entry_points(group=self.group)}
+
+    def load(self, name: str, base: Callable[..., Any] | None = None) -> Any:
+        """The implementation called `name`, or the user's own subclass of `base`, `MODULE:CLASS`.
+
+        Raises `ConfigError` if there is none, or if a package that it needs is not installed.
+        """
+        where = f"{self.key}={name}"
+        if base is not None and ":" in name:
+            return own_class(where, name, base)
+        path = self.built_in.get(name) or self.hidden.get(name) or self.installed.get(name)
+        if path is None:
+            raise ConfigError(Problem(where, f"'{name}' is not known", valid_values(name, self)))
+        module, _, attribute = path.partition(":")
+        try:
+            return getattr(import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            extra = self.extras.get(name)
+            hint = f"pip install 'galley[{extra}]'" if extra else f"pip install {error.name}"
+            raise ConfigError(Problem(where, f"needs the package {error.name}", hint)) from error
+
+
+LAUNCHERS = Registry(
+    "launcher.kind",
+    "galley.launchers",
+    {
+        "local": "launchers.local.launcher:LocalLauncher",
+        "mpi": "launchers.mpi.launcher:MpiLauncher",
+        "slurm": "launchers.slurm.launcher:SlurmLauncher",
+        "k8s": "launchers.k8s.launcher:K8sLauncher",
+        # The kind of job may be named at once: `launcher=k8s launcher.kind=trainjob`.
+        "pytorchjob": "launchers.k8s.launcher:K8sLauncher",
+        "trainjob": "launchers.k8s.launcher:K8sLauncher",
+        "ray": "launchers.ray.launcher:RayLauncher",
+    },
+    # Chosen by a sweep, for its trials on this machine; a recipe names `local`.
+    hidden={"warm": "launchers.warm.launcher:WarmLauncher"},
+)
+TASKS = Registry(
+    "task.kind",
+    "galley.tasks",
+    {
+        "sequence_classification": "trainer.tasks.sequence_classification:SequenceClassification",
+        "sequence_regression": "trainer.tasks.sequence_regression:SequenceRegression",
+        "multi_label_classification": "trainer.tasks.multi_label:MultiLabelClassification",
+        "distillation": "trainer.tasks.distillation:Distillation",
+        "question_answering": "trainer.tasks.question_answering:QuestionAnswering",
+        "token_classification": "trainer.tasks.token_classification:TokenClassification",
+        "contrastive": "trainer.tasks.contrastive:Contrastive",
+        "causal_lm": "trainer.tasks.language_modeling:CausalLM",
+        "masked_lm": "trainer.tasks.language_modeling:MaskedLM",
+        "masked_lm_distillation": "trainer.tasks.masked_distillation:MaskedDistillation",
+        "seq2seq": "trainer.tasks.seq2seq:Seq2Seq",
+    },
+)
+ENGINES = Registry(
+    "strategy.engine",
+    "galley.engines",
+    {
+        "torch": "trainer.engines.native:engine",
+        "deepspeed": "trainer.engines.deepspeed:engine",
+        "fsdp": "trainer.engines.fsdp:FsdpEngine",
+    },
+)
+"""A subclass of `trainer.engines.base.Engine`, or a function of the strategy that gives one."""
+BACKENDS = Registry(
+    "hpo.kind",
+    "galley.hpo",
+    {
+        "optuna": "hpo.backends.optuna:OptunaBackend",
+        "ray": "hpo.backends.ray:RayBackend",
+        "grid": "hpo.backends.grid:GridBackend",
+        "random": "hpo.backends.random:RandomBackend",
+        "pbt": "hpo.backends.pbt:PbtBackend",
+    },
+    extras={"optuna": "optuna", "ray": "ray"},
+)
+TRACKERS = Registry(
+    "tracker.kind",
+    "galley.trackers",
+    {
+        "wandb": "galley.trackers.wandb:WandbTracker",
+        "tensorboard": "galley.trackers.tensorboard:TensorboardTracker",
+        "mlflow": "galley.trackers.mlflow:MlflowTracker",
+        "trackio": "galley.trackers.trackio:TrackioTracker",
+    },
+)
+WITH_GROUPS = (LAUNCHERS, TASKS, BACKENDS, TRACKERS)
+"""Those whose names are options of a config group, too: `launcher=slurm` is conf/launcher/slurm.yaml."""
