@@ -107,9 +107,8 @@ def run(
     setup = Setup(recipe, layout, ranks, grid=grid)
     task.ranks = setup.replicas
     journal.enter("data")
-    meanwhile = (
-        importing if recipe.task.kind in TASKS.built_in else nullcontext
-    )  # a task of the user's may need none
+    # A task from outside may need none of these libraries.
+    meanwhile = importing if recipe.task.kind in TASKS.built_in else nullcontext
     data = warm.data if warm else task.datasets(partial(ranks.main_first, meanwhile))
     if ranks.is_main:
         note_data(folder, data, recipe)
