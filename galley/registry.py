@@ -138,5 +138,34 @@ TRACKERS = Registry(
         "trackio": "galley.trackers.trackio:TrackioTracker",
     },
 )
+MODELS = Registry(
+    "model.name",
+    "galley.models",
+    {
+        "minilm": "trainer.assets.minilm:model",
+        "deberta_minilm": "trainer.assets.deberta_minilm:folder",
+        "smollm2": "trainer.assets.smollm2:folder",
+    },
+)
+"""`embedded:NAME`: functions of the cache that give a Hugging Face folder."""
+TOKENIZERS = Registry(
+    "model.tokenizer",
+    "galley.tokenizers",
+    {**MODELS.built_in, "gpt2_bpe": "trainer.assets.gpt2_bpe:folder"},
+)
+"""As `MODELS`, of folders that hold a tokenizer."""
+DATA = Registry(
+    "data.name",
+    "galley.data",
+    {
+        "pydoc_pairs": "trainer.assets.pydoc_pairs:rows",
+        "pydoc_triplets": "trainer.assets.pydoc_pairs:triplets",
+        "pydoc_neighbors": "trainer.assets.pydoc_pairs:neighbors",
+        "pydoc_qa": "trainer.assets.pydoc_qa:questions",
+        "pydoc_text": "trainer.assets.pydoc_text:rows",
+        "pydoc_dialogue": "trainer.assets.pydoc_dialogue:rows",
+    },
+)
+"""`embedded:NAME`: functions of the split that give its rows as {column: value}, in a fixed order."""
 WITH_GROUPS = (LAUNCHERS, TASKS, BACKENDS, TRACKERS)
 """Those whose names are options of a config group, too: `launcher=slurm` is conf/launcher/slurm.yaml."""

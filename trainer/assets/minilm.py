@@ -31,6 +31,11 @@ def folder(name: str = "minilm") -> Path:
     return root
 
 
+def model(cache: Path) -> Path:
+    """`folder`, as the registry asks for it: nothing is converted, so that the cache is not used."""
+    return folder()
+
+
 def weights_digest() -> str:
     """Hash of the weights: the one that the installer checked and wrote down, else computed now."""
     try:

@@ -12,8 +12,9 @@ import pytest
 
 from galley.errors import ConfigError
 from galley.model.shape import EMBEDDED
+from galley.registry import MODELS
 from tests.support import REPO, run_process
-from trainer.assets import MODELS, PREFIX, deberta_minilm, minilm, model_folder
+from trainer.assets import PREFIX, deberta_minilm, minilm, model_folder
 
 SENTENCES = ["A sentence.", "Another one, which is a good deal longer than the first of them was."] * 3
 
@@ -49,7 +50,7 @@ def test_the_kernel_knows_the_kinds_of_embedded_models(deberta: Path) -> None:
     for name, folder in folders.items():
         kind = json.loads((folder / "config.json").read_text())["model_type"]
         assert kind == EMBEDDED[PREFIX + name].type
-    assert [*EMBEDDED] == [PREFIX + name for name in MODELS]
+    assert [*EMBEDDED] == [PREFIX + name for name in MODELS.built_in]
 
 
 def test_an_unknown_embedded_model_gets_the_valid_names(tmp_path: Path) -> None:
