@@ -117,7 +117,7 @@ def test_imports_run_one_way() -> None:
 def floor(module: str) -> int:
     """Of a room, or of a module beside the rooms."""
     room = ".".join(module.split(".")[:2])
-    return next(height for height, rooms in enumerate(FLOORS) if room in rooms)
+    return next((height for height, rooms in enumerate(FLOORS) if room in rooms), -1)
 
 
 def upwards(file: Path) -> Iterator[str]:
