@@ -20,7 +20,7 @@ def missing_packages(recipe: Recipe) -> Iterator[Problem]:
         what = f"{', '.join(engines)}: not installed, and nothing can be trained without"
         yield Problem("packages", what, f"install them into Galley's environment: {install('train')}")
     tracker = recipe.tracker.kind
-    if tracker != "none" and find_spec(LIBRARIES[tracker]) is None:
+    if tracker in LIBRARIES and find_spec(LIBRARIES[tracker]) is None:
         hint = (
             f"install it into Galley's environment: pip install {LIBRARIES[tracker]}; or choose tracker=none"
         )

@@ -28,7 +28,15 @@ MAY_IMPORT = {
     "hpo": {"galley", "hpo", "launchers"},
 }
 FLOORS = (
-    ("galley", "galley.__main__", "galley.errors", "galley.paths", "galley.quoting", "galley.urls"),
+    (
+        "galley",
+        "galley.errors",
+        "galley.paths",
+        "galley.plugins",
+        "galley.quoting",
+        "galley.registry",
+        "galley.urls",
+    ),
     ("galley.schema",),
     ("galley.spec", "galley.rundir", "galley.metrics"),
     ("galley.system",),
