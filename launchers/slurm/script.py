@@ -15,6 +15,7 @@ from launchers.slurm.options import further_directives, gpu_request
 
 TEMPLATES = ROOT / "slurm"
 
+_MAX_LEAD_S = 65_535  # sbatch(1), --signal
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 Directives = Iterable[tuple[str, str | int | None]]
 
@@ -164,6 +165,9 @@ def _lifecycle(slurm: Slurm, cluster: Cluster, facts: ClusterFacts) -> Iterator[
         what = f"{slurm.save_lead_s} s are not before the time limit of {cluster.time_limit_min} minutes"
         hint = "lower it, or raise cluster.time_limit_min"
         raise ConfigError(Problem("launcher.slurm.save_lead_s", what, hint))
+    if slurm.save_lead_s > _MAX_LEAD_S:
+        what = f"{slurm.save_lead_s} s are more than sbatch takes"
+        raise ConfigError(Problem("launcher.slurm.save_lead_s", what, f"at most {_MAX_LEAD_S}"))
     yield "signal", f"B:USR1@{slurm.save_lead_s}"
     yield ("requeue" if slurm.requeue else "no-requeue"), None
     if facts.after is not None:

@@ -84,6 +84,13 @@ def test_a_checkpoint_is_mounted_and_what_only_the_image_has_is_not_asked_for(tm
     assert plan_on(RUN, replace(nothing, recipe=outside)).files
 
 
+def test_a_signal_comes_at_most_65535_seconds_before_the_limit() -> None:
+    """sbatch(1): "sig_time must have an integer value between 0 and 65535"."""
+    assert "#SBATCH --signal=B:USR1@65535\n" in script(save_lead_s=65_535)
+    with pytest.raises(ConfigError, match="save_lead_s: 65536 s are more than sbatch takes"):
+        script(save_lead_s=65_536)
+
+
 def test_a_directive_among_the_lines_of_bash_is_refused() -> None:
     """sbatch(1): it stops to read directives at the first line that is no comment."""
     with pytest.raises(ConfigError, match="sbatch would not read it there"):
