@@ -30,6 +30,7 @@ MAY_IMPORT = {
 FLOORS = (
     (
         "galley",
+        "galley.__main__",
         "galley.errors",
         "galley.paths",
         "galley.plugins",
