@@ -292,8 +292,9 @@ class Engaged:
         engine: class that wrapped the model.
         backend_reason: who provides the backend, and why others were passed over; empty where the
             device leaves no choice.
-        precision, reduce_dtype, master_dtype: formats of the work, of the sum of gradients over the
-            ranks, and of the weights that the optimizer updates.
+        precision, reduce_dtype, master_dtype: formats in which the layers compute (empty where the model
+            has none that can be watched), of the sum of gradients over the ranks, and of the weights that
+            the optimizer updates.
         compiled_graphs: of `train.compile`, on the main rank.
         num_parameters: elements of the whole model, counted on the model itself; adapters included.
         elements_per_rank: for `params`, `grads` and `optimizer`, elements each rank holds,

@@ -142,6 +142,11 @@ class Engine(ABC):
         """What evaluation calls, in the place of the model."""
         return self.model
 
+    @property
+    def forwarded(self) -> torch.nn.Module:
+        """The modules of this rank that compute in training."""
+        return self.model
+
     def gradients(self, inputs: Sequence[tuple[Batch, torch.Tensor]], loss: StepLoss) -> torch.Tensor:
         """Forward and backward of all micro-batches of a step, each a (batch, weights).
 

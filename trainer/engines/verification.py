@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 import torch
 
@@ -13,6 +13,7 @@ from galley.strategy.names import name_problems
 from trainer.engines import engine_class
 from trainer.engines.base import Engine, Promise, Setup
 from trainer.engines.compiling import num_graphs
+from trainer.engines.forward_formats import ForwardFormats
 from trainer.engines.precision import TORCH_DTYPES
 from trainer.run.failures import EngagementError
 
@@ -52,7 +53,7 @@ def partitions(setup: Setup) -> int:
 
 
 class EngagementProbe:
-    """Counts at the first optimizer step: gradients before it, the rest after it.
+    """Counts at the first optimizer step: formats and gradients before it, the rest after it.
 
     Replicas are compared after the first step that moves the weights: warm-up begins with lr 0.
     """
@@ -60,10 +61,17 @@ class EngagementProbe:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._grads = 0
+        self._formats: ForwardFormats | None = None
         self._compared = "params" in promise(engine.setup.recipe.strategy).partitioned
         self.result: Engaged | None = None
 
+    def before_forward(self) -> None:
+        if self._formats is None:
+            self._formats = ForwardFormats(self._engine.forwarded, self._engine.full_shape)
+
     def before_step(self) -> None:
+        if self._formats is not None:
+            self._formats.close()
         if self.result is None:
             self._grads = self._engine.held_grads()
 
@@ -91,13 +99,19 @@ class EngagementProbe:
             engine=engine.name,
             backend=engine.setup.ranks.backend(),
             backend_reason=engine.setup.ranks.backend_reason,
-            precision=engine.setup.recipe.precision.dtype,
+            precision=self._precision(),
             reduce_dtype=_names({engine.reduce_dtype()}),
             master_dtype=_names({p.dtype for p in engine.trainable.values()}),
             compiled_graphs=num_graphs() if engine.setup.recipe.train.compile else 0,
             num_parameters=engine.most_elements("params", 1),
             elements_per_rank={kind: [rank[kind] for rank in held] for kind in count},
         )
+
+    def _precision(self) -> str:
+        """Of the layers on all ranks; empty where the model has no layer of its own. A collective."""
+        own = _names(self._formats.seen) if self._formats is not None else ""
+        by_rank: list[str] = self._engine.setup.ranks.gather_json(own)
+        return ", ".join(sorted({name for names in by_rank for name in names.split(", ") if name}))
 
 
 def check(engaged: Engaged, engine: Engine) -> None:
@@ -139,12 +153,15 @@ def _wrapper_problems(engaged: Engaged, engine: Engine) -> list[str]:
         problems.append(f"{engine.world_size()} ranks share the gradients, not {world_size}")
     if engine.setup.recipe.train.compile and not engaged.compiled_graphs:
         problems.append("train.compile compiled nothing")
+    wanted_format = engine.setup.recipe.precision.dtype
+    if engaged.precision and wanted_format not in engaged.precision.split(", "):
+        problems.append(f"the layers compute in {engaged.precision}, not in {wanted_format}")
     if engaged.master_dtype != "fp32":
         problems.append(f"the optimizer updates weights in {engaged.master_dtype}, not in fp32")
     return problems
 
 
-def _names(dtypes: set[torch.dtype | None]) -> str:
+def _names(dtypes: Set[torch.dtype | None] | Set[torch.dtype]) -> str:
     """Galley's names of the formats, torch's for others; `none` for None."""
     ours: dict[torch.dtype | None, str] = {dtype: name for name, dtype in TORCH_DTYPES.items()}
     return ", ".join(sorted(ours.get(dtype, str(dtype).lower()) for dtype in dtypes))

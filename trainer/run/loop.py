@@ -135,6 +135,7 @@ class Loop:
     def _train_step(self, global_batch: GlobalBatch) -> None:
         engine, samples = self.parts.engine, global_batch.samples
         with memory_watched(engine):
+            self.probe.before_forward()
             while (loss := self._try_gradients(global_batch)) is None:
                 pass
             self._losses.add(loss, self._weight)

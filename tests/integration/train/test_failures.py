@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from galley.rundir import RunFolder
-from galley.schema import Checkpoint, Launcher
+from galley.schema import Checkpoint, Dtype, Launcher, Precision, Train
 from tests.integration.train import tiny
 from trainer.checkpoints.manifest import latest_complete
 
@@ -183,3 +183,14 @@ def test_a_full_disk_before_a_checkpoint_keeps_the_last_one(small_disk: Path) ->
     assert (found.folder.name, found.rejected) == ("step-000006", [])
     (small_disk / "ballast").unlink()
     assert tiny.train(small_disk, spec, attempt=3).read_result().resumed_from == "step-000006"
+
+
+@pytest.mark.parametrize(("compute", "code"), [("bf16", 4), ("fp32", 0)])
+def test_a_precision_that_did_not_engage_fails_the_run(tmp_path: Path, compute: Dtype, code: int) -> None:
+    recipe = tiny.tiny_recipe("single", precision=Precision(compute=compute), train=Train(max_steps=1))
+    spec = tiny.tiny_spec(recipe, 1)
+    assert tiny.run_ranks(tmp_path, spec, TINY_ENGINE="tests.integration.train.tiny:ForgetfulEngine") == [
+        code
+    ]
+    log = tiny.RunFolder(tmp_path).rank_log(1, 0).read_text()
+    assert ("the layers compute in fp32, not in bf16" in log) == (code == 4)

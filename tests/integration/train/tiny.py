@@ -30,7 +30,7 @@ from galley.system.nvme import has_libaio, kept_on_drive
 from tests.integration.train.tiny_task import TinyTask, note_memory
 from tests.support import free_port, not_available
 from trainer.engines.base import Setup
-from trainer.engines.ddp import DdpEngine
+from trainer.engines.ddp import DdpEngine, SingleEngine
 from trainer.engines.deepspeed.config import uses_cpu_adam
 from trainer.hosts.rank_facts import RankFacts
 from trainer.hosts.ranks import Ranks
@@ -76,6 +76,14 @@ class LonelyEngine(DdpEngine):
     def micro_batch(self, last: bool) -> Iterator[None]:
         with self.ddp.no_sync():
             yield
+
+
+class ForgetfulEngine(SingleEngine):
+    """Loses what makes the forward compute in the recipe's format."""
+
+    def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
+        vars(model).pop("forward", None)
+        super().__init__(model, setup)
 
 
 def save_in_trouble(tensors: dict[str, torch.Tensor], path: Path) -> None:

@@ -101,6 +101,10 @@ class PipelineEngine(MeshEngine):
     def evaluated(self) -> torch.nn.Module:
         return self._evaluated
 
+    @property
+    def forwarded(self) -> torch.nn.Module:
+        return self.stages
+
     def gradients(self, inputs: Sequence[tuple[Batch, torch.Tensor]], loss: StepLoss) -> torch.Tensor:
         tokens = torch.cat([batch["input_ids"] for batch, _ in inputs])
         mask = torch.cat([batch["attention_mask"] for batch, _ in inputs])
