@@ -105,7 +105,8 @@ class SourcePlan(BatchPlan):
     def epoch(self, epoch: int) -> list[Indices]:
         random = np.random.default_rng([self.seed, epoch])
         chosen = random.choice(len(self.sources), self.steps_per_epoch, p=self.shares)
-        streams = [self._rounds(own, [self.seed, epoch, number]) for number, own in enumerate(self.sources)]
+        # From 1: a trailing 0 adds nothing to a seed, so that one source's order would follow from the draws.
+        streams = [self._rounds(own, [self.seed, epoch, n]) for n, own in enumerate(self.sources, 1)]
         return [next(streams[number]) for number in chosen]
 
     def _rounds(self, own: Indices, seed: list[int]) -> Iterator[Indices]:

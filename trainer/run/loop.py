@@ -104,7 +104,6 @@ class Loop:
         self._losses, self._weight = Losses(parts.ranks.device), torch.ones(())
         self._grad_norm = torch.zeros(())
         self._evaluated_at: int | None = None
-        self._one_length: bool | None = None
         self._ahead = Ahead(parts.plan, self.step, self.end_step, recipe.data.loader_workers)
         self._is_best = False  # the last evaluation, whose checkpoint is not yet saved
 
@@ -273,14 +272,14 @@ class Loop:
         return stop
 
     def _needs_one_length(self, dataset: TokenizedDataset) -> bool:
-        """A collective at the first evaluation. Compiled models are not asked: each shape costs a graph."""
-        if self._one_length is None:
-            parts, engine = self.parts, self.parts.engine
-            compute = parts.recipe.precision.dtype
-            self._one_length = not parts.recipe.train.compile and padding_matters(
-                engine.evaluated, parts.task, dataset, engine.setup.replicas, compute
-            )
-        return self._one_length
+        """Asked at every evaluation: a head that begins at zero hides it, and so the answer follows from the
+        weights alone, also after a resume. Compiled models are not asked: each shape costs a graph. A
+        collective."""
+        parts, engine = self.parts, self.parts.engine
+        compute = parts.recipe.precision.dtype
+        return not parts.recipe.train.compile and padding_matters(
+            engine.evaluated, parts.task, dataset, engine.setup.replicas, compute
+        )
 
     def _save(self) -> None:
         self._is_best = False

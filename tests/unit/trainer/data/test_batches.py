@@ -139,3 +139,9 @@ def test_batches_of_one_source_go_on_as_if_never_stopped_and_seeds_differ() -> N
         assert [batch.samples.tolist() for batch in rest] == [b.samples.tolist() for b in whole[step:]]
     other = list(islice(source_plan(seed=6).from_step(0), 60))
     assert [b.samples.tolist() for b in other] != [b.samples.tolist() for b in whole]
+
+
+def test_the_order_within_a_source_does_not_follow_from_the_draws_of_sources() -> None:
+    batches = [samples for samples in source_plan((9, 1, 1, 1)).epoch(0) if SOURCES[samples[0]] == 0]
+    order = np.random.default_rng([5, 0]).permutation(100)  # of the generator that draws the sources
+    assert not np.array_equal(batches[0], order[:8])

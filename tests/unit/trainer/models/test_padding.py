@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from galley.data.check import Split
 from galley.data.squad import Question, QuestionSet
 from galley.errors import ConfigError
-from galley.schema import Data, Model, Recipe, Task
+from galley.schema import Data, Model, Precision, Recipe, Task
 from trainer.data.batches import eval_batches
 from trainer.data.tokenize.labeled import tokenized
 from trainer.data.tokenize.windows import WindowSize, windows
@@ -22,6 +23,7 @@ from trainer.hosts.ranks import Ranks
 from trainer.models.build import CLASSIFIER, load_tokenizer
 from trainer.models.padding import padding_matters
 from trainer.run.evaluation import evaluate
+from trainer.run.loop import Loop
 from trainer.run.throughput import EvalMeter
 from trainer.tasks.question_answering import QuestionAnswering
 from trainer.tasks.sequence_classification import SequenceClassification
@@ -210,3 +212,19 @@ def test_batches_of_one_length_are_never_padded() -> None:
     batches = eval_batches(lengths, 2, one_length=True)
     assert [lengths[batch].tolist() for batch in batches] == [[9], [5, 5], [5], [3, 3], [3]]
     assert sorted(np.concatenate(batches).tolist()) == list(range(7))
+
+
+def test_a_head_that_begins_at_zero_is_asked_again_once_it_has_learned(tmp_path: Path) -> None:
+    folder = stored_model(tmp_path / "model", "fnet", 0)
+    task, model, dataset = a_classifier(folder, tmp_path, a_tokenizer())
+    ranks = task.ranks = one_process()
+    engine = SimpleNamespace(evaluated=model, setup=SimpleNamespace(replicas=ranks))
+    recipe = Recipe(precision=Precision(compute="fp32"))
+    loop = object.__new__(Loop)
+    loop.parts = cast("Any", SimpleNamespace(recipe=recipe, engine=engine, task=task))
+    head = cast("Any", model).classifier
+    with torch.no_grad():
+        head.weight.zero_()
+        assert not loop._needs_one_length(dataset)
+        head.weight.normal_(generator=torch.Generator().manual_seed(0))
+    assert loop._needs_one_length(dataset)
