@@ -45,14 +45,18 @@ def estimate(words: Sequence[str], options: Options) -> int:
         print(json.dumps(rows))
         return 0
     parts = "".join(f"{name:>9}" for name in ("params", "grads", "optim"))
-    places = f"{'activations':>13}{'host':>8}{'drive':>8}"
+    places = f"{'activations':>13}{'logits':>8}{'host':>8}{'drive':>8}"
     print(f"{'strategy':<16}{'ranks':>6}{'precision':>11}{parts}{'total GiB':>11}{places}")
     for name, row in rows.items():
         sizes = "".join(f"{row[part]:>9.2f}" for part in ("params_gib", "grads_gib", "optimizer_gib"))
-        kept = "?" if row["activations_gib"] is None else f"{row['activations_gib']:.2f}"
-        more = f"{kept:>13}{row['host_gib']:>8.2f}{row['drive_gib']:>8.2f}"
+        kept, logits = _known(row["activations_gib"]), _known(row["logits_gib"])
+        more = f"{kept:>13}{logits:>8}{row['host_gib']:>8.2f}{row['drive_gib']:>8.2f}"
         print(f"{name:<16}{row['ranks']:>6}{row['precision']:>11}{sizes}{row['total_gib']:>11.2f}{more}")
     for name, reason in impossible.items():
         print(f"{name:<16}not here: {reason}")
-    print("activations come on top: at most about so much at batches of the longest samples")
+    print("activations and logits come on top: at most about so much at batches of the longest samples")
     return 0
+
+
+def _known(gib: float | None) -> str:
+    return "?" if gib is None else f"{gib:.2f}"

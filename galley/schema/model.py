@@ -49,12 +49,17 @@ class Lora:
 
 @dataclass(frozen=True)
 class Shape:
-    """Of the model's layers, for the memory estimate, where no local config.json tells it."""
+    """Of the model's layers, for the memory estimate, where no local config.json tells it.
+
+    Attributes:
+        vocabulary: words of a language model's head, whose logits are estimated with it.
+    """
 
     num_layers: Positive | None = None
     hidden_size: Positive | None = None
     num_heads: Positive | None = None
     intermediate_size: Positive | None = None
+    vocabulary: Positive | None = None
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from galley.model import shape as model_shape
 from galley.model.shape import LayerShape
 from galley.schema import Recipe, Strategy
 from galley.spec import ClusterFacts, Layout
+from galley.strategy.activation_memory import activation_bytes, layers_of_rank, logits_bytes
 from galley.strategy.optimizers import num_moments, state_bytes
-from galley.strategy.parallel_dims import layer_spans
 from galley.strategy.parameter_count import model_size
 from galley.strategy.shards import Held, held_by_stage
 from galley.system.nvme import STATE_BUFFERS, SUB_GROUP_SIZE
@@ -34,6 +34,8 @@ class Estimate:
         total_gib: of parameters, gradients and optimizer state on the device.
         num_trainable: parameters that are trained; all of them without adapters.
         activations_gib: on top, at most about so much; null where the model's shape is not known.
+        logits_gib: on top as well, of a language model's head and its loss; null where the vocabulary is not
+            known.
         host_gib: what is offloaded from GPUs; on CPUs it is part of the total.
         drive_gib: what is on an NVMe drive instead.
     """
@@ -47,11 +49,12 @@ class Estimate:
     activations_gib: float | None = None
     host_gib: float = 0.0
     drive_gib: float = 0.0
+    logits_gib: float | None = 0.0
 
     @property
     def peak_gib(self) -> float:
-        """With activations, as far as they are known."""
-        return self.total_gib + (self.activations_gib or 0.0)
+        """With activations and logits, as far as they are known."""
+        return self.total_gib + (self.activations_gib or 0.0) + (self.logits_gib or 0.0)
 
 
 def estimate_memory(recipe: Recipe, layout: Layout) -> Estimate | None:
@@ -93,6 +96,7 @@ def _of_copies(recipe: Recipe, layout: Layout, count: int, adapters: int) -> Est
         activations_gib=None if shape is None else activation_bytes(recipe, layout, shape, count) / GIB,
         host_gib=host / GIB,
         drive_gib=drive / GIB,
+        logits_gib=_gib(logits_bytes(recipe, layout)),
     )
 
 
@@ -109,6 +113,7 @@ def _of_stages(recipe: Recipe, layout: Layout, count: int) -> Iterator[Estimate]
             total_gib=(held.params + held.grads + held.optimizer) * FP32 / GIB,
             num_trainable=count,
             activations_gib=kept,
+            logits_gib=_gib(logits_bytes(recipe, layout, stage)),
         )
 
 
@@ -137,52 +142,13 @@ def _share_of_rank(strategy: Strategy, shape: LayerShape | None, count: int, ran
     return own + (count - layers if at_an_end else 0)
 
 
-def layers_of_rank(strategy: Strategy, num_layers: int, rank: int) -> int:
-    """Of all stages on a rank of the pipeline."""
-    spans = layer_spans(num_layers, strategy.num_stages)
-    return sum(len(span) for span in spans[rank :: strategy.pipeline_parallel])
+def _gib(count: float | None) -> float | None:
+    return None if count is None else count / GIB
 
 
 def num_parameters(recipe: Recipe) -> int | None:
     """Without adapters; see `model_size`."""
     return model_size(recipe)
-
-
-def activation_bytes(recipe: Recipe, layout: Layout, shape: LayerShape, weights: int, rank: int = 0) -> float:
-    """What the layers of a rank of the pipeline keep for the backward, at the longest batch.
-
-    In 16 bits a layer keeps s·b·h·(34 + 5·a·s/h) bytes, and 2·s·b·h where it is computed again
-    (Korthikanti et al. 2022, arXiv:2205.05198, equation 2 and section 5); of these, s·b·h·2 and a·s²·b
-    are masks of one byte, the rest is twice as large in fp32. Of the 34, 16 are the inner layer's,
-    which has 4·h there. Tensor parallel ranks share 24 of the 34, and the scores (section 4.2.1).
-    Attention without its scores in memory takes less. Autocast keeps a 16-bit copy of the `weights` that
-    the rank holds besides, but of those that FSDP gathers, which are in 16 bits already and freed.
-    """
-    s, b, h = recipe.data.max_length, layout.micro_size, shape.hidden_size
-    wide = 1 if layout.precision != "fp32" else 2
-    inner = 16 * shape.intermediate_size / (4 * h)
-    strategy, t = recipe.strategy, recipe.strategy.tensor_parallel
-    layer = s * b * h * (wide * (16 + inner) + 2) * (10 + 24 / t) / 34
-    layer += shape.num_heads * s * s * b * (4 * wide + 1) / t
-    kept = 2 * wide * s * b * h if recipe.train.gradient_checkpointing else layer
-    again = layer if recipe.train.gradient_checkpointing else 0.0
-    copies = 2 * weights if layout.precision != "fp32" and strategy.engine != "fsdp" else 0
-    layers = layers_of_rank(strategy, shape.num_layers, rank)
-    return layers * under_way(strategy, layout.accumulation, rank) * kept + again + copies
-
-
-def under_way(strategy: Strategy, chunks: int, rank: int) -> float:
-    """Micro-batches of which a rank of the pipeline keeps activations at once.
-
-    gpipe keeps all. Under 1f1b a rank is as many forwards ahead as there are ranks behind it; interleaved,
-    with v stages a rank of p, the first is at p·(1 + (p - 1) ÷ (p·v)) (arXiv:2205.05198, section 4.3).
-    """
-    ranks, each = strategy.pipeline_parallel, strategy.num_stages // strategy.pipeline_parallel
-    if strategy.schedule == "gpipe" and ranks > 1:
-        return chunks
-    if each == 1:
-        return min(ranks - rank, chunks)
-    return min((2 * (ranks - rank - 1) + (each - 1) * ranks + 1) / each, chunks)
 
 
 def _parts(recipe: Recipe, layout: Layout) -> int:

@@ -78,8 +78,15 @@ def test_models_are_cut_over_the_fewest_ranks_that_hold_them() -> None:
     assert cuts("tp", 8, 16, 16) == [(2, 1), (4, 1), (8, 1)]
     assert cuts("pp", 1, 6, 4) == [(1, 2), (1, 3)]
     assert cuts("3d", 2, 8, 8) == [(2, 2), (2, 4)]
-    long = replace(RECIPE, data=Data(max_length=8192), train=Train())
+    eager = replace(RECIPE.model, attn_implementation="eager")
+    long = replace(RECIPE, model=eager, data=Data(max_length=8192), train=Train())
     assert choose(under(long), replace(GPUS, gpu_memory_gib=80)).tried[-1].name == "tp tensor_parallel=4"
+
+
+def test_only_eager_attention_needs_its_scores() -> None:
+    """24 layers × 16 heads × 8192² × 9 bytes, which are 216 GiB, refuse every strategy of copies."""
+    long = replace(RECIPE, data=Data(max_length=8192), train=Train())
+    assert choose(under(long), replace(GPUS, gpu_memory_gib=80)).tried[-1].name == "ddp"
 
 
 TEN_BILLION = replace(
