@@ -61,6 +61,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "speed and quality of RUN_B as ratios of RUN_A's; refuses what cannot be compared",
     ),
     "doctor": ("cli.doctor:doctor", "what this machine can do"),
+    "init": ("cli.init:init", "write a project of your own into the new folder DIR"),
 }
 
 

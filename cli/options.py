@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from galley.config.project import current_project
 from galley.errors import ConfigError, Problem, valid_values
 
 DEFAULT_VERB = "run"
@@ -16,7 +17,7 @@ class Options:
     """What the flags of one command say.
 
     Attributes:
-        config_dirs: the user's folders of recipes and config groups.
+        config_dirs: the user's folders of recipes and config groups, the current folder if it is a project.
         root: where runs are kept and looked for, `runs/` of the current folder.
         rank: whose log `logs` prints; null is the main rank's.
         format: what `strategy export` writes.
@@ -65,6 +66,9 @@ def parse_arguments(words: Sequence[str], verbs: Collection[str]) -> tuple[str, 
             raise ConfigError(Problem(word, "is not an option", valid_values(word, [*FLAGS, *WITH_VALUE])))
         else:
             rest.append(word)
+    project = current_project()
+    if project is not None and project not in map(Path.resolve, options.config_dirs):
+        options = replace(options, config_dirs=(*options.config_dirs, project))
     verb = rest.pop(0) if rest and rest[0] in verbs else DEFAULT_VERB
     return verb, rest, options
 

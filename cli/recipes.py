@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cli.options import Options
 from galley.config.compose import compose_recipe
+from galley.config.project import config_dir_option
 from galley.config.recipe_file import ENDINGS, yaml_names
 from galley.errors import ConfigError, Problem, valid_values
 from galley.paths import RECIPES, command
@@ -153,7 +154,7 @@ def _copy(path: Path, rest: Sequence[str]) -> int:
     with writing(str(target)):
         write_atomic(target, path.read_text(encoding="utf-8"))
     if target.parent.name == "recipes":
-        print(f"run it: {command()} --config-dir {target.parent.parent} recipe={target.stem}")
+        print(f"run it: {command()} {config_dir_option(target.parent.parent)}recipe={target.stem}")
     else:
         print(f"{target}: move it to DIR/recipes/ and run it with --config-dir DIR")
     return 0

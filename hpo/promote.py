@@ -14,6 +14,7 @@ import yaml
 from galley.config.compose import compose_recipe
 from galley.config.hydra_bridge import open_loader
 from galley.config.keys import leaf_types
+from galley.config.project import config_dir_option
 from galley.errors import ConfigError, Problem
 from galley.paths import RECIPES, command, is_checkout
 from galley.rundir import RunFolder, write_atomic
@@ -91,7 +92,7 @@ def stretches(line: Sequence[Trial]) -> list[Trial]:
 
 def commands(names: Sequence[str], config_dirs: Sequence[Path]) -> list[str]:
     """Each goes on from the checkpoint with which the one before it ended."""
-    option = f"--config-dir {config_dirs[0]} " if config_dirs else ""
+    option = config_dir_option(config_dirs[0]) if config_dirs else ""
     found = []
     for number, name in enumerate(names):
         start = f" checkpoint.resume_from=runs/{names[number - 1]}" if number else ""

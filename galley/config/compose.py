@@ -26,6 +26,7 @@ from galley.config.keys import free_mapping, leaf_types
 from galley.config.literal_text import keep_written
 from galley.config.model_identity import outdated, settle, size_of_a_sweep
 from galley.config.overrides import DEFAULT_RECIPE, PUBLISHED_PROFILE, Request, add_sweeps, read_request
+from galley.config.project import is_project
 from galley.config.provenance import Source, display_path, last_source
 from galley.config.recipe_file import ENDINGS, asked_file
 from galley.config.rules.recipe import recipe_problems
@@ -111,12 +112,15 @@ def _checked(user_dirs: Sequence[Path]) -> tuple[Path, ...]:
 
 def _shadowed(folder: Path) -> list[Problem]:
     """Options of the user that a shipped option of the same name would hide."""
-    from galley.paths import CONF, ROOT
+    from galley.paths import CONF, RECIPES, ROOT
 
+    places = [(CONF, folder), (ROOT, folder)]
+    if is_project(folder):  # what else lies in it, such as its runs, holds no options
+        places = [(CONF, folder / "conf"), (RECIPES, folder / "recipes")]
     found = []
-    for file in sorted(file for ending in ENDINGS for file in folder.rglob(f"*{ending}")):
-        for root in (CONF, ROOT):
-            shipped = (root / file.relative_to(folder)).with_suffix(".yaml")
+    for root, own in places:
+        for file in sorted(file for ending in ENDINGS for file in own.rglob(f"*{ending}")):
+            shipped = (root / file.relative_to(own)).with_suffix(".yaml")
             if shipped.exists() and shipped.resolve() != file.resolve():
                 hint = "give your file another name"
                 found.append(Problem(str(file), f"has the name of the shipped {display_path(shipped)}", hint))

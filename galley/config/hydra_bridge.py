@@ -30,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from galley.config.choices import RECIPE_GROUP
 from galley.config.keys import is_known, suggest
+from galley.config.project import groups_folder, option_path
 from galley.config.provenance import Source, display_path, file_sources
 from galley.config.recipe_file import RecipeFile, yaml_file, yaml_names
 from galley.config.recipe_source import FILE_SCHEME, SCHEME, register
@@ -83,7 +84,7 @@ class Loader:
         if group not in known:
             names = set(self.inner.get_group_options(group))
             for folder in (ROOT, *self.user_dirs):
-                names |= yaml_names(folder / group)
+                names |= yaml_names(option_path(folder, group))
             if self.recipe_file is not None and group == f"{RECIPE_GROUP}/{self.recipe_file.name}":
                 names |= self.recipe_file.variants()
             known[group] = sorted(names)
@@ -91,7 +92,7 @@ class Loader:
 
     def groups(self) -> list[str]:
         """Names of all config groups except the recipes."""
-        roots = (CONF, *self.user_dirs)
+        roots = (CONF, *map(groups_folder, self.user_dirs))
         found = {child.name for root in roots for child in root.iterdir() if child.is_dir()}
         return sorted(found - {RECIPE_GROUP})
 
@@ -147,7 +148,7 @@ class Loader:
     def _find(self, config_path: str | None) -> Path | None:
         if config_path is None or config_path.startswith("hydra/"):
             return None
-        found = [yaml_file(root / config_path) for root in (CONF, ROOT, *self.user_dirs)]
+        found = [yaml_file(option_path(root, config_path)) for root in (CONF, ROOT, *self.user_dirs)]
         found += [self.recipe_file.find(config_path)] if self.recipe_file is not None else []
         return next((path for path in found if path is not None), None)
 

@@ -13,6 +13,7 @@ from hydra.plugins.config_source import ConfigLoadError, ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
 from galley.config.choices import ALIASES, RECIPE_GROUP
+from galley.config.project import option_path
 from galley.config.provenance import display_path
 from galley.config.recipe_file import RecipeFile, yaml_file
 from galley.config.validate import MISSING, MUST_BE_GIVEN
@@ -36,7 +37,16 @@ class RecipeSource(FileConfigSource):
         return SCHEME
 
     def find(self, config_path: str) -> Path | None:
-        return yaml_file(Path(self.path) / config_path.removesuffix(".yaml"))
+        return yaml_file(option_path(Path(self.path), config_path.removesuffix(".yaml")))
+
+    def is_group(self, config_path: str) -> bool:
+        return option_path(Path(self.path), config_path).is_dir()
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        names: list[str] = []
+        for file in option_path(Path(self.path), config_path).iterdir():
+            self._list_add_result(names, f"{config_path}/{file.name}", file.name, results_filter)
+        return sorted(set(names))
 
     def is_config(self, config_path: str) -> bool:
         return self.find(config_path) is not None

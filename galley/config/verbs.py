@@ -22,4 +22,5 @@ VERBS = (
     "diff",
     "compare",
     "doctor",
+    "init",
 )
