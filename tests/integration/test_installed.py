@@ -21,19 +21,19 @@ from tests.support import REPO, Finished, not_available, run_process
 
 # Names that others may have in the same environment.
 STRANGERS = ("cli", "hpo", "launchers", "trainer")
-TINY = (
-    "strategy=single", "batch.global_size=4", "data.max_samples=64", "data.max_length=16",
-    "eval.enabled=false",
+FEW_STEPS = (
+    "strategy=single", "batch.global_size=4", "data.max_samples=64", "data.max_eval_samples=8",
+    "data.max_length=16", "train.max_steps=4", "checkpoint.every_steps=2", "eval.every_steps=4",
 )  # fmt: skip
 FRAGILE = '''
 import os
 import time
 from pathlib import Path
 
-from trainer.tasks.sequence_classification import SequenceClassification
+from mean_recall import MeanRecall
 
 
-class Fragile(SequenceClassification):
+class Fragile(MeanRecall):
     """Fails in the first attempt, as soon as there is a checkpoint."""
 
     def collate(self, samples):
@@ -164,21 +164,26 @@ def test_base_package_plans_explains_and_lists_without_torch(base_only: Environm
     assert not any(tmp_path.iterdir())
 
 
-def test_default_recipe_trains_and_resumes_in_any_folder(with_torch: Environment, tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "fragile.py").write_text(FRAGILE)
-    words = ("plugins=[mine]", "task.kind=fragile:Fragile", "train.max_steps=4", "checkpoint.every_steps=2")
-    done = with_torch.galley(*words, *TINY, "run_dir=runs/a", cwd=tmp_path, timeout=300)
+def test_default_recipe_trains_and_resumes_in_a_project(with_torch: Environment, tmp_path: Path) -> None:
+    """Its `mine` is the default recipe, with data and a task of the project."""
+    made = with_torch.galley("init", "project", cwd=tmp_path)
+    assert made.rc == 0, made.err
+    project = tmp_path / "project"
+    (project / "plugins" / "fragile.py").write_text(FRAGILE)
+    words = ("recipe=mine", "task.kind=fragile:Fragile", *FEW_STEPS, "run_dir=runs/a")
+    done = with_torch.galley(*words, cwd=project, timeout=300)
     assert done.rc == 4, done.err
     assert "as planned" in done.err
-    folder = RunFolder(tmp_path / "runs" / "a")
+    folder = RunFolder(project / "runs" / "a")
     assert (folder.code / "trainer" / "worker.py").is_file()
-    done = with_torch.galley("resume", "runs/a", cwd=tmp_path, timeout=300)
+    assert (folder.code / "plugins" / "0" / "mean_recall.py").is_file()
+    done = with_torch.galley("resume", "a", cwd=project, timeout=300)
     assert done.rc == 0, done.err
     result = folder.read_result()
     assert result is not None
     assert (result.state, result.steps, result.attempts) == ("succeeded", 4, 2)
-    assert "step-000002" in str(result.resumed_from)
-    for name in STRANGERS:
-        assert not (with_torch.site / name).exists()
+    assert result.resumed_from == "step-000002"
+    assert 0 <= result.metrics["eval/mean_recall"] <= 1
     assert folder.read_spec().code.commit is None
+    added = {path.name for path in with_torch.site.iterdir() if path.suffix not in (".dist-info", ".pth")}
+    assert added == {"galley", *(f"{name}.py" for name in STRANGERS)}
