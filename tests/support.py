@@ -9,11 +9,13 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from galley.schema import Recipe
 from galley.system.pdeathsig import bound_to_me
 
 REPO = Path(__file__).resolve().parent.parent
@@ -71,6 +73,24 @@ def run_galley(
     """`python -P train.py ARGS` as a user runs it, from any folder."""
     argv = [sys.executable, "-P", REPO / "train.py", *args]
     return run_process(argv, cwd=cwd, env=env, timeout=timeout)
+
+
+def make_recipe(base: Recipe | None = None, /, **sections: Any) -> Recipe:
+    """The recipe of a test: `base`, or all defaults, with other values. Nothing is composed or checked.
+
+    A mapping changes keys of a section, and of sections in it: `make_recipe(data={"max_length": 8})`. Any
+    other value takes the place of the section, and so does a mapping where the recipe has a mapping.
+    """
+    changed: Recipe = _changed(Recipe() if base is None else base, sections)
+    return changed
+
+
+def _changed(section: Any, values: Mapping[str, Any]) -> Any:
+    """A copy of a dataclass, with other values in it and in the dataclasses that it holds."""
+    own = {name: getattr(section, name) for name in values}
+    inner = {name for name, value in values.items() if is_dataclass(own[name]) and isinstance(value, Mapping)}
+    changed = {name: _changed(own[name], values[name]) for name in inner}
+    return replace(section, **{**values, **changed})
 
 
 def not_available(what: str, suites: str) -> None:

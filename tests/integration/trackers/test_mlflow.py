@@ -8,16 +8,19 @@ import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from galley.rundir import RunFolder
-from galley.schema import Launcher, Recipe, Tracker
+from galley.schema import Recipe, Tracker
 from galley.trackers import mlflow, of_trial, track_run, track_study
 from tests.integration.train.tiny import tiny_recipe, tiny_spec
+from tests.support import make_recipe
+
+MLFLOW = tiny_recipe(tracker={"kind": "mlflow"})
 
 
 def runs(database: Path) -> list[Run]:
@@ -25,10 +28,6 @@ def runs(database: Path) -> list[Run]:
     experiment = client.get_experiment_by_name("galley")
     assert experiment is not None
     return list(client.search_runs([experiment.experiment_id]))
-
-
-def recipe(**changes: Any) -> Recipe:
-    return tiny_recipe(tracker=Tracker("mlflow"), **changes)
 
 
 def report(root: Path, asked: Recipe, loss: float) -> None:
@@ -41,9 +40,8 @@ def report(root: Path, asked: Recipe, loss: float) -> None:
 def test_names_that_mlflow_does_not_take_are_sent_under_others_and_it_is_said_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked = recipe(launcher=Launcher(env={}))
-    asked = replace(asked, data=replace(asked.data, columns={"is it a question?": "label"}))
-    asked = replace(asked, tracker=replace(asked.tracker, tags=["a@b"]))
+    columns = {"is it a question?": "label"}
+    asked = make_recipe(MLFLOW, data={"columns": columns}, tracker={"tags": ["a@b"]}, launcher={"env": {}})
     folder = RunFolder(tmp_path / "run")
     with caplog.at_level(logging.WARNING, "galley"):
         tracking = track_run(tiny_spec(asked, 1), folder, is_main=True)
@@ -70,7 +68,7 @@ def test_a_run_is_closed_also_after_a_failure(
 
     monkeypatch.setattr(MlflowClient, "log_dict", fail)
     folder = RunFolder(tmp_path / "run")
-    tracking = track_run(tiny_spec(recipe(), 1), folder, is_main=True)
+    tracking = track_run(tiny_spec(MLFLOW, 1), folder, is_main=True)
     tracking.log(1, {"loss": 0.5})
     tracking.table("front", ["f1"], [[0.5]])
     tracking.log(2, {"loss": 0.25})
@@ -83,7 +81,7 @@ def test_a_run_is_closed_also_after_a_failure(
 def test_trials_of_a_study_share_one_database(tmp_path: Path) -> None:
     """Opened at the same time, before it has tables."""
     context = multiprocessing.get_context("fork")
-    asked = [replace(recipe(), tracker=of_trial(recipe().tracker, "lr", n, tmp_path)) for n in range(2)]
+    asked = [replace(MLFLOW, tracker=of_trial(MLFLOW.tracker, "lr", n, tmp_path)) for n in range(2)]
     trials = [
         context.Process(target=report, args=(tmp_path / f"trials/{number:04d}", each, float(number + 1)))
         for number, each in enumerate(asked)
@@ -92,7 +90,7 @@ def test_trials_of_a_study_share_one_database(tmp_path: Path) -> None:
         process.start()
     for process in trials:
         process.join()
-    study = track_study(recipe(), "lr", tmp_path)
+    study = track_study(MLFLOW, "lr", tmp_path)
     study.table("front", ["trial"], [[1]])
     study.finish({"trials": 2}, succeeded=True)
     assert [path.relative_to(tmp_path) for path in tmp_path.rglob("mlflow.db")] == [Path("tracker/mlflow.db")]
@@ -140,5 +138,5 @@ class Refusing:
 
 def test_a_run_that_cannot_be_opened_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow, "MlflowClient", Refusing)
-    track_run(tiny_spec(recipe(), 1), RunFolder(tmp_path), is_main=True).finish({}, succeeded=True)
+    track_run(tiny_spec(MLFLOW, 1), RunFolder(tmp_path), is_main=True).finish({}, succeeded=True)
     assert Refusing.ended == ["FAILED"]

@@ -12,6 +12,7 @@ from galley.schema import Checkpoint, Eval, Optim, Schedule, Train
 from tests.integration.train import tiny
 from tests.integration.train.test_model_parallel import OWN, PP, TP
 from tests.integration.train.test_model_parallel import recipe as model_parallel
+from tests.support import make_recipe
 from trainer.checkpoints.manifest import list_checkpoints
 from trainer.checkpoints.store import Checkpoint as Opened
 
@@ -22,7 +23,7 @@ FAST, CONSTANT = Optim(lr=0.03), Schedule("constant", warmup_steps=2)  # the los
 
 def recipe(strategy: str = "single", checkpoint: Checkpoint = BEST, **changes: Any) -> Any:
     made = tiny.tiny_recipe(strategy, checkpoint=checkpoint, eval=OFTEN, optim=FAST, schedule=CONSTANT)
-    return replace(made, **changes)
+    return make_recipe(made, **changes)
 
 
 def evaluations(folder: Any) -> dict[int, float]:

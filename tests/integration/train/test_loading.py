@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from galley.schema import Checkpoint, Optim, Train
+from galley.schema import Checkpoint, Optim, Recipe, Train
 from tests.integration.train import tiny
+from tests.support import make_recipe
 from trainer.checkpoints.manifest import list_checkpoints
 
 # 13 million parameters, 51 MB, in layers of 4 MB.
@@ -17,9 +18,9 @@ HEAVY = {"TINY_DROPOUT": "0", "TINY_INNER": "1024", "TINY_BLOCKS": "12"}
 MODEL_MIB = 48
 
 
-def recipe(strategy: str, **changes: Any) -> Any:
+def recipe(strategy: str, **changes: Any) -> Recipe:
     made = tiny.tiny_recipe(strategy, optim=Optim(lr=1e-4), train=Train(max_steps=2, log_every_steps=1))
-    return replace(made, strategy=replace(made.strategy, **changes))
+    return make_recipe(made, strategy=changes)
 
 
 @pytest.fixture(scope="module")

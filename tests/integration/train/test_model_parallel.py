@@ -16,6 +16,7 @@ from galley.schema import Checkpoint, Data, Eval, Model, Precision, Recipe, Stra
 from galley.spec import RunResult
 from galley.strategy.shards import held_by_rank
 from tests.integration.train import tiny
+from tests.support import make_recipe
 
 OWN = {"OWN_TASK": "1", "TINY_PLUGINS": str(Path(__file__).parent)}
 SINGLE, DDP, FSDP = tiny.STRATEGIES["single"], tiny.STRATEGIES["ddp"], tiny.STRATEGIES["fsdp"]
@@ -45,7 +46,7 @@ MODELS = {
 
 def recipe(cache: Path, strategy: Strategy, model: str = "llama", **changes: Any) -> Recipe:
     """8 samples a step, the last step of an epoch fewer."""
-    made = replace(
+    made = make_recipe(
         tiny.tiny_recipe("single"),
         strategy=strategy,
         model=MODELS[model],
@@ -55,7 +56,7 @@ def recipe(cache: Path, strategy: Strategy, model: str = "llama", **changes: Any
         eval=Eval(metric="eval/loss"),
         checkpoint=Checkpoint(every_steps=5),
     )
-    return replace(made, **changes)
+    return make_recipe(made, **changes)
 
 
 @pytest.fixture(scope="module")

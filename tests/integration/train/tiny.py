@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -28,7 +27,7 @@ from galley.schema import Eval, Optim, Recipe, Schedule, Strategy, Train
 from galley.spec import CodeSnapshot, Layout, RunSpec, compact_json
 from galley.system.nvme import has_libaio, kept_on_drive
 from tests.integration.train.tiny_task import TinyTask, note_memory
-from tests.support import free_port, not_available
+from tests.support import free_port, make_recipe, not_available
 from trainer.engines.base import Setup
 from trainer.engines.ddp import DdpEngine, SingleEngine
 from trainer.engines.deepspeed.config import uses_cpu_adam
@@ -111,7 +110,7 @@ def tiny_recipe(strategy: str = "ddp", **changes: Any) -> Recipe:
         eval=Eval(metric="eval/accuracy"),
         seed=7,
     )
-    return replace(recipe, **changes)
+    return make_recipe(recipe, **changes)
 
 
 def tiny_spec(recipe: Recipe, world_size: int, accumulation: int = 1) -> RunSpec:

@@ -19,6 +19,7 @@ from galley.schema import Batch, Recipe, Source
 from galley.spec import CodeSnapshot
 from launchers.k8s import bundle
 from launchers.k8s.launcher import K8sLauncher
+from tests.support import make_recipe
 from tests.unit.launchers.k8s.runs import make_spec
 from trainer.run.attempt_layout import with_uploaded
 
@@ -40,23 +41,20 @@ def write_pairs(folder: Path) -> None:
             csv.writer(stream).writerows([("sentence1", "sentence2", "label"), *ROWS])
 
 
-def recipe(k8s: dict[str, Any] | None = None, /, **values: Any) -> Recipe:
-    """`data__path="/x"` is `data.path=/x`."""
-    found = replace(make_spec(k8s).recipe, batch=Batch(micro_size=8))
-    for name, value in values.items():
-        section, key = name.split("__")
-        found = replace(found, **{section: replace(getattr(found, section), **{key: value})})
-    return found
+def recipe(k8s: dict[str, Any] | None = None, /, **sections: Any) -> Recipe:
+    return make_recipe(make_spec(k8s).recipe, **{"batch": Batch(micro_size=8), **sections})
 
 
-def refusals(k8s: dict[str, Any] | None = None, /, **values: Any) -> list[Problem]:
-    return recipe_problems(recipe(k8s, **values))
+def refusals(k8s: dict[str, Any] | None = None, /, **sections: Any) -> list[Problem]:
+    return recipe_problems(recipe(k8s, **sections))
 
 
 def with_folder(key: str, path: str) -> Recipe:
-    teacher = replace(recipe().task.distillation, teacher=path)
-    value: Any = teacher if "teacher" in key else path
-    return recipe(**{key.removesuffix(".teacher").replace(".", "__"): value})
+    section, *inner = key.split(".")
+    value: Any = path
+    for name in reversed(inner):
+        value = {name: value}
+    return recipe(**{section: value})
 
 
 KEYS = ["data.path", "model.name", "model.tokenizer", "task.distillation.teacher"]
@@ -90,28 +88,28 @@ def test_the_command_says_so_by_the_override(pairs: Path) -> None:
 
 def test_sources_of_a_mixture_are_named_by_their_number(pairs: Path) -> None:
     mix = [Source(path="/galley/a"), Source(path=str(pairs))]
-    assert [problem.where for problem in refusals(data__mix=mix)] == ["data.mix.1.path"]
+    assert [problem.where for problem in refusals(data={"mix": mix})] == ["data.mix.1.path"]
 
 
 def test_a_folder_that_nobody_has_is_refused_with_what_there_is() -> None:
-    (problem,) = refusals({"image_folders": ["/opt/data"]}, data__path="/data/pairs")
+    (problem,) = refusals({"image_folders": ["/opt/data"]}, data={"path": "/data/pairs"})
     assert problem.what == "the pods have no folder '/data/pairs', and neither has this machine"
     for valid in ("/galley (the claim 'galley')", "/opt/data (a folder of the image)"):
         assert valid in problem.hint
 
 
 def test_a_folder_of_the_image_is_named() -> None:
-    assert refusals({"image_folders": ["/opt/data"]}, data__path="/opt/data/pairs") == []
+    assert refusals({"image_folders": ["/opt/data"]}, data={"path": "/opt/data/pairs"}) == []
 
 
 def test_a_name_on_the_hub_is_no_folder() -> None:
-    assert refusals(model__name="google/bert", model__tokenizer="bert-base-uncased") == []
+    assert refusals(model={"name": "google/bert", "tokenizer": "bert-base-uncased"}) == []
 
 
 def test_a_cache_that_pods_cannot_make_is_refused() -> None:
-    (problem,) = refusals(data__cache_dir="/home/ann/cache")
+    (problem,) = refusals(data={"cache_dir": "/home/ann/cache"})
     assert problem.what == "the pods have no folder '/home/ann/cache'"
-    assert refusals(data__cache_dir="/galley/cache") == []
+    assert refusals(data={"cache_dir": "/galley/cache"}) == []
 
 
 def test_the_claim_is_read_where_this_machine_sees_it(tmp_path: Path) -> None:
@@ -121,18 +119,18 @@ def test_the_claim_is_read_where_this_machine_sees_it(tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     for split in ("train", "dev"):
         (tmp_path / "bad" / f"{split}.csv").write_text("sentence1,sentence2,label\na,b,5.5\n")
-    assert refusals(claim, data__path="/galley/good") == []
-    assert place_warnings(recipe(claim, data__path="/galley/good")) == []
-    assert any("5.5" in problem.what for problem in refusals(claim, data__path="/galley/bad"))
-    assert "does not exist" in str(refusals(claim, data__path="/galley/none")[0])
-    (problem,) = refusals(claim, data__path=f"{tmp_path}/good")
+    assert refusals(claim, data={"path": "/galley/good"}) == []
+    assert place_warnings(recipe(claim, data={"path": "/galley/good"})) == []
+    assert any("5.5" in problem.what for problem in refusals(claim, data={"path": "/galley/bad"}))
+    assert "does not exist" in str(refusals(claim, data={"path": "/galley/none"})[0])
+    (problem,) = refusals(claim, data={"path": f"{tmp_path}/good"})
     assert (problem.what, problem.hint) == (
         f"the pods see '{tmp_path}/good' as /galley/good", "set data.path=/galley/good"
     )  # fmt: skip
 
 
 def test_other_launchers_see_what_this_machine_sees(pairs: Path) -> None:
-    found = recipe(data__path=str(pairs))
+    found = recipe(data={"path": str(pairs)})
     found = replace(found, launcher=replace(found.launcher, kind="slurm"))
     assert (list(place_problems(found)), place_warnings(found), uploads(found)) == ([], [], {})
     assert seen_here(found, str(pairs)) == pairs
@@ -140,7 +138,7 @@ def test_other_launchers_see_what_this_machine_sees(pairs: Path) -> None:
 
 def test_an_upload_travels_with_the_code_and_is_what_the_worker_reads(pairs: Path, tmp_path: Path) -> None:
     (pairs / ".hidden").write_text("not data")
-    found = recipe({"upload": True}, data__path=str(pairs))
+    found = recipe({"upload": True}, data={"path": str(pairs)})
     assert place_warnings(found) == []
     files = {name: path for name, path in code_files(found).items() if name.startswith("uploads/")}
     assert files == {f"uploads/data.path/{name}": pairs / name for name in ("dev.csv", "train.csv")}
@@ -159,7 +157,8 @@ def test_an_upload_travels_with_the_code_and_is_what_the_worker_reads(pairs: Pat
 
 def test_an_upload_of_a_mixture_and_a_model_finds_its_keys(tmp_path: Path) -> None:
     found = recipe(
-        data__mix=[Source(path="/galley/a"), Source(path="/galley/b", weight=2)], model__name="/galley/m"
+        data={"mix": [Source(path="/galley/a"), Source(path="/galley/b", weight=2)]},
+        model={"name": "/galley/m"},
     )
     for key in ("data.mix.1.path", "model.name"):
         (tmp_path / "uploads" / key).mkdir(parents=True)
@@ -173,11 +172,13 @@ def test_an_upload_of_a_mixture_and_a_model_finds_its_keys(tmp_path: Path) -> No
 
 def test_what_is_uploaded_is_checked_first(pairs: Path) -> None:
     (pairs / "train.csv").write_text("sentence1,sentence2,label\na,b,-7\n")
-    assert any("-7" in problem.what for problem in refusals({"upload": True}, data__path=str(pairs)))
+    assert any("-7" in problem.what for problem in refusals({"upload": True}, data={"path": str(pairs)}))
 
 
 def test_trials_cannot_differ_in_what_is_uploaded_once(pairs: Path) -> None:
-    found = recipe({"upload": True}, data__path=str(pairs), hpo__space={"data.path": [str(pairs), "/x"]})
+    found = recipe(
+        {"upload": True}, data={"path": str(pairs)}, hpo={"space": {"data.path": [str(pairs), "/x"]}}
+    )
     assert [problem.where for problem in place_problems(found)] == ["hpo.space.data.path"]
 
 
@@ -185,12 +186,12 @@ def test_an_upload_that_does_not_fit_is_refused_before_anything_is_written(pairs
     """Random bytes cannot be compressed: 600 KiB of them are more than the room beside the program."""
     import random
 
-    found = recipe({"upload": True}, data__path=str(pairs))
+    found = recipe({"upload": True}, data={"path": str(pairs)})
     K8sLauncher().facts(found)
     (pairs / "more.bin").write_bytes(random.Random(0).randbytes(600 * 1024))
     with pytest.raises(ConfigError, match=r"data.path: 3 files take 60\d KiB when compressed, 576 fit"):
         K8sLauncher().facts(found)
-    K8sLauncher().facts(recipe({"upload": True, "transport": "claim"}, data__path=str(pairs)))
+    K8sLauncher().facts(recipe({"upload": True, "transport": "claim"}, data={"path": str(pairs)}))
 
 
 def test_the_program_leaves_the_room_that_is_stated() -> None:

@@ -14,11 +14,12 @@ import torch
 from galley.config.compose import compose_recipe
 from galley.errors import SubmissionError
 from galley.paths import RECIPES
-from galley.schema import Batch, Cluster, Dtype, Precision, Recipe
+from galley.schema import Dtype, Recipe
 from galley.spec import ClusterFacts
 from galley.strategy.layout import layout_warnings, resolve_layout
 from galley.system import half_precision
 from galley.system.half_precision import cost_text, half_cost, read_cpu, with_cost
+from tests.support import make_recipe
 from trainer.engines import half_precision as ranks_halves
 from trainer.engines.half_precision import measure
 
@@ -58,8 +59,7 @@ def test_the_instructions_are_those_that_the_kernel_names(
 
 
 def recipe_in(compute: str, device: str = "auto") -> Recipe:
-    precision, cluster = Precision(compute=compute), Cluster(device=device)  # type: ignore[arg-type]
-    return Recipe(batch=Batch(global_size=32), precision=precision, cluster=cluster)
+    return make_recipe(batch={"global_size": 32}, precision={"compute": compute}, cluster={"device": device})
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from galley.config.rules.recipe import recipe_problems
 from galley.errors import ConfigError
-from galley.schema import Batch, Cluster, Launcher, Recipe
+from galley.schema import Recipe
 from galley.spec import ClusterFacts, CodeSnapshot, RunSpec
 from galley.strategy.layout import declared_facts, resolve_layout
 from galley.system.machine import probe
@@ -24,14 +24,13 @@ from galley.system.preload import (
     loaded_problems,
 )
 from launchers.common.worker_command import rank_environment
-from tests.support import not_available, run_process
+from tests.support import make_recipe, not_available, run_process
 
 HERE = ClusterFacts("here", 0, 0.0, 4, 8.0)
 
 
 def recipe(*preload: str, **env: str) -> Recipe:
-    made = Recipe("x", batch=Batch(global_size=8))
-    return replace(made, cluster=Cluster(preload=list(preload)), launcher=Launcher(env=env))
+    return make_recipe(batch={"global_size": 8}, cluster={"preload": list(preload)}, launcher={"env": env})
 
 
 def messages(made: Recipe, facts: ClusterFacts) -> list[str]:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from galley.errors import ConfigError
-from galley.schema import Batch, Hpo, Recipe
 from galley.spec import CodeSnapshot
 from hpo.backends import make_backend
 from hpo.check import sweep_problems
@@ -24,12 +23,14 @@ from hpo.study.shared_study import Ledger
 from hpo.study.state import Study, read_study
 from hpo.study.values import Params
 from hpo.sweep import _search
+from tests.support import make_recipe
 
 SPACE: dict[str, Any] = {
     "optim.lr": {"low": 0.1, "high": 0.5, "step": 0.1},
     "strategy": ["ddp", "zero2"],
     "strategy.offload_optimizer": {"choices": ["none", "cpu"], "when": {"strategy": "zero2"}},
 }
+SEARCH = make_recipe(hpo={"space": SPACE, "objectives": ["eval/loss"], "trials": 8}, batch={"global_size": 8})
 POINTS = """
 - {optim.lr: 0.3, strategy: zero2, strategy.offload_optimizer: cpu}
 - {optim.lr: '1e-1', strategy: ddp}
@@ -43,11 +44,6 @@ READ: list[Params] = [
 def write(folder: Path, text: str = POINTS) -> str:
     (folder / "points.yaml").write_text(text)
     return str(folder / "points.yaml")
-
-
-def recipe(**settings: Any) -> Recipe:
-    hpo = Hpo(**{"space": SPACE, "objectives": ["eval/loss"], "trials": 8, **settings})
-    return Recipe(hpo=hpo, batch=Batch(global_size=8))
 
 
 def test_points_are_read_as_the_sweep_writes_them(tmp_path: Path) -> None:
@@ -84,16 +80,18 @@ def test_a_point_outside_the_space_is_refused(text: str, said: str, tmp_path: Pa
 
 def test_what_is_wrong_with_them_is_a_problem_of_the_sweep(tmp_path: Path) -> None:
     file = write(tmp_path)
-    assert not sweep_problems(recipe(kind="random", points=file))
-    said = [sweep_problems(recipe(**{"kind": "random", "points": file, **changes}))[0].what for changes in (
-        {"trials": 1}, {"trials": 3, "repeats": 3}, {"points": str(tmp_path / "none")}
-    )]  # fmt: skip
+    assert not sweep_problems(make_recipe(SEARCH, hpo={"kind": "random", "points": file}))
+    several = ({"trials": 1}, {"trials": 3, "repeats": 3}, {"points": str(tmp_path / "none")})
+    asked = [{"kind": "random", "points": file, **changes} for changes in several]
+    said = [sweep_problems(make_recipe(SEARCH, hpo=settings))[0].what for settings in asked]
     assert said == [
         "has 2 points, more than hpo.trials=1 can try",
         "has 2 points, more than hpo.trials=3 can try",
         "cannot be read: No such file or directory",
     ]
-    assert "members draw their own" in str(sweep_problems(recipe(kind="pbt", points=file)))
+    assert "members draw their own" in str(
+        sweep_problems(make_recipe(SEARCH, hpo={"kind": "pbt", "points": file}))
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,7 +103,8 @@ def test_known_points_come_first_in_every_backend(
     kind: Any, sampler: Any, repeats: int, tmp_path: Path
 ) -> None:
     """Asked in the controller's way, by two controllers, one after the other."""
-    asked = recipe(kind=kind, sampler=sampler, repeats=repeats, trials=4 * repeats)
+    settings = {"kind": kind, "sampler": sampler, "repeats": repeats, "trials": 4 * repeats}
+    asked = make_recipe(SEARCH, hpo=settings)
     begun = Begun("s", [], [], asked, CodeSnapshot("0", None, False), 0.0, READ)
     folder = StudyFolder(tmp_path / "s")
     with closing(Journal(folder.journal)) as journal, journal.turn():
@@ -132,7 +131,8 @@ def test_known_points_come_first_in_every_backend(
 
 def test_a_random_search_draws_no_point_twice_while_there_are_others(tmp_path: Path) -> None:
     study = Study(
-        StudyFolder(tmp_path), Begun("s", [], [], recipe(kind="random"), CodeSnapshot("0", None, False), 0.0)
+        StudyFolder(tmp_path),
+        Begun("s", [], [], make_recipe(SEARCH, hpo={"kind": "random"}), CodeSnapshot("0", None, False), 0.0),
     )
     backend = make_backend(_search(study), [])
     drawn = [backend.ask(number) for number in range(15)]
@@ -146,7 +146,8 @@ def test_a_point_that_comes_again_is_noticed(tmp_path: Path) -> None:
     from hpo.study.event_log import Asked
 
     study = Study(
-        StudyFolder(tmp_path), Begun("s", [], [], recipe(kind="random"), CodeSnapshot("0", None, False), 0.0)
+        StudyFolder(tmp_path),
+        Begun("s", [], [], make_recipe(SEARCH, hpo={"kind": "random"}), CodeSnapshot("0", None, False), 0.0),
     )
     for number, (lr, repeat_of) in enumerate([(0.1, None), (0.1, 0), (0.2, None), (0.1, None)]):
         assert not study.apply(Asked(number, {"optim.lr": lr, "strategy": "ddp"}, 0.0, repeat_of))

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from galley.errors import ConfigError
-from galley.schema import Batch, Eval, Hpo, Recipe
+from galley.errors import ConfigError, Problem
+from galley.schema import Hpo
 from hpo.backends import make_backend
 from hpo.backends.base import Search
 from hpo.check import sweep_problems
 from hpo.space.dimensions import read_space
 from hpo.space.points import Grid, count_points, draw, enumerate_points, size_of
 from hpo.study.values import Objective, Trial
+from tests.support import make_recipe
 
 SEEDS = "interval(0,4294967295)"  # 2 ** 32 values
 SPACE = {"optim.betas": [[0.9, 0.99], [0.8, 0.9]], "seed": SEEDS}
@@ -27,9 +29,8 @@ CONDITIONAL: dict[str, Any] = {
 LOSS = (Objective("eval/loss", "minimize"),)
 
 
-def recipe(kind: Any, space: dict[str, Any], **changes: Any) -> Recipe:
-    hpo = Hpo(kind=kind, space=space, objectives=["eval/loss"], **changes)
-    return Recipe(hpo=hpo, batch=Batch(global_size=8), eval=Eval(every_steps=1))
+def problems(settings: Hpo) -> list[Problem]:
+    return sweep_problems(make_recipe(hpo=settings, batch={"global_size": 8}, eval={"every_steps": 1}))
 
 
 @pytest.mark.parametrize("space", [SPACE, CONDITIONAL], ids=["seeds", "conditional"])
@@ -48,7 +49,7 @@ def test_points_of_a_large_space_are_checked_and_drawn(
     kind: Any, sampler: Any, space: dict[str, Any], tmp_path: Path
 ) -> None:
     settings = Hpo(kind=kind, sampler=sampler, trials=14, space=space, objectives=["eval/loss"])
-    assert not sweep_problems(recipe(kind, space, sampler=sampler, trials=14))
+    assert not problems(settings)
     dims = read_space(space)
     backend = make_backend(Search("s", tmp_path, dims, LOSS, (), 3, settings), [])
     for number in range(14):  # TPE draws ten by chance, then by what it has learned
@@ -89,11 +90,12 @@ def test_points_are_counted_no_further_than_needed(space: dict[str, Any], size: 
 
 
 @pytest.mark.parametrize("kind", ["grid", "optuna"])
-def test_more_trials_than_a_grid_has_points_are_refused(kind: str) -> None:
-    sampler = "grid" if kind == "optuna" else None
-    (problem,) = sweep_problems(recipe(kind, {"seed": "range(1,5)"}, sampler=sampler, trials=5))
+def test_more_trials_than_a_grid_has_points_are_refused(kind: Any) -> None:
+    sampler: Any = "grid" if kind == "optuna" else None
+    settings = Hpo(kind, sampler=sampler, trials=5, space={"seed": "range(1,5)"}, objectives=["eval/loss"])
+    (problem,) = problems(settings)
     assert problem.what == "5 trials, but the grid has 4 points"
-    assert not sweep_problems(recipe(kind, {"seed": "range(1,5)"}, sampler=sampler, trials=4))
+    assert not problems(replace(settings, trials=4))
 
 
 def test_draws_reach_both_halves_of_a_large_range() -> None:

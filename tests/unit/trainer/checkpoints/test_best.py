@@ -15,7 +15,8 @@ from transformers import EarlyStoppingCallback, GPT2Config, GPT2LMHeadModel, Tra
 
 from galley.config.rules.recipe import recipe_problems
 from galley.metrics import task_metrics
-from galley.schema import Checkpoint, Data, Eval, Recipe, Task, Train
+from galley.schema import Checkpoint, Data, Eval, Train
+from tests.support import make_recipe
 from tests.unit.trainer.checkpoints.test_manifest import make_checkpoint
 from trainer.checkpoints.best import Best, resumed_best, with_weights
 from trainer.checkpoints.manifest import Kept, TrainState, list_checkpoints, retain
@@ -25,13 +26,8 @@ from trainer.run.early_stopping import EarlyStopping
 from trainer.run.loop import periods
 
 EPOCHS = Eval(every_epochs=1.0, patience=2)
-
-
-def recipe(keep_best: str = "eval/f1", **changes: Any) -> Recipe:
-    made = Recipe(
-        task=Task("sequence_classification"), eval=EPOCHS, checkpoint=Checkpoint(keep_best=keep_best)
-    )
-    return replace(made, **changes)
+PLAIN = make_recipe(task={"kind": "sequence_classification"})
+KEEPING = make_recipe(PLAIN, eval=EPOCHS, checkpoint={"keep_best": "eval/f1"})
 
 
 def by_transformers(values: list[float], greater: bool, patience: int) -> tuple[int | None, int]:
@@ -57,7 +53,7 @@ def by_transformers(values: list[float], greater: bool, patience: int) -> tuple[
 
 @pytest.mark.parametrize("metric", ["eval/f1", "eval/loss"])
 def test_best_and_early_stop_are_those_of_transformers(metric: str) -> None:
-    generator, made = random.Random(3), recipe(metric)
+    generator, made = random.Random(3), make_recipe(KEEPING, checkpoint={"keep_best": metric})
     for _ in range(300):
         values = [generator.choice([0.1, 0.2, 0.3, 0.4, 0.5, math.nan]) for _ in range(8)]
         values[0] = 0.3
@@ -73,11 +69,10 @@ def test_best_and_early_stop_are_those_of_transformers(metric: str) -> None:
 
 
 def test_without_it_nothing_is_compared_and_another_metric_does_not_go_on() -> None:
-    plain = Recipe(task=Task("sequence_classification"))
-    assert not Best.of(plain, task_metrics(plain)).update(1, {})
-    only = replace(recipe(), eval=replace(EPOCHS, only=True))
+    assert not Best.of(PLAIN, task_metrics(PLAIN)).update(1, {})
+    only = make_recipe(KEEPING, eval={"only": True})
     assert not Best.of(only, task_metrics(only)).update(1, {})
-    best, kept = Best.of(recipe(), task_metrics(recipe())), Kept(3, "eval/f1", 0.5, {"eval/f1": 0.5})
+    best, kept = Best.of(KEEPING, task_metrics(KEEPING)), Kept(3, "eval/f1", 0.5, {"eval/f1": 0.5})
     best.resume(replace(kept, metric="eval/loss"))
     assert best.kept is None
     best.resume(kept)
@@ -100,7 +95,7 @@ def test_without_it_nothing_is_compared_and_another_metric_does_not_go_on() -> N
 )  # fmt: skip
 def test_what_cannot_be_kept_is_refused(changes: Any, complaint: str) -> None:
     asked = ("checkpoint.", "eval.")
-    found = [str(p) for p in recipe_problems(recipe(**changes)) if p.where.startswith(asked)]
+    found = [str(p) for p in recipe_problems(make_recipe(KEEPING, **changes)) if p.where.startswith(asked)]
     assert any(complaint in text for text in found) if complaint else not found, found
 
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 
 from galley.data.roles import Table
 from galley.errors import ConfigError
-from galley.schema import Data, Model, Recipe, Task
-from galley.schema.task import LanguageModeling
+from tests.support import make_recipe
 from trainer.data.language import Preparation, TextEncoder, evaluation_windows, training_samples
 from trainer.data.store import ArrowDataset
 from trainer.data.tokenize.packing import FillInTheMiddle, pieces, windows
@@ -138,14 +137,11 @@ def test_as_many_texts_are_rearranged_as_the_rates_say() -> None:
     assert never.apply(untouched).tolist() == untouched.tolist()
 
 
-def recipe(kind: str, tokenizer: str, **lm: float) -> Recipe:
-    model = Model(tokenizer=tokenizer, architecture="gpt2")
-    task = Task(kind, lm=LanguageModeling(**lm))  # type: ignore[arg-type]
-    return Recipe(model=model, data=Data(max_length=8), task=task)
+SHORT = make_recipe(model={"architecture": "gpt2", "tokenizer": "characters"}, data={"max_length": 8})
 
 
 def test_tokens_of_the_context_are_read_and_not_measured() -> None:
-    task = CausalLM(recipe("causal_lm", "characters"))
+    task = CausalLM(make_recipe(SHORT, task={"kind": "causal_lm"}))
     task.tokenizer = character_tokenizer(TEXTS)
     samples = [
         {"input_ids": np.arange(5, 10, dtype=np.uint32), "context": 3},
@@ -158,7 +154,8 @@ def test_tokens_of_the_context_are_read_and_not_measured() -> None:
 
 
 def test_hidden_tokens_follow_from_the_seed_the_step_and_the_sample() -> None:
-    task = MaskedLM(recipe("masked_lm", "embedded:minilm", mask_rate=0.25))
+    hiding = {"kind": "masked_lm", "lm": {"mask_rate": 0.25}}
+    task = MaskedLM(make_recipe(SHORT, task=hiding, model={"tokenizer": "embedded:minilm"}))
     task._prepare(None)
     tokens = np.array([101, *range(2000, 2040), 102], dtype=np.uint32)
     sample = {"input_ids": tokens, "context": 0}

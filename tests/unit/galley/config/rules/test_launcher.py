@@ -9,6 +9,7 @@ import pytest
 
 from galley.config.rules.launcher import UNREAD, unread_problems, unread_warnings
 from galley.schema import Launcher, Recipe
+from tests.support import make_recipe
 
 TRAINJOB = {"kind": "trainjob"}
 RUNTIME = {**TRAINJOB, "runtime": "torch-distributed"}
@@ -57,13 +58,11 @@ CASES: list[tuple[str, str, Any, dict[str, Any], dict[str, Any]]] = [
 
 def recipe(section: str, options: dict[str, Any]) -> Recipe:
     """`nodes` and `forward_env` belong to the whole recipe."""
-    found = Recipe()
     whole = {name: options[name] for name in ("forward_env",) if name in options}
     own = {name: value for name, value in options.items() if name not in ("forward_env", "nodes")}
     kind = {"torchrun": "local"}.get(section, section)
-    section_of: Any = getattr(found.launcher, section)
-    launcher = replace(found.launcher, **{"kind": kind, section: replace(section_of, **own), **whole})
-    return replace(found, launcher=launcher, cluster=replace(found.cluster, nodes=options.get("nodes", 1)))
+    launcher = {"kind": kind, section: own, **whole}
+    return make_recipe(launcher=launcher, cluster={"nodes": options.get("nodes", 1)})
 
 
 def told(section: str, options: dict[str, Any]) -> list[str]:
