@@ -221,8 +221,8 @@ LIGHT_COMMANDS = [
     ["--help"],
     ["plan"],
     ["plan", "recipe=mrpc_deberta", "strategy=zero2", "profile=small", "--json"],
-    ["recipes"],
-    ["recipes", "validate"],
+    pytest.param(["recipes"], marks=pytest.mark.slow),
+    pytest.param(["recipes", "validate"], marks=pytest.mark.slow),
     ["explain", "optim.lr"],
     ["list"],
 ]
