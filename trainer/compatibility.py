@@ -7,12 +7,17 @@ versions of their own between two releases.
 from __future__ import annotations
 
 import fnmatch
+from collections.abc import Mapping
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
     from torch.nn.parallel import DistributedDataParallel
+
+MODEL_INPUTS = ("input_ids", "attention_mask")
+"""What a tokenizer that Galley makes asks a model to read. Transformers 4.57 adds `token_type_ids` by itself,
+which GPT-2 would add to its embeddings as if they were words."""
 
 
 def make_ddp(model: torch.nn.Module, sync_buffers: bool, **options: Any) -> DistributedDataParallel:
@@ -58,6 +63,15 @@ def _norms_of_heads(model: Any, plan: dict[str, str]) -> dict[str, str]:
         if hasattr(module, f"{letter}_norm")
         and any(fnmatch.fnmatch(f"{name}.{letter}_proj", pattern) for pattern in cut)
     }
+
+
+def mismatched_names(info: Mapping[str, Any]) -> list[str]:
+    """Names of the stored weights whose shape is not that of the model, sorted.
+
+    `info`: the `output_loading_info` of `from_pretrained`. It lists names in Transformers 4.57, and names
+    with both shapes in 5.
+    """
+    return sorted(entry if isinstance(entry, str) else str(entry[0]) for entry in info["mismatched_keys"])
 
 
 def is_hub_offline() -> bool:

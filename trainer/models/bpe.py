@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.assets.folder import made_once
+from trainer.compatibility import MODEL_INPUTS
 from trainer.data.store import digest
 
 log = logging.getLogger("galley")
@@ -43,5 +44,5 @@ def _train(texts: Sequence[str], vocabulary: int, folder: Path) -> None:
     backend.train_from_iterator(texts, trainer)
     made: Any = PreTrainedTokenizerFast  # untyped
     ends = dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT)
-    made(tokenizer_object=backend, **ends).save_pretrained(str(folder))
+    made(tokenizer_object=backend, model_input_names=list(MODEL_INPUTS), **ends).save_pretrained(str(folder))
     log.info("a byte-level BPE of %d tokens, trained on %d texts", backend.get_vocab_size(), len(texts))

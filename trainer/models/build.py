@@ -17,6 +17,7 @@ from galley.model.adapters import holds_adapters
 from galley.model.shape import is_own_module
 from galley.schema import Recipe
 from trainer.assets import is_embedded, model_folder, tokenizer_folder
+from trainer.compatibility import mismatched_names
 from trainer.data.cache import cache_root
 from trainer.models.bpe import bpe_tokenizer
 from trainer.models.characters import character_tokenizer
@@ -367,7 +368,7 @@ def _check_weights(info: dict[str, Any], recipe: Recipe, body: str, head: str) -
 
     Weights of another shape may only be the head's, and only with the recipe's consent.
     """
-    mismatched = sorted(str(entry[0]) for entry in info["mismatched_keys"])
+    mismatched = mismatched_names(info)
     wrong = [name for name in mismatched if name.startswith(f"{body}.")]
     where = f"model.name={recipe.model.name}"
     if wrong:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from trainer.compatibility import MODEL_INPUTS
+
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN = "<|unknown|>"
 
@@ -23,4 +25,5 @@ def character_tokenizer(texts: Iterable[str]) -> Any:
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Fuse()
     made: Any = PreTrainedTokenizerFast  # untyped
-    return made(tokenizer_object=backend, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT, unk_token=UNKNOWN)
+    special = {"eos_token": END_OF_TEXT, "pad_token": END_OF_TEXT, "unk_token": UNKNOWN}
+    return made(tokenizer_object=backend, model_input_names=list(MODEL_INPUTS), **special)

@@ -94,6 +94,19 @@ def test_no_plan_stays_none() -> None:
     assert compatibility.transformers_tensor_plan(qwen3({}, {})) == {}
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["classifier.weight", "classifier.bias"],  # Transformers 4.57
+        {("classifier.bias", torch.Size([2]), torch.Size([3])), ("classifier.weight", (2, 8), (3, 8))},
+    ],
+    ids=["4.57", "5"],
+)
+def test_weights_of_another_shape_are_named(keys: Any) -> None:
+    found = compatibility.mismatched_names({"mismatched_keys": keys})
+    assert found == ["classifier.bias", "classifier.weight"]
+
+
 @pytest.mark.parametrize("client", ["requests", "httpx", "httpx2"])
 def test_errors_of_the_hub_are_those_of_its_client(client: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In httpx a connection that fails is no OSError."""

@@ -12,6 +12,7 @@ from galley.errors import ConfigError
 from galley.schema import Data, Eval, Model, Recipe, Task, Train
 from galley.schema.model import Bpe
 from trainer.models.bpe import bpe_tokenizer
+from trainer.models.characters import character_tokenizer
 from trainer.tasks.language_modeling import CausalLM
 
 TEXTS = ["def low(lower):\n    return lower", "def lowest(low):\n\treturn low + 1"] * 3
@@ -27,6 +28,12 @@ def test_equal_texts_give_equal_tokens_and_every_text_comes_back(tmp_path: Path)
     assert first.convert_ids_to_tokens(0) == first.eos_token == "<|endoftext|>"
     other = bpe_tokenizer([*TEXTS, STRANGE * 9], 280, tmp_path / "a")
     assert other.get_vocab() != first.get_vocab()
+
+
+def test_a_tokenizer_made_here_asks_for_no_segments(tmp_path: Path) -> None:
+    """GPT-2 would add them to its embeddings as words; by itself Transformers 4.57 asks for them."""
+    for tokenizer in (bpe_tokenizer(TEXTS, 280, tmp_path), character_tokenizer(TEXTS)):
+        assert list(tokenizer("def low").keys()) == ["input_ids", "attention_mask"]
 
 
 def test_its_first_merge_is_the_pair_that_is_counted_most_often(tmp_path: Path) -> None:

