@@ -9,6 +9,7 @@ from typing import Any
 
 from cli.options import Options
 from galley.errors import ConfigError, Problem
+from galley.json_numbers import standard
 from galley.report.comparison import Finished, Row, compared, efficiency, incomparable
 from galley.run.verify import find_drift
 from galley.rundir import RunFolder
@@ -39,7 +40,7 @@ def compare(words: Sequence[str], options: Options) -> int:
     rows, scaling = compared(first, second), efficiency(first, second)
     if options.json:
         names = {"run_a": first.name, "run_b": second.name}
-        print(json.dumps({**names, "efficiency": scaling, "rows": [asdict(row) for row in rows]}))
+        print(json.dumps(standard({**names, "efficiency": scaling, "rows": [asdict(row) for row in rows]})))
         return 0
     print("\n".join(comparison_lines(first, second, rows, scaling)))
     return 0

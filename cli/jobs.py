@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cli.options import Options
 from galley.errors import ConfigError, Problem
+from galley.json_numbers import standard
 from galley.report.display import format_s
 from galley.rundir import RunFolder
 
@@ -27,7 +28,7 @@ def status(words: Sequence[str], options: Options) -> int:
 
         return study_status(words[0], options)
     found = run_status(_the_run("status", words, options))
-    print(json.dumps(asdict(found)) if options.json else _describe(found))
+    print(json.dumps(standard(asdict(found))) if options.json else _describe(found))
     return 0
 
 
@@ -65,7 +66,7 @@ def list_runs(words: Sequence[str], options: Options) -> int:
         raise ConfigError(Problem(" ".join(words), "`list` takes no argument"))
     found, sweeps = queries.list_runs(options.root), list_studies(options)
     if options.json:
-        print(json.dumps([*(asdict(run) for run in found), *sweeps]))
+        print(json.dumps(standard([*(asdict(run) for run in found), *sweeps])))
         return 0
     width = max((len(run.name) for run in found), default=0)
     for run in found:

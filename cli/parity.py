@@ -221,7 +221,8 @@ def _run(planned: Planned, stream: IO[str]) -> Measured:
 
 def read_evidence(spec: RunSpec, folder: RunFolder, result: RunResult) -> Evidence:
     """What the run left in its folder."""
-    rows = [row for row in folder.read_metrics() if "loss" in row]
+    # A loss is null where the samples of a step had no token to measure.
+    rows = [row for row in folder.read_metrics() if row.get("loss") is not None]
     succeeded = result.state == "succeeded"
     return Evidence(
         strategy=spec.recipe.strategy.name,

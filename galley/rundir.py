@@ -7,10 +7,12 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
 from galley.errors import ConfigError, Problem
+from galley.json_numbers import row_from_json, row_to_json, standard
 from galley.spec import (
     DataRecord,
     MemoryLimit,
@@ -136,7 +138,8 @@ class RunFolder:
         return MovedSpec.of(spec, layouts[-1]) if layouts and layouts[-1] else spec
 
     def write_result(self, result: RunResult) -> None:
-        write_atomic(self.result_file, to_json(result))
+        text = json.dumps(standard(asdict(result)), indent=2, sort_keys=True, ensure_ascii=False)
+        write_atomic(self.result_file, text + "\n")
 
     def read_result(self) -> RunResult | None:
         return self._read(RunResult, self.result_file)
@@ -177,7 +180,7 @@ class RunFolder:
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Add one line; a single `write` call, so that a reader never sees two lines mixed."""
         with self.metrics_file.open("a") as stream:
-            stream.write(json.dumps(row) + "\n")
+            stream.write(row_to_json(row))
 
     def read_metrics(self) -> Iterator[dict[str, Any]]:
         """Every whole row; a last line that is cut short (a killed writer) is left out."""
@@ -186,7 +189,7 @@ class RunFolder:
         with self.metrics_file.open() as stream:
             for line in stream:
                 if line.endswith("\n"):
-                    yield json.loads(line)
+                    yield row_from_json(line)
 
     @staticmethod
     def _read(kind: type[T], path: Path) -> T | None:

@@ -6,7 +6,6 @@ for each row of metrics, at most one a second.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from abc import ABC, abstractmethod
@@ -14,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from galley.json_numbers import row_from_json
 from galley.rundir import RunFolder
 from galley.spec import Progress
 
@@ -56,7 +56,7 @@ class MetricsTail:
                 if not line.endswith(b"\n"):
                     break
                 self._offset += len(line)
-                yield json.loads(line)
+                yield row_from_json(line)
 
 
 class Display(ABC):

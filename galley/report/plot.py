@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
-from math import isfinite, nan
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,8 @@ def draw(folder: RunFolder) -> Path | None:
 
 def points(rows: Sequence[dict[str, Any]], key: str) -> Points:
     """(steps, values) of the rows with a finite `key`; a step that a resumed run repeats counts once."""
-    found = {float(row["step"]): float(row[key]) for row in rows if isfinite(row.get(key, nan))}
+    told = ((float(row["step"]), row.get(key)) for row in rows)
+    found = {step: float(value) for step, value in told if value is not None and isfinite(value)}
     steps = sorted(found)
     return steps, [found[step] for step in steps]
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from typing import IO
 
 from galley.errors import SubmissionError
+from galley.json_numbers import standard
 from galley.paths import ROOT
 from galley.report.display import make_display
 from galley.report.plot import draw
@@ -52,7 +53,8 @@ def launch(
     stream = sys.stderr if json else sys.stdout
     result = supervise(spec, folder, facts, attempt, stream)
     if json:
-        print(jsonlib.dumps({"run_dir": str(folder.root), "sha256": spec.sha256, **asdict(result)}))
+        told = {"run_dir": str(folder.root), "sha256": spec.sha256, **asdict(result)}
+        print(jsonlib.dumps(standard(told)))
     return result.exit_code
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 
+from galley.json_numbers import row_to_json
 from galley.rundir import RunFolder, write_atomic
 from galley.spec import Progress
 from galley.trackers import Tracking
@@ -22,7 +22,7 @@ class Journal:
 
     Attributes:
         phase: as in `galley.spec.Progress`.
-        last: the newest value of every metric that was ever written to the folder.
+        last: the newest value of every metric that was ever written to the folder; nulls are left out.
         tracking: told every row too.
     """
 
@@ -56,7 +56,7 @@ class Journal:
         """One row of metrics.jsonl. `time_s` is the time the attempts were alive, together."""
         time_s = round(self._offset_s + time.monotonic() - self._started_at, 3)
         row: Row = {"step": step, "epoch": round(epoch, 4), "time_s": time_s, **values}
-        self.last |= row
+        self._remember(row)
         if self._is_main:
             self._folder.append_metrics(row)
             self.tracking.log(step, row)
@@ -67,9 +67,9 @@ class Journal:
             return
         kept = [row for row in self._folder.read_metrics() if row["step"] <= step]
         if self._folder.metrics_file.exists():
-            write_atomic(self._folder.metrics_file, "".join(json.dumps(row) + "\n" for row in kept))
+            write_atomic(self._folder.metrics_file, "".join(map(row_to_json, kept)))
         for row in kept:
-            self.last |= row
+            self._remember(row)
         self._offset_s = max((row["time_s"] for row in kept), default=0.0)
 
     def metrics(self) -> dict[str, float]:
@@ -78,7 +78,11 @@ class Journal:
         values = {name: value for name, value in self.last.items() if name.startswith(named)}
         if "loss" in self.last:
             values["train/loss"] = self.last["loss"]
-        return {name: float(value) for name, value in values.items() if value is not None}
+        return {name: float(value) for name, value in values.items()}
+
+    def _remember(self, row: Row) -> None:
+        """Keep the last value that was measured: null stands for none."""
+        self.last |= {name: value for name, value in row.items() if value is not None}
 
     def _write_progress(self, step: int) -> None:
         if self._is_main:
