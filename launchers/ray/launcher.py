@@ -36,7 +36,7 @@ from launchers.ray.driver import NODE_LOST
 
 JOB = "job.json"  # what is posted
 NODES = "nodes.json"  # what the driver reads
-_ADDRESS = re.compile(r"https?://[^/\s]+?(?::([0-9]+))?")
+_ADDRESS = re.compile(r"https?://(?:\[[0-9A-Fa-f:.]+\]|[^/\s:@\[\]]+)(?::([0-9]+))?")
 _STOP_S = 30.0
 SIGNALLED = 128  # what a shell adds to the number of the signal that ended a command
 _STATES: dict[str, State] = {
