@@ -22,6 +22,7 @@ from galley.schema import Recipe
 from galley.schema.types import MAX_PORT
 from galley.spec import FINAL_STATES, ClusterFacts, LaunchPlan, RunHandle, RunSpec, State
 from galley.strategy.layout import declared_facts
+from galley.urls import cleaned, secrets_in
 from launchers.base import Diagnosis, Launcher
 from launchers.common import torchrun_log
 from launchers.common.worker_command import (
@@ -71,7 +72,10 @@ class RayLauncher(Launcher):
         if found is None or (found[1] is not None and not 0 < int(found[1]) <= MAX_PORT):
             what = "is not the address of a dashboard"
             hint = "http://HOST:PORT, as `ray start --head` prints it"
-            raise ConfigError(Problem(f"launcher.ray.address={address}", what, hint))
+            if secrets_in(address):
+                hint += "; a token goes into the variable RAY_AUTH_TOKEN"
+            where = f"launcher.ray.address={cleaned(address, address)}"
+            raise ConfigError(Problem(where, what, hint))
         return declared_facts(recipe)
 
     def plan(self, spec: RunSpec, run_dir: Path, facts: ClusterFacts, attempt: int) -> LaunchPlan:

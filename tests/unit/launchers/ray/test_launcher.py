@@ -21,9 +21,12 @@ from tests.integration.local.standin import FACTS, make_spec
 RUN_DIR = Path('/runs/it\'s "here"; #é')
 
 
-def make_ray_spec(cluster: Cluster | None = None, **resources: float) -> RunSpec:
+def make_ray_spec(
+    cluster: Cluster | None = None, address: str = Ray().address, **resources: float
+) -> RunSpec:
     spec = make_spec()
-    launcher = replace(spec.recipe.launcher, kind="ray", ray=Ray(resources=resources))
+    ray = Ray(address=address, resources=resources)
+    launcher = replace(spec.recipe.launcher, kind="ray", ray=ray)
     return replace(spec, recipe=replace(spec.recipe, launcher=launcher, cluster=cluster or Cluster()))
 
 
@@ -47,6 +50,33 @@ def test_a_bundle_is_what_a_node_is_asked_for() -> None:
 def test_a_path_that_ray_would_change_is_refused() -> None:
     with pytest.raises(ConfigError, match="which Ray would expand"):
         RayLauncher().plan(make_ray_spec(), Path("/runs/$HOME"), FACTS, 1)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["http://head:8265", "https://ray.example.org", "http://10.0.0.1:65535", "http://[::1]:8265",
+     "https://[fe80::1]"],
+)  # fmt: skip
+def test_an_address_of_a_dashboard_is_taken(address: str) -> None:
+    RayLauncher().facts(make_ray_spec(address=address).recipe)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["10.0.0.1", "ftp://head:8265", "http://", "http://head:dashboard", "http://head:0", "http://head:65536",
+     "http://head:8265/jobs", "http://::1:8265", "http://[::1", "http://[head]:8265", "http://me@head:8265",
+     "http://two hosts:1"],
+)  # fmt: skip
+def test_another_address_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match="is not the address of a dashboard") as raised:
+        RayLauncher().facts(make_ray_spec(address=address).recipe)
+    assert raised.value.problems[0].where == f"launcher.ray.address={address}" or "@" in address
+
+
+def test_an_address_with_a_password_is_refused_without_repeating_it() -> None:
+    with pytest.raises(ConfigError, match="goes into the variable RAY_AUTH_TOKEN") as raised:
+        RayLauncher().facts(make_ray_spec(address="http://me:hunter22@head:8265").recipe)
+    assert "hunter22" not in str(raised.value)
 
 
 def test_a_cluster_without_ray_in_this_environment_is_told(
