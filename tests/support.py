@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from galley.config.compose import compose_recipe
+from galley.errors import ConfigError
 from galley.schema import Recipe
 from galley.system.pdeathsig import bound_to_me
 
@@ -91,6 +93,21 @@ def _changed(section: Any, values: Mapping[str, Any]) -> Any:
     inner = {name for name, value in values.items() if is_dataclass(own[name]) and isinstance(value, Mapping)}
     changed = {name: _changed(own[name], values[name]) for name in inner}
     return replace(section, **{**values, **changed})
+
+
+def user_recipe(folder: Path, text: str, name: str = "mine") -> Path:
+    """The folder, with a recipe in it: what `--config-dir` names."""
+    file = folder / "recipes" / f"{name}.yaml"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(text)
+    return folder
+
+
+def problems(*overrides: str, user_dir: Path | None = None) -> list[str]:
+    """What is wrong with a command, as a user reads it; fails if nothing is."""
+    with pytest.raises(ConfigError) as caught:
+        compose_recipe(overrides, [user_dir] if user_dir else [])
+    return [str(problem) for problem in caught.value.problems]
 
 
 def not_available(what: str, suites: str) -> None:

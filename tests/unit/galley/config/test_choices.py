@@ -12,7 +12,7 @@ from galley.config.compose import compose_recipe
 from galley.paths import CONF
 from galley.schema import Strategy
 from galley.strategy.names import AUTO, contradictions, strategy_name
-from tests.unit.galley.config.test_compose import problems, user_recipe
+from tests.support import problems, user_recipe
 
 BATCH = "batch: {global_size: 8}\n"
 SHIPPED = sorted(file.stem for file in (CONF / "strategy").glob("*.yaml"))

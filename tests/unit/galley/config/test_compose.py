@@ -9,19 +9,7 @@ import pytest
 from galley.config.compose import compose_recipe, explain_sources
 from galley.config.hydra_bridge import open_loader
 from galley.errors import ConfigError
-
-
-def problems(*overrides: str, user_dir: Path | None = None) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        compose_recipe(overrides, [user_dir] if user_dir else [])
-    return [str(problem) for problem in caught.value.problems]
-
-
-def user_recipe(tmp_path: Path, text: str, name: str = "mine") -> Path:
-    file = tmp_path / "recipes" / f"{name}.yaml"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(text)
-    return tmp_path
+from tests.support import problems, user_recipe
 
 
 def test_default_recipe_is_quickstart() -> None:

@@ -14,7 +14,7 @@ from galley.config.compose import compose_recipe
 from galley.config.hydra_bridge import parse_override
 from galley.errors import valid_values
 from galley.paths import ROOT
-from tests.unit.galley.config.test_compose import problems
+from tests.support import problems
 
 FILES = [file for part in ("galley", "launchers", "hpo", "trainer") for file in (ROOT / part).rglob("*.py")]
 # A list or a mapping is a pattern for the shell: [ab] is the file `a`, and braces become several words.

@@ -13,7 +13,7 @@ from galley.config.hydra_bridge import parse_override
 from galley.config.validate import validate
 from galley.errors import ConfigError
 from galley.quoting import override
-from tests.unit.galley.config.test_compose import problems, user_recipe
+from tests.support import problems, user_recipe
 
 BATCH = "batch: {global_size: 8}\n"
 WRITTEN = {"V": "1.10", "T": "12:30", "O": "0777", "X": "0x3", "E": "1e3", "U": "1_0", "a.b": "1.50"}

@@ -14,7 +14,7 @@ from galley.schema import Shape
 from galley.spec import Engaged, RunResult
 from galley.strategy.estimate import num_parameters
 from hpo.promote import with_size
-from tests.unit.galley.config.test_compose import problems, user_recipe
+from tests.support import problems, user_recipe
 
 CONFIG = "model.config={hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}"
 BERT = ("model.architecture=bert", "model.tokenizer=embedded:minilm", CONFIG)

@@ -12,7 +12,7 @@ from cli.recipes import recipe_files
 from galley.config.compose import compose_recipe, explain_sources
 from galley.config.hydra_bridge import parse_override
 from galley.config.recipe_file import with_absolute_path
-from tests.unit.galley.config.test_compose import problems, user_recipe
+from tests.support import problems, user_recipe
 
 BATCH = "batch: {global_size: 8}\n"
 

@@ -9,7 +9,7 @@ import yaml
 
 from galley.config.compose import compose_recipe
 from galley.config.yaml_numbers import as_read
-from tests.unit.galley.config.test_compose import problems, user_recipe
+from tests.support import problems, user_recipe
 
 BATCH = "batch: {global_size: 8}\n"
 

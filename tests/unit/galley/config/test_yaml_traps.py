@@ -8,7 +8,7 @@ import pytest
 
 from galley.config.compose import compose_recipe
 from galley.errors import ConfigError
-from tests.unit.galley.config.test_compose import problems, user_recipe
+from tests.support import problems, user_recipe
 
 BATCH = "batch:\n  global_size: 8\n"
 

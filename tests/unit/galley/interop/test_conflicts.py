@@ -8,7 +8,7 @@ import pytest
 
 from galley.config.compose import compose_recipe, explain_sources
 from galley.errors import ConfigError
-from tests.unit.galley.config.test_compose import user_recipe
+from tests.support import user_recipe
 from tests.unit.galley.interop.files import accelerate_file, deepspeed_file, fsdp, zero
 
 
