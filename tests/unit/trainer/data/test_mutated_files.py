@@ -31,6 +31,8 @@ from trainer.data.tokenize.tagged import read_tag_tables
 from trainer.tasks import language_modeling, make_task, seq2seq
 from trainer.tasks import text as text_tasks
 
+pytestmark = pytest.mark.slow  # writes and reads a file for each example
+
 Rows = list[dict[str, Any]]
 
 MODEL = Model(architecture="bert", tokenizer="embedded:minilm")
