@@ -141,6 +141,15 @@ def test_wheel_is_the_program_under_one_name(wheel: Path) -> None:
             assert archive.read(f"{prefix}{name}") == file.read_bytes(), name
 
 
+def test_editable_installation_is_only_a_path_to_the_checkout(wheel: Path, tmp_path: Path) -> None:
+    """A copy of the program beside it would be imported instead."""
+    code = "import sys; from hatchling.build import build_editable; print(build_editable(sys.argv[1]))"
+    done = run_process([sys.executable, "-P", "-c", code, tmp_path])
+    assert done.rc == 0, done.err
+    names = {name for name in members(tmp_path / done.out.strip()) if ".dist-info/" not in name}
+    assert names == {"_galley.pth"}
+
+
 def test_base_package_plans_explains_and_lists_without_torch(base_only: Environment, tmp_path: Path) -> None:
     for package in ("torch", "transformers", "optuna"):
         assert not list(base_only.site.glob(f"{package}*"))
