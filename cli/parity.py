@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from cli.options import Options
-from cli.prepare import refuse_missing_packages
+from cli.prepare import NodeFacts, refuse_missing_packages
 from galley.config.compose import compose_recipe
 from galley.config.keys import is_known
 from galley.config.rules.recipe import recipe_problems
@@ -127,8 +127,8 @@ def plan_runs(request: Request, options: Options) -> tuple[Path, list[Planned]]:
 
     Raises `ConfigError` with the problems of all of them. Writes nothing.
     """
-    recipes = _recipes(request, options)
-    facts = {name: _facts(recipe) for name, recipe in recipes.items()}
+    recipes, nodes = _recipes(request, options), NodeFacts(options)
+    facts = {name: nodes.of(recipe) for name, recipe in recipes.items()}
     recipes = _same_batch(recipes, facts)
     problems = [p for name, recipe in recipes.items() for p in _problems(recipe, facts[name])]
     if problems:
@@ -168,12 +168,6 @@ def _choice(name: str) -> list[str]:
     """One process has no place for the ranks that the other strategies are given."""
     alone = ["cluster.nodes=1", "cluster.procs_per_node=1"]
     return [f"strategy={name}", *(alone if name == "single" else [])]
-
-
-def _facts(recipe: Recipe) -> ClusterFacts:
-    from launchers import make_launcher
-
-    return make_launcher(recipe.launcher.kind).facts(recipe, None)
 
 
 def _same_batch(recipes: dict[str, Recipe], facts: dict[str, ClusterFacts]) -> dict[str, Recipe]:

@@ -1,9 +1,10 @@
-"""What `plan` and `run` have in common: everything up to, and without, writing or starting anything."""
+"""What every verb that starts something does first: everything up to, and without, writing or starting it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cli.options import Options
@@ -24,56 +25,118 @@ from galley.system.network_interfaces import interface_problems
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A run that is ready to be started.
+class Asked:
+    """What the words of a command ask for, found to be possible.
 
     Attributes:
-        recipe: with `run_dir` and `detach`, which the sealed spec leaves out.
         words: that ask for it, the strategy that `strategy=auto` chose in its place.
         choice: of the strategy; null where the recipe names one.
+        recipe: with `run_dir`, `detach` and `hpo`, which a sealed spec leaves out.
+        facts: the nodes as its launcher sees them.
     """
 
     words: list[str]
     choice: Choice | None
-
     recipe: Recipe
+    facts: ClusterFacts
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to be started."""
+
+    asked: Asked
     spec: RunSpec
     run_dir: Path
-    facts: ClusterFacts
     plan: LaunchPlan
     estimate: Estimate | None
     warnings: list[str]
 
+    @property
+    def words(self) -> list[str]:
+        return self.asked.words
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.asked.recipe
+
+    @property
+    def facts(self) -> ClusterFacts:
+        return self.asked.facts
+
+    @property
+    def choice(self) -> Choice | None:
+        return self.asked.choice
+
+
+class NodeFacts:
+    """Facts of the nodes for the recipes of one command, probed once for all that ask for the same nodes."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._probed: list[tuple[tuple[object, ...], ClusterFacts]] = []
+
+    def of(self, recipe: Recipe) -> ClusterFacts:
+        """Raises `ConfigError` as `Launcher.facts` does."""
+        from launchers import make_launcher
+
+        ranks = recipe.strategy.data_parallel
+        nodes = (recipe.launcher, recipe.cluster, recipe.precision, ranks, recipe.after)
+        found = next((facts for known, facts in self._probed if known == nodes), None)
+        if found is None:
+            after = _predecessor(recipe, self._options)
+            found = make_launcher(recipe.launcher.kind).facts(recipe, after=after)
+            self._probed.append((nodes, found))
+        return found
+
+    def of_trial(self, recipe: Recipe) -> ClusterFacts:
+        """What each of the trials that run at a time has; of a recipe without a sweep as `of`."""
+        if recipe.hpo.kind == "none":
+            return self.of(recipe)
+        from hpo.trials import Slot
+        from launchers import make_launcher
+
+        remote = make_launcher(recipe.launcher.kind).remote
+        return self.of(recipe) if remote else Slot(0, max(1, recipe.hpo.parallel)).facts(self.of(recipe))
+
+
+def ask(words: Sequence[str], options: Options, exports: bool = False) -> Asked:
+    """Compose and check what `words` ask for, a run or a sweep, on the nodes that there are.
+
+    Every verb that starts something comes through here. `exports`: a sweep of W&B's is to be written down.
+    Raises `ConfigError` with all that is wrong.
+    """
+    facts = NodeFacts(options)
+
+    def compose(words: Sequence[str]) -> Recipe:
+        return compose_recipe(words, options.config_dirs, partial(_problems, words, options, facts, exports))
+
+    recipe = compose(words)
+    words, choice = _settle(with_absolute_path(words), recipe, options, facts)
+    if choice is not None:
+        recipe = compose(words)
+    return Asked(words, choice, recipe, facts.of(recipe))
+
 
 def prepare(words: Sequence[str], options: Options) -> Prepared:
     """Compose, check, lay out, seal and plan the run that `words` ask for."""
+    return prepare_run(ask(words, options), options)
+
+
+def prepare_run(asked: Asked, options: Options) -> Prepared:
+    """Lay out, seal and plan what was asked for. Nothing is written or started."""
     from launchers import make_launcher
 
-    def can_be_laid_out(recipe: Recipe) -> list[Problem]:
-        try:
-            facts = make_launcher(recipe.launcher.kind).facts(recipe, _predecessor(recipe, options))
-        except ConfigError as error:
-            return list(error.problems)
-        problems = [] if recipe.strategy.name == AUTO else _machine_problems(recipe, facts)
-        return [*problems, *_sweep_problems(recipe)]
-
-    recipe = compose_recipe(words, options.config_dirs, can_be_laid_out)
-    words, choice = settle(with_absolute_path(words), recipe, options)
-    if choice is not None:
-        recipe = compose_recipe(words, options.config_dirs, can_be_laid_out)
+    recipe, facts = asked.recipe, asked.facts
     launcher = make_launcher(recipe.launcher.kind)
-    facts = launcher.facts(recipe, after=_predecessor(recipe, options))
     layout = resolve_layout(recipe, facts)
     spec = seal(recipe, layout)
     run_dir = _run_dir(recipe, spec, options)
     estimate = estimate_memory(recipe, layout)
     return Prepared(
-        words=words,
-        choice=choice,
-        recipe=recipe,
+        asked=asked,
         spec=spec,
         run_dir=run_dir,
-        facts=facts,
         plan=launcher.plan(spec, run_dir, facts, attempt=1),
         estimate=estimate,
         warnings=[
@@ -91,13 +154,18 @@ def settle(words: Sequence[str], recipe: Recipe, options: Options) -> tuple[list
 
     They are what the user would have typed: the run is the same as with that strategy by its name.
     """
-    from launchers import make_launcher
+    return _settle(words, recipe, options, NodeFacts(options))
 
+
+def _settle(
+    words: Sequence[str], recipe: Recipe, options: Options, facts: NodeFacts
+) -> tuple[list[str], Choice | None]:
     if recipe.strategy.name != AUTO:
         return list(words), None
     others = [word for word in words if not word.startswith("strategy=")]
-    facts = make_launcher(recipe.launcher.kind).facts(recipe, _predecessor(recipe, options))
-    choice = choose(lambda name: compose_recipe([*others, f"strategy={name}"], options.config_dirs), facts)
+    choice = choose(
+        lambda name: compose_recipe([*others, f"strategy={name}"], options.config_dirs), facts.of(recipe)
+    )
     return [*others, *choice.words], choice
 
 
@@ -110,19 +178,30 @@ def refuse_missing_packages(recipe: Recipe) -> None:
         raise ConfigError(problems)
 
 
-def _machine_problems(recipe: Recipe, facts: ClusterFacts) -> list[Problem]:
-    problems = layout_problems(recipe, facts)
-    if problems or resolve_layout(recipe, facts).world_size == 1:
-        return problems
-    return list(interface_problems(recipe, facts))
-
-
-def _sweep_problems(recipe: Recipe) -> list[Problem]:
+def _problems(
+    words: Sequence[str], options: Options, facts: NodeFacts, exports: bool, recipe: Recipe
+) -> list[Problem]:
+    """Why the nodes cannot carry the recipe, or its sweep cannot be made."""
     if recipe.hpo.kind == "none":
-        return []
-    from hpo.check import sweep_problems
+        return _machine_problems(recipe, facts)
+    from hpo.check import sweep_problems, trial_problems
 
-    return sweep_problems(recipe)
+    problems = trial_problems(recipe, words, options.config_dirs, partial(_machine_problems, facts=facts))
+    return [*problems, *([] if exports and recipe.hpo.kind == "wandb" else sweep_problems(recipe))]
+
+
+def _machine_problems(recipe: Recipe, facts: NodeFacts) -> list[Problem]:
+    """Why the nodes, or the share of this machine that a trial has, cannot carry the recipe."""
+    try:
+        found = facts.of_trial(recipe)
+    except ConfigError as error:
+        return list(error.problems)
+    if recipe.strategy.name == AUTO:
+        return []
+    problems = layout_problems(recipe, found)
+    if problems or resolve_layout(recipe, found).world_size == 1:
+        return problems
+    return list(interface_problems(recipe, found))
 
 
 def _predecessor(recipe: Recipe, options: Options) -> RunFolder | None:

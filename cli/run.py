@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from cli.options import Options
-from cli.prepare import prepare, refuse_missing_packages
+from cli.prepare import ask, prepare_run, refuse_missing_packages
 from galley.errors import ConfigError, Problem
 from galley.paths import command_of
 from galley.run.relayout import move, with_cluster
@@ -20,12 +20,13 @@ def run(words: Sequence[str], options: Options) -> int:
     """Seal the run into its folder, submit it, and follow it unless `detach=true`."""
     from launchers.lifecycle.launch import launch
 
-    prepared = prepare(words, options)
-    if prepared.recipe.hpo.kind != "none":
+    asked = ask(words, options)
+    if asked.recipe.hpo.kind != "none":
         from cli.sweep import start_sweep
 
-        return start_sweep(prepared.recipe, prepared.words, options)
-    refuse_missing_packages(prepared.recipe)
+        return start_sweep(asked, options)
+    refuse_missing_packages(asked.recipe)
+    prepared = prepare_run(asked, options)
     if prepared.choice is not None:
         print(f"strategy=auto: {prepared.choice.reason}", file=sys.stderr)
     for warning in prepared.warnings:

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.options import Options
-from cli.prepare import refuse_missing_packages, settle
-from galley.config.compose import compose_recipe
+from cli.prepare import Asked, ask, refuse_missing_packages
 from galley.errors import ConfigError, Problem
 from galley.schema import Recipe
 
@@ -23,24 +22,21 @@ if TYPE_CHECKING:
 
 def sweep(words: Sequence[str], options: Options) -> int:
     """`run` with a sweep around it."""
-    recipe = compose_recipe(words, options.config_dirs)
-    if recipe.hpo.kind == "none":
+    asked = ask(words, options, exports=True)
+    if asked.recipe.hpo.kind == "none":
         raise ConfigError(Problem("hpo=none", "is one run, not a sweep", "choose hpo=optuna, random or grid"))
-    words, choice = settle(words, recipe, options)
-    if choice is not None:  # one for all trials
-        recipe = compose_recipe(words, options.config_dirs)
-    return start_sweep(recipe, words, options)
+    return start_sweep(asked, options)
 
 
-def start_sweep(recipe: Recipe, words: Sequence[str], options: Options) -> int:
+def start_sweep(asked: Asked, options: Options) -> int:
     """Begin the study and run it to its end, unless `detach=true`."""
     from hpo.sweep import begin, detach
 
-    if recipe.hpo.kind == "wandb":
-        return _export_to_wandb(recipe, words, options)
-    refuse_missing_packages(recipe)
-    folder = begin(recipe, words, options.config_dirs, options.root)
-    if recipe.detach:
+    if asked.recipe.hpo.kind == "wandb":
+        return _export_to_wandb(asked.recipe, asked.words, options)
+    refuse_missing_packages(asked.recipe)
+    folder = begin(asked.recipe, asked.words, options.config_dirs, options.root)
+    if asked.recipe.detach:
         log = detach(folder)
         state = {"study_dir": str(folder.root), "state": "running", "log": str(log)}
         print(json.dumps(state) if options.json else folder.root)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from galley.config.compose import compose_recipe
+from galley.config.hydra_bridge import Composed
 from galley.config.rules.recipe import evaluates_during
 from galley.errors import ConfigError, Problem
 from galley.paths import command
@@ -15,7 +18,7 @@ from hpo.population import population_problems
 from hpo.pruning.rungs import rungs
 from hpo.space.dimensions import read_space
 from hpo.space.known_points import read_known_points
-from hpo.space.points import count_points, draw, size_of
+from hpo.space.points import config_groups, count_points, draw, point_words, size_of
 from hpo.study.values import Constraint, Objective, Params, SpaceDim
 
 _TRIES = 24  # random points that may show that a value works beside others
@@ -180,6 +183,44 @@ def only_at_the_end(recipe: Recipe, evaluated: bool) -> bool:
         return train.max_steps is None and settings.every_epochs >= train.epochs
     every = settings.every_steps if evaluated else train.log_every_steps
     return train.max_steps is not None and every is not None and every >= train.max_steps
+
+
+def trial_problems(
+    recipe: Recipe,
+    words: Sequence[str],
+    config_dirs: Sequence[Path],
+    problems_of: Callable[[Recipe], list[Problem]],
+) -> list[Problem]:
+    """What `problems_of` finds in the recipe of a sweep, unless some point of its space has none.
+
+    A dimension may choose what the recipe lacks: other ranks, another batch, another strategy.
+    """
+    try:
+        space = read_space(recipe.hpo.space)
+    except ConfigError:
+        return problems_of(recipe)
+    groups, composed = config_groups(list(map(str, config_dirs))), Composed()
+    first: list[Problem] = []
+    for params in _some_points(space):
+        try:
+            point = compose_recipe(point_words(words, params, groups), config_dirs, composed=composed)
+        except ConfigError:  # `check_points` tells which values never compose
+            continue
+        problems = problems_of(point)
+        if not problems:
+            return []
+        first = first or problems
+    return problems_of(recipe) or [Problem(f"hpo.space: {one.where}", one.what, one.hint) for one in first]
+
+
+def _some_points(space: Sequence[SpaceDim]) -> Iterator[Params]:
+    """Random points, and one for each choice and each end of a range."""
+    generator, by_key = random.Random(0), {dim.key: dim for dim in space}
+    for dim in space:
+        for value in dim.choices if dim.kind == "categorical" else dim.bounds:
+            params = {**draw(space, generator), **_with_parents(dim, by_key), dim.key: value}
+            yield {key: v for key, v in params.items() if by_key[key].is_active(params)}
+    yield from (draw(space, generator) for _ in range(_TRIES))
 
 
 def check_points(space: Sequence[SpaceDim], compose: Callable[[Params], Any], seed: int) -> None:

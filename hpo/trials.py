@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from galley.config.compose import compose_recipe
-from galley.config.hydra_bridge import Composed, open_loader
+from galley.config.hydra_bridge import Composed
 from galley.errors import ConfigError, DiskFullError, Problem, SubmissionError
 from galley.run.seal import seal_with
 from galley.rundir import RunFolder
@@ -23,7 +23,7 @@ from galley.system import proc
 from galley.system.packages import package_versions
 from galley.trackers import of_trial
 from hpo.population import birth
-from hpo.space.points import override
+from hpo.space.points import config_groups, point_words
 from hpo.study.snapshots import Snapshots
 from hpo.study.state import Study
 from hpo.study.values import Params, Trial
@@ -215,18 +215,6 @@ def end_all(ends: Mapping[int, Callable[[], object]]) -> None:
     if left:
         said = "".join(f"\n    trial {number}: {error}" for number, error in left.items())
         raise SubmissionError(f"not ended; `cancel` the sweep when its cluster answers:{said}")
-
-
-def config_groups(config_dirs: Sequence[str]) -> list[str]:
-    """Names of the config groups: as dimensions they are chosen, not set."""
-    with open_loader([Path(folder) for folder in config_dirs]) as loader:
-        return loader.groups()
-
-
-def point_words(words: Sequence[str], params: Params, groups: Sequence[str]) -> list[str]:
-    """The overrides that compose the recipe of one point: groups before the values that lie in them."""
-    ordered = sorted(params, key=lambda key: key not in groups)
-    return [*words, *(override(key, params[key], groups) for key in ordered)]
 
 
 def check_memory(recipe: Recipe, layout: Layout, facts: ClusterFacts, hpo: Hpo) -> None:

@@ -196,9 +196,14 @@ def open_loader(
 ) -> Iterator[Loader]:
     """A loader over the shipped folders and the user's, closed again at the end."""
     register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        yield Loader(loader, tuple(user_dirs), Composed() if composed is None else composed, recipe_file)
+    outer = GlobalHydra.instance().hydra  # a sweep composes its points while its own recipe is checked
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            loader = GlobalHydra.instance().config_loader()
+            yield Loader(loader, tuple(user_dirs), Composed() if composed is None else composed, recipe_file)
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 @cache

@@ -7,8 +7,10 @@ import math
 import random
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
+from galley.config.hydra_bridge import open_loader
 from hpo.study.values import Params, SpaceDim
 
 
@@ -142,3 +144,15 @@ def _quoted(text: str) -> str:
         body += backslashes * 2 + '\\"' if character == '"' else backslashes + character
         backslashes = ""
     return f'"{body}{backslashes * 2}"'
+
+
+def config_groups(config_dirs: Sequence[str]) -> list[str]:
+    """Names of the config groups: as dimensions they are chosen, not set."""
+    with open_loader([Path(folder) for folder in config_dirs]) as loader:
+        return loader.groups()
+
+
+def point_words(words: Sequence[str], params: Params, groups: Sequence[str]) -> list[str]:
+    """The overrides that compose the recipe of one point: groups before the values that lie in them."""
+    ordered = sorted(params, key=lambda key: key not in groups)
+    return [*words, *(override(key, params[key], groups) for key in ordered)]

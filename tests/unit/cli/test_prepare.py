@@ -1,0 +1,97 @@
+"""One door: whatever starts something refuses the same mistakes alike, before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from cli.main import main
+from galley.errors import SubmissionError
+from galley.run.seal import seal, write_snapshot
+from galley.rundir import RunFolder
+from galley.strategy.layout import resolve_layout
+from tests.support import make_recipe
+from tests.unit.galley.strategy.test_layout import CPU
+
+SWEEP = ("hpo=random", "hpo.trials=2", "hpo.objectives=[eval/f1]", "optim.lr=interval(1e-5,1e-3)")
+VERBS: dict[str, tuple[str, ...]] = {
+    "run": ("run", "strategy=ddp"),
+    "run a sweep": ("run", "strategy=ddp", *SWEEP),
+    "sweep": ("sweep", "strategy=ddp", *SWEEP),
+    "plan": ("plan", "strategy=ddp"),
+    "plan a sweep": ("plan", "strategy=ddp", *SWEEP),
+    "parity": ("parity", "strategies=ddp"),
+    "eval": ("eval", "embedded:minilm", "strategy=ddp"),
+}
+MISTAKES: dict[str, str] = {
+    "cluster.procs_per_node=2 batch.global_size=3": "× 2 ranks has no whole solution",
+    "optim.lrr=1": "did you mean 'optim.lr'?",
+    "launcher=slrum": "'slrum' is not a launcher",
+    "launcher=ray launcher.ray.address=nowhere": "is not the address of a dashboard",
+    "launcher=mpi cluster.nodes=2": "launcher.mpi.hosts names no hosts",
+    "launcher=slurm cluster.device=cuda": "whose GPUs cannot be counted from here",
+    "after=nowhere": "is no run, neither a folder nor a name",
+    "cluster.procs_per_node=0": "cluster.procs_per_node",
+}
+
+EVERYWHERE = ("cluster.procs_per_node=2 batch.global_size=3", "optim.lrr=1")
+DIFFERENT = ("run", "sweep", "parity")
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("verb", "mistake"),
+    [(verb, mistake) for mistake in MISTAKES for verb in (VERBS if mistake in EVERYWHERE else DIFFERENT)],
+)
+def test_every_verb_refuses_a_mistake_alike(
+    verb: str, mistake: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main([*VERBS[verb], *mistake.split()])
+    captured = capsys.readouterr()
+    assert code == 2, captured.err
+    assert "nothing was started" in captured.err.splitlines()[0]
+    assert MISTAKES[mistake] in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_resumed_run_refuses_ranks_that_its_batch_cannot_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = make_recipe(batch={"global_size": 4})
+    folder = RunFolder(tmp_path / "runs" / "mine")
+    write_snapshot(recipe, folder)
+    folder.write_spec(seal(recipe, resolve_layout(recipe, CPU)))
+    there = sorted(tmp_path.rglob("*"))
+    assert main(["resume", "mine", "cluster.procs_per_node=3"]) == 2
+    assert "nothing was started" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == there
+
+
+@pytest.mark.parametrize("verb", ["run a sweep", "sweep"])
+def test_a_sweep_of_which_no_point_can_be_laid_out_is_refused(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*VERBS[verb], "cluster.procs_per_node=2", "batch.global_size=3,5"]) == 2
+    assert "hpo.space: batch.global_size: global_size" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["run a sweep", "sweep"])
+def test_a_sweep_may_choose_what_its_recipe_lacks(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipe's own batch of 32 has no whole number of samples for each of 3 ranks; 6 has."""
+
+    def begin(*_: object) -> NoReturn:
+        raise SubmissionError("it would begin")
+
+    monkeypatch.setattr("hpo.sweep.begin", begin)
+    assert main([*VERBS[verb], "cluster.procs_per_node=3", "batch.global_size=5,6"]) == 3
