@@ -34,8 +34,14 @@ def install(extra: str) -> str:
 
 
 def command() -> str:
-    """Return the command as users type it: `python train.py` in a checkout, elsewhere `galley`."""
-    return "python train.py" if is_checkout() else "galley"
+    """Return the command, for a shell, as it can be typed in the current folder.
+
+    It is `galley` of an installation, and train.py of a checkout.
+    """
+    if not is_checkout():
+        return "galley"
+    is_here = Path.cwd() == ROOT
+    return "python train.py" if is_here else f"python {shlex.quote(str(ROOT / 'train.py'))}"
 
 
 def command_of(code: Path) -> str:

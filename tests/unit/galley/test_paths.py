@@ -42,5 +42,12 @@ def test_command_of_an_older_snapshot_runs_its_own_code(snapshot: Path) -> None:
     assert version_of("bash", "-c", f"{command_of(snapshot)} --version") == "galley 0.0.7"
 
 
-def test_a_checkout_is_run_by_its_train_py() -> None:
+def test_the_command_is_one_that_works_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPO)
     assert command() == "python train.py"
+    monkeypatch.chdir(tmp_path)
+    assert command() == f"python {REPO / 'train.py'}"
+    monkeypatch.setattr("galley.paths.is_checkout", lambda: False)
+    assert command() == "galley"
