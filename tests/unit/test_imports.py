@@ -221,13 +221,14 @@ LIGHT_COMMANDS = [
     ["--help"],
     ["plan"],
     ["plan", "recipe=mrpc_deberta", "strategy=zero2", "profile=small", "--json"],
-    pytest.param(["recipes"], marks=pytest.mark.slow),
-    pytest.param(["recipes", "validate"], marks=pytest.mark.slow),
+    ["recipes"],
+    ["recipes", "validate"],
     ["explain", "optim.lr"],
     ["list"],
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", LIGHT_COMMANDS, ids=" ".join)
 def test_light_commands_load_no_engine(arguments: list[str], tmp_path: Path) -> None:
     report = tmp_path / "modules.json"

@@ -78,6 +78,7 @@ def expected(spec: RunSpec, attempt: int, rank: int) -> Fact:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLUSTERS)
 @settings(max_examples=20)
 @given(specs(), st.integers(1, 2))

@@ -141,6 +141,7 @@ def test_only_fsdp1_s_keys_have_prefetch_and_unsynchronized_modules() -> None:
     assert (block["fsdp_version"], block["fsdp_sync_module_states"]) == (1, False)
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_file_and_nothing_else(tmp_path: Path) -> None:
     done = run_galley(["strategy", "export", "--format", "deepspeed", "strategy=zero2"], cwd=tmp_path)
     assert (done.rc, done.err) == (0, "")
@@ -148,6 +149,7 @@ def test_the_command_writes_the_file_and_nothing_else(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

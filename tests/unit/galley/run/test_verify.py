@@ -74,6 +74,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_what_drifted_is_named(folder: RunFolder, change: Callable[[RunFolder], None]) -> None:
     assert find_drift(folder) == []
@@ -84,6 +85,7 @@ def test_what_drifted_is_named(folder: RunFolder, change: Callable[[RunFolder], 
         assert expected in line
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_4_where_something_drifted(
     folder: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:

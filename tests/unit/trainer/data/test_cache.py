@@ -61,6 +61,7 @@ def prepared(recipe: Recipe, tokenizer: Path) -> tuple[str, Any]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ROWS)
 def test_the_side_of_truncation_is_in_the_key_and_in_the_tokens(tmp_path: Path, kind: str) -> None:
     lm = LanguageModeling(packing=False, separator=False)
@@ -80,6 +81,7 @@ def test_the_token_that_ends_a_target_is_in_the_key(tmp_path: Path) -> None:
     assert [tokens[0][1][-1] for _, tokens in found] == [102, 103]
 
 
+@pytest.mark.slow
 def test_the_separator_of_texts_is_in_the_key(tmp_path: Path) -> None:
     data = replace(data_folder(tmp_path, "causal_lm"), max_length=30)
     recipe = Recipe(data=data, task=Task("causal_lm"))
