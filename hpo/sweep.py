@@ -31,7 +31,7 @@ from hpo.population import died_out
 from hpo.pruning import make_pruner
 from hpo.space.dimensions import read_space
 from hpo.space.known_points import read_known_points
-from hpo.study.event_log import Begun, Cancelled, Extended, Journal, Resumed, read_journal
+from hpo.study.event_log import Begun, Cancelled, EventLog, Extended, Resumed, read_journal
 from hpo.study.folder import JOURNAL, StudyFolder
 from hpo.study.identity import study_id
 from hpo.study.shared_study import Ledger
@@ -73,7 +73,7 @@ def begin(recipe: Recipe, words: Sequence[str], config_dirs: Sequence[Path], roo
         refuse_existing(folder)
         with whole(folder.root):
             write_snapshot(recipe, RunFolder(folder.root))
-            with closing(Journal(folder.journal)) as journal, journal.turn():
+            with closing(EventLog(folder.journal)) as journal, journal.turn():
                 journal.append(begun)
     return folder
 
@@ -94,7 +94,7 @@ def run(folder: StudyFolder, stream: IO[str], trials: int | None = None) -> Stud
     found = fold(folder, read_journal(folder.journal))
     with folder.lock(found.hpo.share), catch_interrupts() as interrupts:
         _refuse_other_code(found)
-        with closing(Journal(folder.journal)) as journal, closing(_open(folder, journal, trials)) as ledger:
+        with closing(EventLog(folder.journal)) as journal, closing(_open(folder, journal, trials)) as ledger:
             study = ledger.study
             with make_show(stream) as show, resumable(folder.root):
                 Controller(ledger, make_pruner(study), interrupts, show).run()
@@ -106,7 +106,7 @@ def run(folder: StudyFolder, stream: IO[str], trials: int | None = None) -> Stud
     return study
 
 
-def _open(folder: StudyFolder, journal: Journal, trials: int | None) -> Ledger:
+def _open(folder: StudyFolder, journal: EventLog, trials: int | None) -> Ledger:
     """The study as of now, to go on with it."""
     with journal.turn():
         study = fold(folder, journal.read())
@@ -121,7 +121,7 @@ def _open(folder: StudyFolder, journal: Journal, trials: int | None) -> Ledger:
     return ledger
 
 
-def _extend(study: Study, journal: Journal, trials: int) -> None:
+def _extend(study: Study, journal: EventLog, trials: int) -> None:
     """Give the study more trials. Raises `ConfigError` if it cannot have them; then nothing is changed."""
     event, where = Extended(trials, time.time()), f"hpo.trials={trials}"
     if study.target is None:
@@ -178,7 +178,7 @@ def cancel(folder: StudyFolder) -> str:
         begun = {number: run for number, run in folders.items() if run.spec_file.exists()}
         end_all({number: partial(cancel_run, run) for number, run in begun.items()})
         if not study.cancelled:
-            with closing(Journal(folder.journal)) as journal, journal.turn():
+            with closing(EventLog(folder.journal)) as journal, journal.turn():
                 journal.append(Cancelled(time.time()))
     return "cancelled"
 

@@ -118,9 +118,9 @@ def train(spec: RunSpec, folder: RunFolder, facts: RankFacts, attempt: int, repo
 
     Returns what is to live until the process ends.
     """
-    from trainer.run.telemetry import Journal
+    from trainer.run.telemetry import Telemetry
 
-    journal = Journal(folder, attempt, facts.is_main)
+    journal = Telemetry(folder, attempt, facts.is_main)
     journal.enter("starting")
     try:
         from galley.plugins import add_folders

@@ -143,7 +143,7 @@ SEALED_SINCE = 2  # the version of a journal whose lines end with a checksum
 _SEAL = re.compile(rb', "crc32": "([0-9a-f]{8})"\}$')
 
 
-class Journal:
+class EventLog:
     """Appends, and reads what others have appended.
 
     Controllers that share a study take turns: whoever appends holds the turn, and has read all before.

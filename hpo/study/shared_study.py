@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from galley.errors import ConfigError
 from hpo.backends.base import HpoBackend, NoAnswerError
-from hpo.study.event_log import Adopted, Asked, Ended, Event, Journal, broken
+from hpo.study.event_log import Adopted, Asked, Ended, Event, EventLog, broken
 from hpo.study.leases import Lease, is_held, is_of_this_machine
 from hpo.study.state import Study
 from hpo.study.values import Trial
@@ -32,7 +32,7 @@ class Ledger:
     """
 
     def __init__(
-        self, study: Study, journal: Journal, make_backend: Callable[[Sequence[Trial]], HpoBackend]
+        self, study: Study, journal: EventLog, make_backend: Callable[[Sequence[Trial]], HpoBackend]
     ) -> None:
         """Raises `ConfigError` as `hpo.backends.make_backend` does."""
         self.study = study

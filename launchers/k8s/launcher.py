@@ -20,7 +20,7 @@ from galley.strategy.layout import declared_facts
 from launchers.base import Diagnosis, Launcher
 from launchers.common import torchrun_log as agents
 from launchers.k8s.bundle import code_config_map, size_problems
-from launchers.k8s.clients.base import Client, Place
+from launchers.k8s.clients.base import Client, KubeContext
 from launchers.k8s.clients.connect import make_client
 from launchers.k8s.clients.kubectl import file_flags, place_flags
 from launchers.k8s.collect import collect
@@ -79,7 +79,7 @@ class K8sLauncher(Launcher):
     poll_s = 2.0
     remote = True
 
-    def __init__(self, connect: Callable[[Place], Client] = make_client) -> None:
+    def __init__(self, connect: Callable[[KubeContext], Client] = make_client) -> None:
         self.connect = connect
 
     def facts(
@@ -126,7 +126,7 @@ class K8sLauncher(Launcher):
             metadata = {**objects[0]["metadata"], "name": code_name(objects[0]["metadata"]["name"])}
             code = code_config_map(folder, metadata)
             write_atomic(folder.plan / CODE, json.dumps(code))  # YAML, too, but written in no time
-        place = self.connect(Place(options.context or "", options.namespace or "")).current()
+        place = self.connect(KubeContext(options.context or "", options.namespace or "")).current()
         client = self.connect(place)
         print(f"kubernetes: {place}", file=sys.stderr, flush=True)
         resource, name = KINDS[kind_of(spec)], objects[-1]["metadata"]["name"]
@@ -136,7 +136,7 @@ class K8sLauncher(Launcher):
     def recall(self, plan: LaunchPlan, folder: RunFolder) -> RunHandle | None:
         spec = folder.read_spec()
         options = spec.recipe.launcher.k8s
-        place = self.connect(Place(options.context or "", options.namespace or "")).current()
+        place = self.connect(KubeContext(options.context or "", options.namespace or "")).current()
         resource, name = KINDS[kind_of(spec)], from_yaml(plan.files[MANIFEST])[-1]["metadata"]["name"]
         return (
             None if self.connect(place).get(resource, name) is None else _handle(plan, place, resource, name)
@@ -225,7 +225,7 @@ class K8sLauncher(Launcher):
             time.sleep(0.5)
 
     def _client(self, handle: RunHandle) -> Client:
-        return self.connect(Place(handle.host, handle.job.split("/")[0]))
+        return self.connect(KubeContext(handle.host, handle.job.split("/")[0]))
 
     def _pods(self, client: Client, handle: RunHandle) -> Pods:
         resource, name = _resource(handle)
@@ -237,7 +237,7 @@ class K8sLauncher(Launcher):
         collect(client, pods, folder, handle.attempt, shared)
 
 
-def _handle(plan: LaunchPlan, place: Place, resource: str, name: str) -> RunHandle:
+def _handle(plan: LaunchPlan, place: KubeContext, resource: str, name: str) -> RunHandle:
     job = f"{place.namespace}/{resource}/{name}"
     return RunHandle(K8sLauncher.name, plan.attempt, job, place.context, time.time())
 

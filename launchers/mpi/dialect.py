@@ -17,7 +17,7 @@ _KEEPALIVE_S = 10
 
 
 @dataclass(frozen=True)
-class Request:
+class MpiJob:
     """What any mpirun is asked.
 
     Attributes:
@@ -44,13 +44,13 @@ class Spoken:
     env: dict[str, str]
 
 
-def speak(facts: MpiFacts, request: Request) -> Spoken:
+def speak(facts: MpiFacts, request: MpiJob) -> Spoken:
     """`request` for the mpirun that was found."""
     dialect = _open_mpi if facts.flavor == "openmpi" else _hydra
     return dialect(facts, request)
 
 
-def _open_mpi(facts: MpiFacts, request: Request) -> Spoken:
+def _open_mpi(facts: MpiFacts, request: MpiJob) -> Spoken:
     mpi, procs = request.mpi, request.layout.procs_per_node
     place: tuple[str, ...]
     files = {"hostfile": "".join(f"{host} slots={procs}\n" for host in request.hosts)}
@@ -80,7 +80,7 @@ def _keepalive(timeout_s: float) -> Iterator[str]:
         yield from ("--mca", f"oob_tcp_keepalive_{name}", value)
 
 
-def _rankfile(request: Request) -> str:
+def _rankfile(request: MpiJob) -> str:
     lines = []
     for node, host in enumerate(request.hosts):
         for local_rank, mask in enumerate(request.mpi.pin_masks):
@@ -89,7 +89,7 @@ def _rankfile(request: Request) -> str:
     return "".join(lines)
 
 
-def _hydra(facts: MpiFacts, request: Request) -> Spoken:
+def _hydra(facts: MpiFacts, request: MpiJob) -> Spoken:
     procs = request.layout.procs_per_node
     env = _intel_pinning(request) if facts.flavor == "intel" else {}
     binding = () if facts.flavor == "intel" else ("-bind-to", _mpich_binding(request))
@@ -105,14 +105,14 @@ def _hydra(facts: MpiFacts, request: Request) -> Spoken:
     return Spoken(argv, {"hostfile": "".join(f"{host}:{procs}\n" for host in request.hosts)}, env)
 
 
-def _mpich_binding(request: Request) -> str:
+def _mpich_binding(request: MpiJob) -> str:
     mpi = request.mpi
     if mpi.pin_masks:
         return "user:" + ",".join("+".join(map(str, mask_cpus(mask))) for mask in mpi.pin_masks)
     return f"core:{request.layout.threads_per_proc}" if mpi.bind == "core" else mpi.bind
 
 
-def _intel_pinning(request: Request) -> dict[str, str]:
+def _intel_pinning(request: MpiJob) -> dict[str, str]:
     mpi = request.mpi
     if mpi.pin_masks:
         return {"I_MPI_PIN": "on", "I_MPI_PIN_DOMAIN": f"[{','.join(mpi.pin_masks)}]"}

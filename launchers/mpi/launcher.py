@@ -27,7 +27,7 @@ from launchers.common.worker_command import (
     worker_command,
 )
 from launchers.local.launcher import LocalLauncher
-from launchers.mpi.dialect import Request, speak
+from launchers.mpi.dialect import MpiJob, speak
 from launchers.mpi.hosts import host_name, hosts_of
 from launchers.mpi.probe import find_mpi
 
@@ -74,7 +74,7 @@ class MpiLauncher(LocalLauncher):
         }
         names = sorted({*env, *launcher.forward_env})
         silence_s = launcher.host_timeout_s or launcher.timeout_s
-        request = Request(launcher.mpi, hosts, spec.layout, names, run_dir / "plan", silence_s)
+        request = MpiJob(launcher.mpi, hosts, spec.layout, names, run_dir / "plan", silence_s)
         spoken = speak(found, request)
         return LaunchPlan(
             launcher=self.name,

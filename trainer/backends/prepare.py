@@ -9,7 +9,7 @@ from pathlib import Path
 from galley.schema import Recipe
 from galley.spec import Layout
 from galley.system.pinning import pins_of, read_cores
-from trainer.backends.probe import Choice, Place, open_cpu_backend
+from trainer.backends.probe import Choice, RankPlace, open_cpu_backend
 from trainer.data.cache import cache_root
 from trainer.hosts.numa import bind_memory
 
@@ -25,7 +25,7 @@ def prepare_backend(layout: Layout, recipe: Recipe, local_rank: int) -> Choice |
         pin(layout, local_rank)
     if layout.backend in ("none", "gloo", "nccl"):
         return None
-    place = Place(local_rank, layout.procs_per_node, cache_root(recipe.data))
+    place = RankPlace(local_rank, layout.procs_per_node, cache_root(recipe.data))
     return open_cpu_backend(layout.backend, place)
 
 

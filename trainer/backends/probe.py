@@ -43,7 +43,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Place:
+class RankPlace:
     """This process on its node, and where compiled things are kept."""
 
     local_rank: int
@@ -51,11 +51,11 @@ class Place:
     cache: Path
 
 
-Open = Callable[[Place], str]
+Open = Callable[[RankPlace], str]
 """Makes a backend usable in this process and names its carrier; raises `BackendUnavailable`."""
 
 
-def open_bindings(place: Place) -> str:
+def open_bindings(place: RankPlace) -> str:
     name = "oneccl_bindings_for_pytorch"
     if importlib.util.find_spec(name) is None:
         raise BackendUnavailable("is not installed")
@@ -66,11 +66,11 @@ def open_bindings(place: Place) -> str:
     return f"{name} {getattr(module, '__version__', '')}".strip()
 
 
-def open_own(place: Place) -> str:
+def open_own(place: RankPlace) -> str:
     return f"oneCCL {register(place.cache, place.local_rank, place.local_size)}, Galley's binding"
 
 
-def open_mpi(place: Place) -> str:
+def open_mpi(place: RankPlace) -> str:
     import torch.distributed as dist
 
     if not dist.is_mpi_available():
@@ -80,7 +80,7 @@ def open_mpi(place: Place) -> str:
     return "the MPI that torch was built with"
 
 
-def open_gloo(place: Place) -> str:
+def open_gloo(place: RankPlace) -> str:
     return "part of torch"
 
 
@@ -95,12 +95,12 @@ CANDIDATES: Candidates = (
 """(name, backend, how to open it), in the order of the probe."""
 
 
-def choose_cpu_backend(place: Place, candidates: Candidates = CANDIDATES) -> Choice:
+def choose_cpu_backend(place: RankPlace, candidates: Candidates = CANDIDATES) -> Choice:
     """The first candidate that opens; it is usable in this process afterwards."""
     return _first_that_opens(candidates, place, "strategy.backend", "gloo is part of every torch")
 
 
-def _first_that_opens(candidates: Candidates, place: Place, where: str, hint: str) -> Choice:
+def _first_that_opens(candidates: Candidates, place: RankPlace, where: str, hint: str) -> Choice:
     """Raises `ConfigError` with the reason of each where none does."""
     reasons: list[str] = []
     for name, backend, open_backend in candidates:
@@ -111,7 +111,7 @@ def _first_that_opens(candidates: Candidates, place: Place, where: str, hint: st
     raise ConfigError(Problem(where, "; ".join(reasons), hint))
 
 
-def open_cpu_backend(wanted: str, place: Place, candidates: Candidates = CANDIDATES) -> Choice:
+def open_cpu_backend(wanted: str, place: RankPlace, candidates: Candidates = CANDIDATES) -> Choice:
     """`wanted` by the user: `auto` is gloo, `probe` the first that can be had.
 
     Raises:

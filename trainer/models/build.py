@@ -34,34 +34,34 @@ CLASSIFIER = "AutoModelForSequenceClassification"
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelSource:
     """What Transformers loads: a folder (`local`), or a name on the hub."""
 
     path: str
     local: bool
 
 
-def find_source(recipe: Recipe) -> Source:
+def find_source(recipe: Recipe) -> ModelSource:
     """Where the recipe's model lies, or its tokenizer beside adapters. Raises `ConfigError` for a folder
     that holds none."""
     name = recipe.model.name
     if holds_adapters(name):
-        return Source(str(Path(name).expanduser()), local=True)
+        return ModelSource(str(Path(name).expanduser()), local=True)
     if is_embedded(name):
-        return Source(str(model_folder(name, cache_root(recipe.data))), local=True)
+        return ModelSource(str(model_folder(name, cache_root(recipe.data))), local=True)
     return _folder_or_hub(name, "model.name", "config.json")
 
 
-def _folder_or_hub(name: str, key: str, file: str) -> Source:
+def _folder_or_hub(name: str, key: str, file: str) -> ModelSource:
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / file).exists():
             raise ConfigError(Problem(f"{key}={name}", f"is a folder without {file}"))
-        return Source(str(folder), local=True)
+        return ModelSource(str(folder), local=True)
     if name.startswith((".", "/", "~")):
         raise ConfigError(Problem(f"{key}={name}", "does not exist"))
     use_cache_if_unreachable()
-    return Source(name, local=False)
+    return ModelSource(name, local=False)
 
 
 def load_tokenizer(recipe: Recipe, texts: Iterable[str] | None = None, pad_with_end: bool = False) -> Any:
@@ -113,7 +113,7 @@ def _stored(recipe: Recipe) -> Any:
     if recipe.model.tokenizer is None:
         source = find_source(recipe)
     elif is_embedded(name):
-        source = Source(str(tokenizer_folder(name, cache_root(recipe.data))), local=True)
+        source = ModelSource(str(tokenizer_folder(name, cache_root(recipe.data))), local=True)
     else:
         source = _folder_or_hub(name, "model.tokenizer", "tokenizer_config.json")
     with quiet_transformers(), hub_errors(f"model.{key}", name, source.local):

@@ -1,4 +1,4 @@
-"""Requests to a living run, made by putting an empty file into its folder (`touch RUN/SAVE`).
+"""ControlFiles to a living run, made by putting an empty file into its folder (`touch RUN/SAVE`).
 
     SAVE      save a checkpoint, and train on
     PREEMPT   save a checkpoint, and end: the run is to be continued (Slurm's script makes this one)
@@ -19,7 +19,7 @@ from trainer.hosts.ranks import Ranks
 
 
 @dataclass(frozen=True)
-class Request:
+class ControlFile:
     """What a file of this name asks for, besides a checkpoint.
 
     Attributes:
@@ -32,25 +32,25 @@ class Request:
 
 # Where there are several, the first is obeyed.
 REQUESTS = (
-    Request("KILL", ("cancelled", RunCancelledError.exit_code)),
-    Request("PREEMPT", ("preempted", RunFailedError.exit_code)),
-    Request("SAVE"),
+    ControlFile("KILL", ("cancelled", RunCancelledError.exit_code)),
+    ControlFile("PREEMPT", ("preempted", RunFailedError.exit_code)),
+    ControlFile("SAVE"),
 )
 
 
-class Requests:
+class ControlFiles:
     """The requests to one run. `read` and `done` are for all ranks alike; the main rank looks."""
 
     def __init__(self, folder: RunFolder, ranks: Ranks) -> None:
         self._root = folder.root
         self._ranks = ranks
 
-    def read(self) -> Request | None:
+    def read(self) -> ControlFile | None:
         """A collective: the same answer on every rank."""
         found = [number for number, request in enumerate(REQUESTS) if (self._root / request.name).exists()]
         number = self._ranks.from_main(found[0] if found else None)
         return None if number is None else REQUESTS[number]
 
-    def done(self, request: Request) -> None:
+    def done(self, request: ControlFile) -> None:
         if self._ranks.is_main:
             (self._root / request.name).unlink(missing_ok=True)

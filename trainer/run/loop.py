@@ -32,13 +32,13 @@ from trainer.engines.verification import EngagementProbe
 from trainer.hosts.ranks import Ranks
 from trainer.models.padding import padding_matters
 from trainer.optim.schedule import learning_rate, length_warnings
-from trainer.run.control_files import Request, Requests
+from trainer.run.control_files import ControlFile, ControlFiles
 from trainer.run.early_stopping import EarlyStopping
 from trainer.run.evaluation import evaluate
 from trainer.run.failures import NonFiniteLossError, is_out_of_memory
 from trainer.run.losses import Losses, divisor
 from trainer.run.out_of_memory import describe_split, memory_watched
-from trainer.run.telemetry import Journal
+from trainer.run.telemetry import Telemetry
 from trainer.run.throughput import EvalMeter, EvalSpeed, Meter
 from trainer.tasks.base import Batch, Datasets, Task, TokenizedDataset
 
@@ -64,7 +64,7 @@ class Parts:
     data: Datasets
     engine: Engine
     plan: BatchPlan
-    journal: Journal
+    journal: Telemetry
 
 
 class Loop:
@@ -92,9 +92,9 @@ class Loop:
         self.probe = EngagementProbe(parts.engine)
         self.stopping = EarlyStopping.of(recipe, parts.task.known_metrics())
         self.best = Best.of(recipe, parts.task.known_metrics())
-        self.ended_by: Request | None = None
+        self.ended_by: ControlFile | None = None
         self.writer = Writer(parts.folder.checkpoints, recipe.checkpoint)
-        self._requests = Requests(parts.folder, parts.ranks)
+        self._requests = ControlFiles(parts.folder, parts.ranks)
         if resumed:
             self.stopping.resume(resumed.watched, resumed.best, resumed.misses)
             self.best.resume(resumed.kept)
@@ -221,7 +221,7 @@ class Loop:
         steps = settings.every_epochs * self.parts.plan.steps_per_epoch
         return periods(self.step, steps) > periods(self.step - 1, steps)
 
-    def _obey(self, request: Request | None) -> bool:
+    def _obey(self, request: ControlFile | None) -> bool:
         """Whether the request, for which a checkpoint was saved, ends the training."""
         if request is None:
             return False

@@ -46,7 +46,7 @@ from trainer.run.loop import Loop, Parts, end_step
 from trainer.run.model_card import write_model_card
 from trainer.run.out_of_memory import Restart
 from trainer.run.publish import push_model
-from trainer.run.telemetry import Journal
+from trainer.run.telemetry import Telemetry
 from trainer.run.warm_imports import importing
 from trainer.tasks.base import Datasets, Task, TokenizedDataset
 from trainer.warm import preloaded
@@ -79,7 +79,7 @@ def run(
     folder: RunFolder,
     facts: RankFacts,
     attempt: Attempt,
-    journal: Journal,
+    journal: Telemetry,
     make_task: MakeTask,
 ) -> Loop:
     """Train and write model/ and result.json; without model/ where a request ended the training, or where

@@ -17,7 +17,7 @@ PROGRESS_PERIOD_S = 0.5
 Row = dict[str, float | int | None]
 
 
-class Journal:
+class Telemetry:
     """Silent on every rank but the main one. Remembers the phase for error reports.
 
     Attributes:

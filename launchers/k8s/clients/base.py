@@ -14,7 +14,7 @@ TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
-class Place:
+class KubeContext:
     """Which cluster, and where in it. Empty: what the client takes by itself (inside a pod)."""
 
     context: str = ""
@@ -31,11 +31,11 @@ class Client(ABC):
     reached.
     """
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: KubeContext) -> None:
         self.place = place
 
     @abstractmethod
-    def current(self) -> Place:
+    def current(self) -> KubeContext:
         """The place, with what it leaves open filled in."""
 
     @abstractmethod

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 
-from launchers.k8s.clients.base import Client, Place
+from launchers.k8s.clients.base import Client, KubeContext
 from launchers.k8s.clients.kubectl import Kubectl
 
 
-def make_client(place: Place) -> Client:
+def make_client(place: KubeContext) -> Client:
     """kubectl, else the Kubernetes client for Python. Raises `SubmissionError` where there is neither."""
     if shutil.which("kubectl") is not None:
         return Kubectl(place)

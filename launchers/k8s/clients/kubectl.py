@@ -9,13 +9,13 @@ from pathlib import Path
 
 from galley.errors import SubmissionError
 from galley.system import proc
-from launchers.k8s.clients.base import TIMEOUT_S, Client, Object, Place
+from launchers.k8s.clients.base import TIMEOUT_S, Client, KubeContext, Object
 
 
 class Kubectl(Client):
     """kubectl on PATH."""
 
-    def current(self) -> Place:
+    def current(self) -> KubeContext:
         try:
             text = proc.run(self._argv("config", "view", "--minify", "--output=json"), timeout_s=TIMEOUT_S)
         except SubmissionError:  # no kubeconfig: kubectl uses the service account of the pod it is in
@@ -23,7 +23,7 @@ class Kubectl(Client):
         view = json.loads(text)
         contexts: list[Object] = [entry["context"] for entry in view.get("contexts") or []]
         context = contexts[0] if contexts else {}
-        return Place(
+        return KubeContext(
             self.place.context or view.get("current-context", ""),
             self.place.namespace or context.get("namespace", "default"),
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from galley.errors import SubmissionError
-from launchers.k8s.clients.base import TIMEOUT_S, Client, Object, Place
+from launchers.k8s.clients.base import TIMEOUT_S, Client, KubeContext, Object
 from launchers.k8s.manifest.yaml_text import from_yaml
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class Refused(Exception):
 class PythonClient(Client):
     """Objects as they are in the manifest, by the paths of the API."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: KubeContext) -> None:
         try:
             import kubernetes
         except ImportError as error:
@@ -51,7 +51,7 @@ class PythonClient(Client):
         self._module = kubernetes
         self._api: Any = None
 
-    def current(self) -> Place:
+    def current(self) -> KubeContext:
         config = self._module.config
         try:
             contexts, active = config.list_kube_config_contexts(_config_file())
@@ -59,7 +59,7 @@ class PythonClient(Client):
             return self.place
         chosen = next((c for c in contexts if c["name"] == self.place.context), active)
         namespace = chosen["context"].get("namespace", "default")
-        return Place(chosen["name"], self.place.namespace or namespace)
+        return KubeContext(chosen["name"], self.place.namespace or namespace)
 
     def create(self, argv: Sequence[str], files: Sequence[Path]) -> None:
         """Objects in their order; what was created before one that is refused is deleted again."""

@@ -23,7 +23,7 @@ from galley.rundir import RunFolder
 from galley.spec import CodeSnapshot
 from hpo import controller, sweep
 from hpo.population import interval_end, interval_numbers, intervals, lineage
-from hpo.study.event_log import Begun, Journal
+from hpo.study.event_log import Begun, EventLog
 from hpo.study.folder import StudyFolder
 from hpo.study.state import Study, read_study
 from hpo.trials import TrialRuns
@@ -50,7 +50,7 @@ def make_study(root: Path, *words: str) -> StudyFolder:
     own = {word.partition("=")[0] for word in words}
     asked = [*(word for word in WORDS if word.partition("=")[0] not in own), *words]
     code = CodeSnapshot(snapshot_sha256(RunFolder(root)), None, False)
-    journal = Journal(folder.journal)
+    journal = EventLog(folder.journal)
     journal.append(Begun(root.name, asked, [], compose_recipe(asked, composed=COMPOSED), code, time.time()))
     journal.close()
     return folder

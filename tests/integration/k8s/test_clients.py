@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from galley.errors import SubmissionError
-from launchers.k8s.clients.base import Client, Place
+from launchers.k8s.clients.base import Client, KubeContext
 from launchers.k8s.clients.connect import make_client
 from launchers.k8s.clients.kubectl import Kubectl
 from launchers.k8s.clients.pyclient import PythonClient
@@ -31,7 +31,7 @@ def kind(request: pytest.FixtureRequest) -> type[Client]:
 
 @pytest.fixture
 def client(api: ApiServer, kind: type[Client]) -> Client:
-    return kind(Place())
+    return kind(KubeContext())
 
 
 @pytest.fixture
@@ -46,8 +46,8 @@ def create(client: Client, manifest: Path) -> None:
 
 
 def test_the_place_is_that_of_the_kubeconfig(client: Client, kind: type[Client]) -> None:
-    assert client.current() == Place("lab", "team-a")
-    assert kind(Place("", "team-b")).current() == Place("lab", "team-b")
+    assert client.current() == KubeContext("lab", "team-a")
+    assert kind(KubeContext("", "team-b")).current() == KubeContext("lab", "team-b")
 
 
 def test_objects_come_and_go(client: Client, api: ApiServer, manifest: Path) -> None:
@@ -109,14 +109,14 @@ def test_unreachable(
     use(f"http://127.0.0.1:{free_port()}", tmp_path, monkeypatch)
     for act in (lambda c: create(c, manifest), lambda c: c.get(*JOB), lambda c: c.pods("a=b")):
         with pytest.raises(SubmissionError, match=r"refused|reached|Max retries"):
-            act(kind(Place()))
+            act(kind(KubeContext()))
 
 
 def test_without_kubectl_the_python_client_serves(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert isinstance(make_client(Place()), Kubectl)
+    assert isinstance(make_client(KubeContext()), Kubectl)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert shutil.which("kubectl") is None
-    assert isinstance(make_client(Place()), PythonClient)
+    assert isinstance(make_client(KubeContext()), PythonClient)
     monkeypatch.setitem(sys.modules, "kubernetes", None)
     with pytest.raises(SubmissionError, match=r"galley\[k8s\]"):
-        make_client(Place())
+        make_client(KubeContext())

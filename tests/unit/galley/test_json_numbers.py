@@ -11,7 +11,7 @@ from galley.report.display import MetricsTail
 from galley.report.plot import points
 from galley.rundir import RunFolder
 from galley.spec import RunResult
-from trainer.run.telemetry import Journal
+from trainer.run.telemetry import Telemetry
 
 ROW = {"step": 3, "eval/loss": math.nan, "eval/perplexity": math.inf, "eval/f1": -math.inf, "loss": None}
 STRICT = {"step": 3, "eval/loss": "NaN", "eval/perplexity": "Infinity", "eval/f1": "-Infinity", "loss": None}
@@ -64,7 +64,7 @@ def test_a_null_loss_is_no_point_of_the_curve() -> None:
 
 
 def test_the_last_measured_loss_is_the_metric_of_the_run(tmp_path: Path) -> None:
-    journal = Journal(RunFolder(tmp_path), 1, is_main=True)
+    journal = Telemetry(RunFolder(tmp_path), 1, is_main=True)
     journal.row(1, 0.5, {"loss": 0.25})
     journal.row(2, 1.0, {"loss": None})
     journal.row(2, 1.0, {"eval/loss": math.nan})

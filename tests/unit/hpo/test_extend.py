@@ -14,7 +14,7 @@ from galley.errors import ConfigError
 from galley.schema import Batch, Hpo, Recipe
 from galley.spec import CodeSnapshot
 from hpo import sweep
-from hpo.study.event_log import Asked, Begun, Ended, Journal, read_journal
+from hpo.study.event_log import Asked, Begun, Ended, EventLog, read_journal
 from hpo.study.folder import StudyFolder
 from hpo.study.state import Study, fold, read_study
 from hpo.sweep import is_done
@@ -27,7 +27,7 @@ def begin(root: Path, **settings: Any) -> StudyFolder:
     hpo = Hpo(**{"kind": "random", "space": SPACE, "objectives": ["eval/loss"], "trials": 2, **settings})
     recipe = Recipe(hpo=hpo, batch=Batch(global_size=8))
     folder = StudyFolder(root)
-    with closing(Journal(folder.journal)) as journal, journal.turn():
+    with closing(EventLog(folder.journal)) as journal, journal.turn():
         journal.append(Begun(root.name, [], [], recipe, CodeSnapshot("0", None, False), 0.0))
         for number in range(2):
             journal.append(Asked(number, {"seed": number + 1}, 1.0))
@@ -37,7 +37,7 @@ def begin(root: Path, **settings: Any) -> StudyFolder:
 
 def extend(folder: StudyFolder, trials: int) -> Study:
     study = fold(folder, read_journal(folder.journal))
-    with closing(Journal(folder.journal)) as journal, journal.turn():
+    with closing(EventLog(folder.journal)) as journal, journal.turn():
         journal.read()
         sweep._extend(study, journal, trials)
     return study

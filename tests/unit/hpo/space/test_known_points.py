@@ -17,7 +17,7 @@ from hpo.check import sweep_problems
 from hpo.space.dimensions import read_space
 from hpo.space.known_points import read_known_points
 from hpo.space.points import enumerate_points, point_text
-from hpo.study.event_log import Begun, Ended, Journal
+from hpo.study.event_log import Begun, Ended, EventLog
 from hpo.study.folder import StudyFolder
 from hpo.study.shared_study import Ledger
 from hpo.study.state import Study, read_study
@@ -107,10 +107,10 @@ def test_known_points_come_first_in_every_backend(
     asked = make_recipe(SEARCH, hpo=settings)
     begun = Begun("s", [], [], asked, CodeSnapshot("0", None, False), 0.0, READ)
     folder = StudyFolder(tmp_path / "s")
-    with closing(Journal(folder.journal)) as journal, journal.turn():
+    with closing(EventLog(folder.journal)) as journal, journal.turn():
         journal.append(begun)
     for _ in range(2):
-        with closing(Journal(folder.journal)) as journal:
+        with closing(EventLog(folder.journal)) as journal:
             journal.read()
             study = read_study(folder.root)
             with closing(Ledger(study, journal, partial(make_backend, _search(study)))) as ledger:

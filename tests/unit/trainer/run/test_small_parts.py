@@ -22,7 +22,7 @@ from trainer.run import throughput as meter_module
 from trainer.run.early_stopping import EarlyStopping
 from trainer.run.evaluation import OneForward
 from trainer.run.failures import EngagementError, NonFiniteLossError, classify
-from trainer.run.telemetry import Journal
+from trainer.run.telemetry import Telemetry
 from trainer.run.throughput import EvalMeter, Meter
 
 CONFIG_ERROR = ConfigError(Problem("data.path", "has no label column"))
@@ -120,11 +120,11 @@ def test_pauses_and_first_steps_do_not_count(monkeypatch: Any) -> None:
 
 def test_rows_after_the_resumed_step_are_forgotten(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    first = Journal(folder, 1, is_main=True)
+    first = Telemetry(folder, 1, is_main=True)
     for step in (1, 2, 3):
         first.row(step, step / 10, {"loss": 1.0 / step, "lr": 0.1})
     folder.metrics_file.open("a").write('{"step": 4, "cut')
-    again = Journal(folder, 2, is_main=True)
+    again = Telemetry(folder, 2, is_main=True)
     again.rewind(2)
     again.row(3, 0.3, {"loss": 0.25})
     rows = [json.loads(line) for line in folder.metrics_file.read_text().splitlines()]
@@ -135,7 +135,7 @@ def test_rows_after_the_resumed_step_are_forgotten(tmp_path: Path) -> None:
 
 def test_progress_is_told_at_once_for_phases_and_sparingly_for_steps(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    journal = Journal(folder, 1, is_main=True)
+    journal = Telemetry(folder, 1, is_main=True)
     journal.enter("train", 0, 100)
     journal.at_step(1)
     assert folder.read_progress().step == 0
@@ -143,7 +143,7 @@ def test_progress_is_told_at_once_for_phases_and_sparingly_for_steps(tmp_path: P
     journal.at_step(2)
     assert (folder.read_progress().step, folder.read_progress().max_steps) == (2, 100)
     assert not RunFolder(tmp_path / "other").progress_file.exists()
-    Journal(RunFolder(tmp_path / "other"), 1, is_main=False).enter("train")
+    Telemetry(RunFolder(tmp_path / "other"), 1, is_main=False).enter("train")
     assert not (tmp_path / "other").exists()
 
 
