@@ -1,7 +1,7 @@
 """What differs between the supported versions of torch and Transformers.
 
-Each function asks for a parameter or an attribute, never for a version number: containers carry
-versions of their own between two releases.
+Each function tests for a parameter or an attribute, never for a version number: containers carry
+their own versions between two releases.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ def make_ddp(model: torch.nn.Module, sync_buffers: bool, **options: Any) -> Dist
 
 
 def returns_tuple(layer: torch.nn.Module) -> bool:
-    """Whether a decoder layer of Transformers returns its hidden states inside a tuple.
+    """Return whether a decoder layer of Transformers returns its hidden states inside a tuple.
 
-    Those that can return attentions beside them do so: GPT-2 and GPT-NeoX in Transformers 4.57 and 5.0.
+    Layers that can also return attentions do so: GPT-2 and GPT-NeoX in Transformers 4.57 and 5.0.
     """
     return "output_attentions" in signature(layer.forward).parameters
 
 
 def transformers_tensor_plan(model: Any) -> dict[str, str]:
-    """Pattern of module names -> Transformers' name of the cut; empty if it has no plan for this model.
+    """Map patterns of module names to Transformers' name of the cut; empty if it has no plan for this model.
 
     Completes what older releases leave out: 4.57 the head; 4.57 and 5.0 the norms of queries and keys,
     of whose gradient each rank has only the part of its own heads.
@@ -54,7 +54,7 @@ def transformers_tensor_plan(model: Any) -> dict[str, str]:
 
 
 def _norms_of_heads(model: Any, plan: dict[str, str]) -> dict[str, str]:
-    """Norms that every rank has whole, and applies to its own heads alone."""
+    """Return the norms that every rank holds whole, and applies only to its own heads."""
     cut = [pattern for pattern, style in plan.items() if style == "colwise"]
     return {
         f"{name}.{letter}_norm": "replicated_with_grad_allreduce"
@@ -75,14 +75,14 @@ def mismatched_names(info: Mapping[str, Any]) -> list[str]:
 
 
 def is_hub_offline() -> bool:
-    """Whether huggingface_hub sends nothing: `HF_HUB_OFFLINE`, or `use_cache_if_unreachable`."""
+    """Return whether huggingface_hub sends no request: `HF_HUB_OFFLINE`, or `use_cache_if_unreachable`."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
 
 
 def hub_failures() -> tuple[type[Exception], ...]:
-    """Return what a call of huggingface_hub raises if the hub refuses, or cannot be reached.
+    """Return the exceptions that a call of huggingface_hub raises if the hub refuses or cannot be reached.
 
     Its HTTP client was requests, then httpx, then httpx2; its own error inherits from that of the client.
     """

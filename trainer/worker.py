@@ -1,8 +1,8 @@
 """One rank of a run: `python -P -m trainer.worker --run-dir D --sha256 H`.
 
-Reads the sealed run and nothing else; ends with 0, 2 (configuration) or 4 (failed). A rank that
-fails leaves `logs/attempt-N/rank-R.error.json`. Environment: the launcher's rank variables
-(`trainer.hosts.ranks.RANK_VARIABLES`), `GALLEY_ATTEMPT` (default 1), `GALLEY_RESUME` (1 continues from
+Reads only the sealed run. Ends with 0, 2 (configuration) or 4 (failed). A rank that fails
+leaves `logs/attempt-N/rank-R.error.json`. Environment: the launcher's rank variables
+(`trainer.hosts.rank_facts.RANK_VARIABLES`), `GALLEY_ATTEMPT` (default 1), `GALLEY_RESUME` (1 continues from
 the last complete checkpoint), and those of `trainer.run.attempt_layout`.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 
+# Before the other imports: the start of the run includes the time that they take.
 STARTED_AT = time.monotonic()
 
 import argparse  # noqa: E402
@@ -50,6 +51,7 @@ class Reporter:
         exit_code: int,
         tracking: Tracking | None = None,
     ) -> NoReturn:
+        """Write the error file, finish the tracker, and end the process."""
         with self._lock:  # never released: a signal during the report must not replace it
             try:
                 error = RankError(self._rank, time.time(), failure_class, message, trace)
@@ -60,16 +62,16 @@ class Reporter:
                 leave(exit_code)
 
     def end_on_signal(self) -> None:
-        """SIGTERM and SIGINT end the process at once, also inside a collective that hangs.
+        """Make SIGTERM and SIGINT end the process at once, even inside a collective that hangs.
 
-        A thread waits for them: a handler of Python would run only when the main thread returns
+        A thread waits for them: a Python signal handler would run only when the main thread returns
         from torch.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
         threading.Thread(target=self._await_signal, name="signals", daemon=True).start()
 
     def end_without_host(self, message: str) -> None:
-        """Another host is lost: this rank ends at once, wherever it is."""
+        """End this rank at once, wherever it is, because another host is lost."""
         self.fail("node", message, "", RunFailedError.exit_code)
 
     def _await_signal(self) -> None:
@@ -78,27 +80,27 @@ class Reporter:
 
 
 def leave(exit_code: int) -> NoReturn:
-    """End without Python's and torch's teardown, which may deadlock in the process group."""
+    """End without the teardown of Python and torch, which may deadlock in the process group."""
     flush()
     os._exit(exit_code)
 
 
 def flush() -> None:
-    """All that was logged is in the files."""
+    """Write everything that was logged to the files."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
 
 
 def redirect_output(log_file: Path) -> None:
-    """This process and its children write to `log_file` from here on."""
+    """Send the output of this process and its children to `log_file` from now on."""
     redirect_streams(log_file)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
 
 
 def redirect_streams(log_file: Path) -> None:
-    """The descriptors alone: Python's logging stays as it is."""
+    """Redirect only the file descriptors. Python's logging stays as it is."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
@@ -107,16 +109,17 @@ def redirect_streams(log_file: Path) -> None:
 
 
 def set_threads(num_threads: int) -> None:
-    """Before torch is imported. Spinning threads of one rank would starve the other ranks."""
+    """Set the number of threads. Must be called before torch is imported."""
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    # Threads of one rank that spin while they wait would take the cores of the other ranks.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def train(spec: RunSpec, folder: RunFolder, facts: RankFacts, attempt: int, reporter: Reporter) -> object:
-    """The process boundary of a rank: every error ends here, classified and written down.
+    """Train as one rank. The process boundary: every error ends here, classified and written down.
 
-    Returns what is to live until the process ends.
+    Returns an object that must live until the process ends.
     """
     from trainer.run.telemetry import Telemetry
 
@@ -131,8 +134,8 @@ def train(spec: RunSpec, folder: RunFolder, facts: RankFacts, attempt: int, repo
         add_folders(folder.code / "plugins" / str(number) for number in range(len(spec.recipe.plugins)))
         resume = os.environ.get("GALLEY_RESUME") == "1"
         started_at = float(os.environ.get("GALLEY_STARTED_AT", STARTED_AT))
-        told = session.Attempt(attempt, resume, started_at, reporter.end_without_host)
-        return session.run(spec, folder, facts, told, journal, make_task)
+        of_attempt = session.Attempt(attempt, resume, started_at, reporter.end_without_host)
+        return session.run(spec, folder, facts, of_attempt, journal, make_task)
     except BaseException as error:  # noqa: BLE001
         report(error, journal.phase, reporter, journal.tracking)
 
@@ -140,34 +143,39 @@ def train(spec: RunSpec, folder: RunFolder, facts: RankFacts, attempt: int, repo
 def report(
     error: BaseException, phase: str, reporter: Reporter, tracking: Tracking | None = None
 ) -> NoReturn:
+    """Classify an error, write it down, and end the process."""
     from trainer.run.failures import classify
 
     trace = "" if isinstance(error, GalleyError) else traceback.format_exc()
     traceback.print_exc()
     message = str(error) or type(error).__name__
     failure_class = classify(error, phase)
+
     if failure_class in ("node", "hang"):
         from trainer.hosts.peers import silent_hosts
 
         gone = silent_hosts()
         message = f"no answer from {', '.join(gone)}: {message}" if gone else message
+
     exit_code = 2 if isinstance(error, ConfigError) else RunFailedError.exit_code
     reporter.fail(failure_class, message, trace, exit_code, tracking)
 
 
 def main() -> object:
-    """Train. Returns what is to live until the process ends, which is then to `leave`."""
-    die_with_parent()  # so that no rank trains on alone
+    """Train. Returns an object that must live until the process ends, which must be by `leave`."""
+    die_with_parent()  # so that no rank trains on without its launcher
     parser = argparse.ArgumentParser(prog="trainer.worker")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--sha256", required=True)
     arguments = parser.parse_args()
+
     folder = RunFolder(arguments.run_dir)
     attempt = int(os.environ.get("GALLEY_ATTEMPT", "1"))
     try:
         facts = read_rank_facts(os.environ)
     except ConfigError as error:
         sys.exit(f"trainer.worker: {error}")
+
     redirect_output(folder.rank_log(attempt, facts.rank))
     reporter = Reporter(folder, attempt, facts.rank)
     reporter.end_on_signal()
@@ -175,6 +183,7 @@ def main() -> object:
         spec = as_started(folder.read_spec(arguments.sha256), facts, os.environ, folder.read_memory_limit())
     except ConfigError as error:
         report(error, "starting", reporter)
+
     set_threads(spec.layout.threads_per_proc)
     return train(spec, folder, facts, attempt, reporter)
 

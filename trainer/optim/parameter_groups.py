@@ -1,4 +1,7 @@
-"""Parameter groups and their optimizer: the same under every strategy, so that results agree."""
+"""Build the parameter groups and their optimizer.
+
+They are the same under every strategy, so that strategies give the same results.
+"""
 
 from __future__ import annotations
 
@@ -17,22 +20,23 @@ _LAYER = re.compile(r"\.(\d+)\.")
 
 
 def param_groups(model: torch.nn.Module, settings: Optim) -> list[dict[str, Any]]:
-    """The trainable parameters in groups of one learning rate and decay, decayed ones first.
+    """Return the trainable parameters in groups of one learning rate and decay, decayed groups first.
 
     Vectors and scalars are not decayed: they are the biases and the scales of normalisation
     layers, whatever their modules are called. `lr_scale` is a group's rate as a multiple of
-    `settings.lr`. Raises `ConfigError` for a group of the recipe that no parameter belongs to.
+    `settings.lr`. Raises `ConfigError` for a group of the recipe that matches no parameter.
     """
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     members = _members(list(named), settings)
     scales = layer_scales(list(named), settings.layer_decay)
     by_muon = muon_names(model) if settings.kind == "muon" else frozenset[str]()
+
     made: dict[tuple[float, float, bool], list[torch.nn.Parameter]] = {}
     for name, parameter in named.items():
         group = settings.groups[members[name]] if name in members else None
         scale = scales[name] if group is None or group.lr is None else group.lr / settings.lr
-        own = group.weight_decay if group is not None else None
-        decay = settings.weight_decay if own is None else own
+        group_decay = group.weight_decay if group is not None else None
+        decay = settings.weight_decay if group_decay is None else group_decay
         key = (decay if parameter.ndim >= 2 else 0.0, scale, name in by_muon)
         made.setdefault(key, []).append(parameter)
     return [
@@ -48,19 +52,19 @@ def param_groups(model: torch.nn.Module, settings: Optim) -> list[dict[str, Any]
 
 
 def set_learning_rate(groups: list[dict[str, Any]], lr: float) -> None:
-    """`lr` for parameters without a rate of their own; the others' are scaled alike."""
+    """Set `lr` for parameters without a rate of their own, and scale the rates of the others alike."""
     for group in groups:
         group["lr"] = lr * group["lr_scale"]
 
 
 def make_optimizer(model: torch.nn.Module, settings: Optim) -> torch.optim.Optimizer:
-    """The optimizer of `optim.kind` over the model's parameter groups."""
+    """Return the optimizer of `optim.kind` over the model's parameter groups."""
     make, options = optimizer_class(settings)
     return make(param_groups(model, settings), lr=settings.lr, **options)
 
 
 def muon_names(model: torch.nn.Module) -> frozenset[str]:
-    """Matrices of numbered layers, which Muon updates: no embeddings, no head, no vectors.
+    """Return the matrices of numbered layers, which Muon updates: no embeddings, no head, no vectors.
 
     Raises `ConfigError` for a model that has none.
     """
@@ -77,15 +81,16 @@ def muon_names(model: torch.nn.Module) -> frozenset[str]:
 
 
 def layer_scales(names: list[str], decay: float | None) -> dict[str, float]:
-    """Parameter name -> `decay` to the power of the number of layers above it.
+    """Return each parameter name with `decay` to the power of the number of layers above it.
 
-    A layer is the first number in a name; without one, embeddings are below all layers and
-    everything else above them. Raises `ConfigError` where no name has a number.
+    A layer is the first number in a name. A name without a number is below all layers if it is an
+    embedding, else above them. Raises `ConfigError` if no name has a number.
     """
     if decay is None:
         return dict.fromkeys(names, 1.0)
     numbers = {name: _LAYER.search(name) for name in names}
-    layers = {name: int(found[1]) for name, found in numbers.items() if found}
+
+    layers = {name: int(match[1]) for name, match in numbers.items() if match}
     if not layers:
         what = "no parameter that is trained is part of a numbered layer"
         raise ConfigError(Problem(f"optim.layer_decay={decay}", what, "optim.layer_decay=null"))
@@ -95,28 +100,32 @@ def layer_scales(names: list[str], decay: float | None) -> dict[str, float]:
 
 
 def _members(names: list[str], settings: Optim) -> dict[str, int]:
-    """Parameter name -> index of the first group that it matches; absent where none does."""
+    """Map each parameter name to the index of the first group that it matches.
+
+    Names without a group are absent.
+    """
     members: dict[str, int] = {}
     problems = []
     for index, group in enumerate(settings.groups):
         matched = [name for name in names if re.search(group.match, name)]
-        own = [name for name in matched if name not in members]
-        members |= dict.fromkeys(own, index)
+        unclaimed = [name for name in matched if name not in members]
+        members |= dict.fromkeys(unclaimed, index)
         where = f"optim.groups[{index}].match={group.match}"
         if not matched:
             problems.append(Problem(where, "matches no trained parameter", _near(group.match, names)))
-        elif not own:
+        elif not unclaimed:
             hint = "put it before the group that has its parameters"
             problems.append(Problem(where, "matches nothing that the groups before it left", hint))
+
     if problems:
         raise ConfigError(problems)
     return members
 
 
 def _near(pattern: str, names: list[str]) -> str:
-    """Names, or parts of names, like the pattern; else the first names."""
+    """Suggest names, or parts of names, that resemble the pattern; else the first names."""
     parts = dict.fromkeys(part for name in names for part in name.split(".") if not part.isdigit())
-    found = get_close_matches(pattern, [*parts, *names], n=_NUM_SUGGESTIONS, cutoff=0.5)
-    if found:
-        return f"did you mean {' or '.join(repr(name) for name in found)}?"
+    similar = get_close_matches(pattern, [*parts, *names], n=_NUM_SUGGESTIONS, cutoff=0.5)
+    if similar:
+        return f"did you mean {' or '.join(repr(name) for name in similar)}?"
     return f"names are like {', '.join(names[:_NUM_SUGGESTIONS])}"

@@ -1,7 +1,7 @@
 """The learning rate as a pure function of the optimizer step.
 
-Formulas as in `transformers.optimization` (get_linear_schedule_with_warmup and its siblings), with two
-additions for all of them: a warm-up may begin above zero, and what falls may end above zero. `one_cycle` is
+The formulas are those of `transformers.optimization` (get_linear_schedule_with_warmup and its siblings), with
+two additions for all of them: a warm-up may begin above zero, and a decay may end above zero. `one_cycle` is
 `torch.optim.lr_scheduler.OneCycleLR` (Smith and Topin 2017, arXiv:1708.07120) without its momentum.
 """
 
@@ -47,7 +47,10 @@ SHAPES: dict[str, Shape] = {
 
 
 def length_warnings(recipe: Recipe, total_steps: int) -> Iterator[str]:
-    """What of the run's length and its schedule is never reached. `total_steps` is 0 for an evaluation."""
+    """Yield a warning for each part of the run's length or its schedule that is never reached.
+
+    `total_steps` is 0 for an evaluation.
+    """
     train, warmup = recipe.train, warmup_steps(recipe.schedule, total_steps)
     if train.max_steps is not None and 0 < total_steps < train.max_steps:
         yield (
@@ -62,14 +65,14 @@ def length_warnings(recipe: Recipe, total_steps: int) -> Iterator[str]:
 
 
 def warmup_steps(schedule: Schedule, total_steps: int) -> int:
-    """Steps of warm-up; a ratio is rounded up, as in Transformers."""
+    """Return the steps of warm-up. A ratio is rounded up, as in Transformers."""
     if schedule.warmup_steps is not None:
         return schedule.warmup_steps
     return math.ceil((schedule.warmup_ratio or 0.0) * total_steps)
 
 
 def learning_rate(schedule: Schedule, peak: float, total_steps: int) -> LearningRate:
-    """`lr(step)`, step counted from 0: what optimizer step `step` uses.
+    """Return `lr(step)`, the rate that optimizer step `step` uses, counted from 0.
 
     lr(s) = peak · (from + (1 − from) · s / warmup)                               for s < warmup
     lr(s) = peak · (min + (1 − min) · shape((s − warmup) / (total − warmup)))     after it
@@ -89,7 +92,7 @@ def learning_rate(schedule: Schedule, peak: float, total_steps: int) -> Learning
 
 
 def _fall(schedule: Schedule, warmup: int, total_steps: int) -> LearningRate:
-    """Step after the warm-up -> share of the peak."""
+    """Return the function from a step after the warm-up to the share of the peak."""
     if schedule.kind == "inverse_sqrt":
         timescale = schedule.timescale or warmup or INVERSE_SQRT_TIMESCALE
         return lambda step: 1.0 / math.sqrt((step + timescale - warmup) / timescale)
@@ -106,13 +109,14 @@ def _fall(schedule: Schedule, warmup: int, total_steps: int) -> LearningRate:
 
 
 def _decay_steps(schedule: Schedule, total_steps: int) -> int:
-    """Steps of the fall of `wsd`; a ratio is rounded up, as that of the warm-up."""
+    """Return the steps of the decay of `wsd`. A ratio is rounded up, like that of the warm-up."""
     if schedule.decay_steps is not None:
         return schedule.decay_steps
     return math.ceil((schedule.decay_ratio or 0.0) * total_steps)
 
 
 def _shape(schedule: Schedule) -> Shape:
+    """Return the shape of the decay: progress after the warm-up -> share of the peak above the minimum."""
     if schedule.kind == "polynomial":
         power = schedule.power or 1.0
         return lambda progress: (1.0 - progress) ** power
@@ -123,7 +127,10 @@ def _shape(schedule: Schedule) -> Shape:
 
 
 def _one_cycle(schedule: Schedule, peak: float, total_steps: int) -> LearningRate:
-    """Half a cosine up to the peak, half a cosine down; as in torch, the last step has the lowest rate."""
+    """Rise along half a cosine to the peak, then fall along half a cosine.
+
+    As in torch, the last step has the lowest rate.
+    """
     first = ONE_CYCLE_FROM if schedule.warmup_from is None else schedule.warmup_from
     lowest = ONE_CYCLE_MIN if schedule.min_ratio is None else schedule.min_ratio
     warmup = float(schedule.warmup_steps or 0)

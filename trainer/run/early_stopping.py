@@ -1,4 +1,4 @@
-"""Early stopping: when the watched metric has not improved for `patience` evaluations."""
+"""Early stopping: the run ends if the watched metric has not improved for `patience` evaluations."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from galley.schema import Recipe
 
 @dataclass
 class EarlyStopping:
-    """Watches `metric`, whose better values lie in `direction`; null stops nothing.
+    """Watches one metric and counts the evaluations since its best value.
 
-    `best` is the best value so far, `misses` the evaluations since it.
+    Attributes:
+        direction: which values of `metric` are better; None stops nothing.
+        best: the best value so far.
+        misses: the number of evaluations since the best one.
     """
 
     metric: str
@@ -25,19 +28,25 @@ class EarlyStopping:
 
     @classmethod
     def of(cls, recipe: Recipe, metrics: Mapping[str, Metric]) -> EarlyStopping:
-        """`metrics`: of the task. Raises `ConfigError` if the one that may end the run has no direction."""
+        """Return the stopping rule of a recipe. `metrics` are those of the task.
+
+        Raises `ConfigError` if the metric that may end the run has no direction.
+        """
         name, direction = watched(recipe, metrics)
         if direction is None and recipe.eval.patience is not None:
             raise ConfigError(unknown_direction("eval.mode", name, "eval.mode=max or min"))
         return cls(name, direction, recipe.eval.patience)
 
     def resume(self, metric: str, best: float | None, misses: int) -> None:
-        """Go on from where a checkpoint stands, unless it is of a run that watched another metric."""
+        """Continue from a checkpoint's values, unless its run watched another metric."""
         if metric == self.metric:
             self.best, self.misses = best, misses
 
     def update(self, metrics: Mapping[str, float]) -> bool:
-        """Whether the run should end. A value that is not a number is never an improvement."""
+        """Count an evaluation; return whether the run should end.
+
+        A value that is NaN is never an improvement.
+        """
         value = measured(f"eval.metric={self.metric}", self.metric, metrics)
         if self.direction is None:
             return False
@@ -49,7 +58,7 @@ class EarlyStopping:
 
 
 def measured(where: str, metric: str, metrics: Mapping[str, float]) -> float:
-    """The metric's value. Raises `ConfigError` if the evaluation does not report it."""
+    """Return the metric's value. Raises `ConfigError` if the evaluation does not report it."""
     if metric not in metrics:
         raise ConfigError(Problem(where, "is not measured", valid_values(metric, metrics)))
     return metrics[metric]

@@ -1,6 +1,7 @@
-"""What the machines of a run draw and emit, as CodeCarbon tells it: measured where the processor or the GPU
-says it, elsewhere computed from its rated power and its load. Emissions follow from the energy mix of the
-country that the recipe states, and are not reported without it.
+"""Energy and emissions of a run's machines, as CodeCarbon reports them.
+
+CodeCarbon measures power if the processor or the GPU reports it, and else computes it from rated power and
+load. Emissions follow from the energy mix of the country in the recipe; without a country none are reported.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ _NO_COUNTRY = "USA"  # CodeCarbon wants one; what follows from it is not reporte
 
 
 class EnergyMeter:
-    """Runs from its making to `stop`, in a thread of each machine's first rank; counts the whole machine."""
+    """Measures the whole machine from construction to `stop`, in a thread of each machine's first rank."""
 
     def __init__(self, ranks: Ranks, train: Train, folder: Path) -> None:
-        """Raises `ConfigError` if there is no CodeCarbon, or if it does not know the place."""
+        """Start measuring. Raises `ConfigError` without CodeCarbon, or if it does not know the country or
+        region.
+        """
         self._ranks = ranks
         self._wanted = train.energy
         self._placed = train.country is not None
@@ -35,21 +38,26 @@ class EnergyMeter:
             )
 
     def stop(self) -> dict[str, float]:
-        """`energy_kwh`, and with a country `co2_eq_kg`, of all machines together; empty where it was not
-        wanted. A collective."""
+        """Return `energy_kwh`, and with a country `co2_eq_kg`, summed over all machines. A collective.
+
+        Empty if the recipe did not ask for it.
+        """
         if not self._wanted:
             return {}
-        own = [0.0, 0.0]
+        measured = [0.0, 0.0]
         if self._tracker is not None:
             self._tracker.stop()
             data = self._tracker.final_emissions_data
-            # CodeCarbon swallows its own errors; a metric that is no number is not passed off as one.
-            own = [math.nan] * 2 if data is None else [float(data.energy_consumed), float(data.emissions)]
-        energy, emissions = self._ranks.sum_floats(own)
+            # CodeCarbon logs its own errors and returns None: report NaN, never an invented number.
+            measured = (
+                [math.nan] * 2 if data is None else [float(data.energy_consumed), float(data.emissions)]
+            )
+        energy, emissions = self._ranks.sum_floats(measured)
         return {METRIC: energy, **({EMISSIONS_METRIC: emissions} if self._placed else {})}
 
 
 def _start(train: Train, folder: Path, file: str) -> Any:
+    """Start and return CodeCarbon's offline tracker, which asks no server for the machine's location."""
     try:
         from codecarbon import OfflineEmissionsTracker
     except ImportError as error:
@@ -72,7 +80,10 @@ def _start(train: Train, folder: Path, file: str) -> Any:
 
 
 def _check_place(train: Train) -> None:
-    """CodeCarbon would log an unknown place, and go on with another one's mix."""
+    """Raise `ConfigError` for an unknown country or region.
+
+    CodeCarbon itself would only log it, and continue with the energy mix of another place.
+    """
     if train.country is not None:
         _check_known("country", train.country, list(_energy_data().get_global_energy_mix_data()))
     if train.region is not None and train.country is not None:
@@ -80,6 +91,7 @@ def _check_place(train: Train) -> None:
 
 
 def _energy_data() -> Any:
+    """Return CodeCarbon's tables. They have no type annotations."""
     from codecarbon import input as tables
 
     untyped: Any = tables
@@ -87,6 +99,7 @@ def _energy_data() -> Any:
 
 
 def _regions(country: str) -> list[str]:
+    """Return the regions of a country that CodeCarbon knows. The USA has a table of its own."""
     source = _energy_data()
     known: Any = (
         source.get_country_emissions_data("usa")
@@ -97,6 +110,7 @@ def _regions(country: str) -> list[str]:
 
 
 def _check_known(key: str, value: str, known: list[str]) -> None:
+    """Raise `ConfigError`, with similar names, if `value` is not known."""
     if value in known:
         return
     near = get_close_matches(value, known, n=3, cutoff=0.5) or known[:5]

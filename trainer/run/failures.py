@@ -1,4 +1,4 @@
-"""Errors of training, and the failure class that any error belongs to."""
+"""The errors of training, and the failure class of any error."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ class NonFiniteLossError(RunFailedError):
 
 
 class EngagementError(RunFailedError):
-    """The run would not be carried by the strategy that was asked for."""
+    """The requested strategy is not active in this process."""
 
 
 class StepMemoryError(RunFailedError):
     """Memory ran out in an optimizer step that cannot be repeated in this process.
 
     Attributes:
-        micro_size: the largest micro-batch to start again with; null where a rank held one sample.
+        micro_size: the largest micro-batch to start again with; None if a rank held one sample already.
     """
 
     def __init__(self, message: str, micro_size: int | None) -> None:
@@ -27,15 +27,15 @@ class StepMemoryError(RunFailedError):
         self.micro_size = micro_size
 
 
-# What gloo and nccl say when a peer is gone, and when it is silent for the timeout.
+# Parts of the messages of gloo and NCCL when a peer is gone, and when it is silent for the timeout.
 LOST_PEER = ("connection closed by peer", "connection reset by peer", "socket closed", "broken pipe")
 SILENT_PEER = ("timed out", "timeout")
-# What torch's allocators say, and cuBLAS and cuDNN where theirs is what is missing.
+# Parts of the messages of torch's allocators, and of cuBLAS and cuDNN when they cannot allocate.
 NO_MEMORY = ("can't allocate memory", "out of memory", "alloc_failed")
 
 
 def classify(error: BaseException, phase: str) -> FailureClass:
-    """The class by which a failed run is retried; `phase` is that of `galley.spec.Progress`."""
+    """Return the class by which a failed run is retried. `phase` is that of `galley.spec.Progress`."""
     if isinstance(error, EngagementError):
         return "configuration"
     if isinstance(error, ConfigError):
@@ -54,7 +54,7 @@ def classify(error: BaseException, phase: str) -> FailureClass:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the device, or the host, had no memory left. On CPU torch raises a plain RuntimeError."""
+    """Return whether the device or the host had no memory left. On CPU torch raises a plain RuntimeError."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error).lower()
@@ -62,12 +62,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _classify_torch(error: BaseException) -> FailureClass:
-    """Torch raises plain RuntimeErrors: only their text tells them apart."""
+    """Classify an error by its text: torch raises plain RuntimeErrors for different causes."""
     text = str(error).lower()
     if isinstance(error, RuntimeError):
         if any(part in text for part in LOST_PEER):
             return "node"
         if any(part in text for part in SILENT_PEER):
             return "hang"
-    # safetensors has an error of its own.
+    # safetensors raises its own error type, without an errno.
     return "disk_full" if "no space left on device" in text else "user"

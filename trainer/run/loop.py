@@ -1,6 +1,6 @@
 """The training loop, one for every strategy and any number of ranks.
 
-It waits for the device only where it logs. What a step does is a function of (seed, step, rank)
+The loop waits for the device only when it logs. What a step does is a function of (seed, step, rank)
 and of the state that a checkpoint holds, so that a resumed run continues bit for bit.
 """
 
@@ -46,7 +46,7 @@ log = logging.getLogger("galley")
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Every generator that a model may draw from, as a function of its arguments alone."""
+    """Seed every generator that a model may draw from, as a function of the arguments alone."""
     state = np.random.SeedSequence([seed, step, rank]).generate_state(2, np.uint64)
     torch.manual_seed(int(state[0] >> np.uint64(1)))
     random.seed(int(state[1]))
@@ -55,7 +55,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 @dataclass(frozen=True)
 class Parts:
-    """What one run is made of."""
+    """The objects that one run consists of."""
 
     recipe: Recipe
     folder: RunFolder
@@ -68,19 +68,19 @@ class Parts:
 
 
 class Loop:
-    """Trains from `step` to the end. `step` counts optimizer steps that are done.
+    """Trains from `step` to the end. `step` counts the optimizer steps that are done.
 
     Attributes:
-        total_steps: by which the schedule goes.
-        end_step: where this run ends, if nothing ends it before.
+        total_steps: the length of the learning rate schedule, in steps.
+        end_step: the step at which this run ends, if nothing ends it before.
         best: the best evaluation so far, with `checkpoint.keep_best`.
-        ended_by: the request that ended the training before its end; null while there is none.
-        eval_speed: of the last evaluation.
-        writer: of the checkpoints; nothing is left to write when `run` returns.
+        ended_by: the request that ended the training before its end; None if there was none.
+        eval_speed: the speed of the last evaluation.
+        writer: writes the checkpoints; it has nothing left to write when `run` returns.
     """
 
     def __init__(self, parts: Parts, resumed: TrainState | None) -> None:
-        """`resumed.kept`: the best evaluation, if its checkpoint is still there."""
+        """Prepare the loop. `resumed.kept` is the best evaluation, if its checkpoint still exists."""
         self.parts = parts
         recipe = parts.recipe
         steps = parts.plan.total_steps(recipe.train.epochs, recipe.train.max_steps)
@@ -95,25 +95,31 @@ class Loop:
         self.ended_by: ControlFile | None = None
         self.writer = Writer(parts.folder.checkpoints, recipe.checkpoint)
         self._requests = ControlFiles(parts.folder, parts.ranks)
+
         if resumed:
             self.stopping.resume(resumed.watched, resumed.best, resumed.misses)
             self.best.resume(resumed.kept)
         self._lr = learning_rate(recipe.schedule, recipe.optim.lr, self.total_steps)
         for warning in length_warnings(recipe, self.total_steps):
             log.warning("%s", warning)
+
         self._losses, self._weight = Losses(parts.ranks.device), torch.ones(())
         self._grad_norm = torch.zeros(())
         self._evaluated_at: int | None = None
         self._ahead = Ahead(parts.plan, self.step, self.end_step, recipe.data.loader_workers)
-        self._is_best = False  # the last evaluation, whose checkpoint is not yet saved
+        self._is_best = False  # whether the last evaluation is the best and its checkpoint not yet saved
 
     @property
     def epoch(self) -> float:
+        """Return the number of epochs that are done, as a fraction."""
         return self.step / self.parts.plan.steps_per_epoch
 
     def run(self) -> None:
-        """Raises `NonFiniteLossError`, `EngagementError`, `DiskFullError`, `StepMemoryError`, or what
-        the task raises."""
+        """Train, evaluate and save up to the end.
+
+        Raises `NonFiniteLossError`, `EngagementError`, `DiskFullError`, `StepMemoryError`, or what the task
+        raises.
+        """
         self.parts.journal.enter("train", self.step, self.end_step)
         stopped = False
         batches = self.parts.plan.from_step(self.step)
@@ -123,6 +129,7 @@ class Loop:
                 self._train_step(next(batches))
                 stopped = self._after_step()
         self.meter.pause()
+
         if self._losses.steps:
             self._log_row()
         if self.ended_by is None and self.parts.data.eval and self._evaluated_at != self.step:
@@ -132,6 +139,7 @@ class Loop:
         self.writer.wait()
 
     def _train_step(self, global_batch: GlobalBatch) -> None:
+        """Compute the gradients of one global batch and apply one optimizer step."""
         engine, samples = self.parts.engine, global_batch.samples
         with memory_watched(engine):
             self.probe.before_forward()
@@ -146,9 +154,9 @@ class Loop:
         self.meter.count(len(samples), int(self.parts.plan.lengths[samples].sum()))
 
     def _try_gradients(self, global_batch: GlobalBatch) -> torch.Tensor | None:
-        """As `_gradients`; null where memory ran out, and the next try has smaller micro-batches.
+        """Return `_gradients(…)`; None if memory ran out, and the next try has smaller micro-batches.
 
-        Raises what memory raised where the engine cannot undo a backward that failed.
+        Raises the original error if the engine cannot undo a failed backward.
         """
         engine = self.parts.engine
         try:
@@ -157,7 +165,7 @@ class Loop:
             smaller = halved(engine.setup.layout)
             if not is_out_of_memory(error) or smaller is None or not isinstance(engine, RepeatableEngine):
                 raise
-        # Behind the handler: until here the error holds the activations.
+        # Outside the handler: inside it, the error's traceback still holds the activations.
         engine.discard()
         engine.setup = replace(engine.setup, layout=smaller)
         self.parts.folder.write_memory_limit(MemoryLimit(smaller.micro_size))
@@ -165,18 +173,19 @@ class Loop:
         return None
 
     def _gradients(self, global_batch: GlobalBatch) -> torch.Tensor:
-        """Leave the gradients of the global batch in the engine; returns this rank's part of the loss."""
+        """Leave the gradients of the global batch in the engine; return this rank's part of the loss."""
         engine, task = self.parts.engine, self.parts.task
         replicas = engine.setup.replicas
         seed_step(self.parts.recipe.seed, self.step, engine.setup.stream)
         task.step = self.step
+
         inputs = self._step_inputs(global_batch)
         self._weight = replicas.sum(sum_weights(task, inputs))
         weight = divisor(self._weight)
         return engine.gradients(inputs, lambda model, *inputs: task.loss(model, *inputs) / weight)
 
     def _step_inputs(self, global_batch: GlobalBatch) -> list[tuple[Batch, torch.Tensor]]:
-        """This rank's micro-batches of one step, on its device."""
+        """Return this rank's micro-batches of one step, on its device."""
         parts, setup = self.parts, self.parts.engine.setup
         layout, replicas = setup.layout, setup.replicas
         share = Share(
@@ -189,32 +198,34 @@ class Loop:
         ]
 
     def _to_device(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Without waiting: only from page-locked memory does the copy run beside the host."""
+        """Copy to the device without waiting: only from page-locked memory is the copy asynchronous."""
         device = self.parts.ranks.device
         held = tensor.pin_memory() if device.type == "cuda" else tensor
         return held.to(device, non_blocking=True)
 
     def _after_step(self) -> bool:
-        """Log, evaluate, save, as often as the recipe says. Whether to end early."""
+        """Log, evaluate and save as often as the recipe says; return whether to end early."""
         recipe, stopped = self.parts.recipe, False
         saves = self.step == recipe.train.stop_at_step or _due(self.step, recipe.checkpoint.every_steps)
-        # A row before each save: a resumed run then logs the same rows, and NaN is never saved.
+        # Log before each save: a resumed run then logs the same rows, and a state with NaN is never saved.
         logs = saves or _due(self.step, recipe.train.log_every_steps)
         if logs:
             self._log_row()
         self.parts.journal.at_step(self.step)
         self.writer.check()
+
         if self.parts.data.eval and self._evaluation_is_due():
             stopped = self._evaluate(self.parts.data.eval)
         if self._is_best and self._losses.steps:
             self._log_row()
+
         request = self._requests.read() if logs and self.step < self.end_step else None
         if saves or request or self._is_best:
             self._save()
         return self._obey(request) or stopped
 
     def _evaluation_is_due(self) -> bool:
-        """After so many steps, or at the first step behind so many epochs."""
+        """Return whether this step ends a period: so many steps, or the first step after so many epochs."""
         settings = self.parts.recipe.eval
         if settings.every_epochs is None:
             return _due(self.step, settings.every_steps)
@@ -222,17 +233,20 @@ class Loop:
         return periods(self.step, steps) > periods(self.step - 1, steps)
 
     def _obey(self, request: ControlFile | None) -> bool:
-        """Whether the request, for which a checkpoint was saved, ends the training."""
+        """Confirm the request, for which a checkpoint was saved; return whether it ends the training."""
         if request is None:
             return False
         log.info("%s was requested at step %d", request.name, self.step)
-        self.writer.wait()  # whoever asked sees a checkpoint where the file is gone
+        self.writer.wait()  # order matters: once the file is gone, the user must find a complete checkpoint
         self._requests.done(request)
         self.ended_by = request if request.ends_as else None
         return self.ended_by is not None
 
     def _log_row(self) -> None:
-        """A collective. The loss is the mean since the last row, null where nothing was measured."""
+        """Write a row of metrics. A collective.
+
+        The loss is the mean since the last row, null if nothing was measured.
+        """
         loss = self._losses.mean(self.parts.ranks, self.step)
         norm, rates = float(self._grad_norm), self.meter.cut()
         fp16 = self.parts.engine.loss_scale.dynamic
@@ -251,20 +265,23 @@ class Loop:
         self.parts.journal.row(self.step, self.epoch, values)
 
     def _evaluate(self, dataset: TokenizedDataset) -> bool:
-        """A collective. Whether early stopping ends the run, as the main rank sees it."""
+        """Evaluate; return whether early stopping ends the run, as the main rank decides. A collective."""
         parts = self.parts
         self.meter.pause()
         parts.journal.enter("eval", self.step)
         batch_size = parts.recipe.eval.batch_size
         engine, meter = parts.engine, EvalMeter()
         replicas = engine.setup.replicas
+
         one_length = self._needs_one_length(dataset)
         metrics = evaluate(engine.evaluated, parts.task, dataset, batch_size, replicas, meter, one_length)
         self.eval_speed = meter.speed(replicas)
         self._evaluated_at = self.step
         parts.journal.row(self.step, self.epoch, dict(metrics))
-        found = [self.stopping.update(metrics), self.best.update(self.step, metrics)]
-        stop, self._is_best = (bool(flag) for flag in parts.ranks.from_main(found))
+
+        decisions = [self.stopping.update(metrics), self.best.update(self.step, metrics)]
+        stop, self._is_best = (bool(flag) for flag in parts.ranks.from_main(decisions))
+
         if stop:
             log.info("early stop at step %d: best %s %s", self.step, self.stopping.metric, self.stopping.best)
         parts.journal.enter("train", self.step)
@@ -272,9 +289,12 @@ class Loop:
         return stop
 
     def _needs_one_length(self, dataset: TokenizedDataset) -> bool:
-        """Asked at every evaluation: a head that begins at zero hides it, and so the answer follows from the
-        weights alone, also after a resume. Compiled models are not asked: each shape costs a graph. A
-        collective."""
+        """Return whether padding changes what the model predicts. A collective.
+
+        The answer follows from the weights alone, so that it is the same after a resume. It is computed at
+        every evaluation, because a head that begins at zero hides the difference. Compiled models are not
+        tested: each shape costs a graph.
+        """
         parts, engine = self.parts, self.parts.engine
         compute = parts.recipe.precision.dtype
         return not parts.recipe.train.compile and padding_matters(
@@ -282,6 +302,7 @@ class Loop:
         )
 
     def _save(self) -> None:
+        """Save a checkpoint, and log for how long training stood still."""
         self._is_best = False
         self.meter.pause()
         self.parts.journal.enter("save", self.step)
@@ -291,6 +312,7 @@ class Loop:
         self.meter.resume()
 
     def state(self) -> TrainState:
+        """Return what a resumed run needs besides weights and optimizer."""
         engine, plan = self.parts.engine, self.parts.plan
         epoch, batch = divmod(self.step, plan.steps_per_epoch)
         return TrainState(
@@ -313,6 +335,7 @@ class Loop:
         )
 
     def _stream_position(self) -> Any:
+        """Return where the stream of samples stands; None for data in memory."""
         train = self.parts.data.train
         if not isinstance(train, SampleStream):
             return None
@@ -320,7 +343,7 @@ class Loop:
 
 
 def end_step(train: Train, total_steps: int) -> int:
-    """The step at which the run ends. Raises `ConfigError` where it would end before that by itself."""
+    """Return the step at which the run ends. Raises `ConfigError` if the data end before that step."""
     if train.stop_at_step is None:
         return total_steps
     for key, asked in (("stop_at_step", train.stop_at_step), ("max_steps", train.max_steps)):
@@ -331,13 +354,13 @@ def end_step(train: Train, total_steps: int) -> int:
 
 
 def sum_weights(task: Task, inputs: list[tuple[Batch, torch.Tensor]]) -> torch.Tensor:
-    """What this rank's losses of one step sum over, as fp32."""
+    """Return the sum of weights that this rank's losses of one step are divided by, as fp32."""
     parts = [task.weight(batch, weights).float() for batch, weights in inputs]
     return torch.stack(parts).sum()
 
 
 def periods(step: int, steps: float) -> int:
-    """How many whole periods of `steps`, which may be a fraction, have passed after `step`."""
+    """Return how many whole periods of `steps`, which may be a fraction, have passed after `step`."""
     return math.floor(step / steps + 1e-9)
 
 

@@ -12,7 +12,7 @@ log = logging.getLogger("galley")
 
 
 class Losses:
-    """Sums on the device, so that nothing waits for it between the rows."""
+    """Sums the losses on the device, so that nothing waits for the device between two rows."""
 
     def __init__(self, device: torch.device) -> None:
         self.steps = 0
@@ -20,13 +20,18 @@ class Losses:
         self._measured = torch.zeros((), device=device)
 
     def add(self, loss: torch.Tensor, weight: torch.Tensor) -> None:
-        """This rank's part of a step's loss, and what the step's loss is divided by; 0: nothing."""
+        """Add this rank's part of a step's loss.
+
+        `weight` is the step's divisor; 0 if nothing was measured.
+        """
         self.steps += 1
         self._sum += loss
         self._measured += weight > 0
 
     def mean(self, ranks: Ranks, step: int) -> float | None:
-        """Over the steps that had something to measure; null where none had. Begins anew. A collective."""
+        """Return the mean over the steps that measured something, None if none did, and begin anew. A
+        collective.
+        """
         total, measured = ranks.sum_floats([float(self._sum)])[0], round(float(self._measured))
         if measured < self.steps:
             what = "%d of the last %d steps before step %d had nothing to measure: their rows have no target"
@@ -38,5 +43,5 @@ class Losses:
 
 
 def divisor(weight: torch.Tensor) -> torch.Tensor:
-    """What a step's loss is divided by: 1 where there is nothing to measure, so that it stays 0."""
+    """Return what a step's loss is divided by: 1 if there is nothing to measure, so that the loss stays 0."""
     return torch.where(weight > 0, weight, torch.ones_like(weight))

@@ -1,7 +1,7 @@
-"""model/README.md: what the model is, what it was trained on, how well it does, and what that cost.
+"""model/README.md: what the model is, what it was trained on, its metrics, and what the training cost.
 
 The metadata are those of the Hugging Face hub (`huggingface_hub.ModelCardData`). Only names that the hub
-knows go into them; folders of this machine and secrets go nowhere.
+knows are written; folders of this machine and secrets are not.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FILE = "README.md"
 
 
 def write_model_card(model: Path, spec: RunSpec, result: RunResult) -> None:
-    """Beside the weights, in the place of the one that PEFT writes."""
+    """Write the card beside the weights. It replaces the one that PEFT writes."""
     from huggingface_hub import ModelCard
 
     data = card_data(spec.recipe, result)
@@ -44,7 +44,7 @@ def write_model_card(model: Path, spec: RunSpec, result: RunResult) -> None:
 
 
 def card_data(recipe: Recipe, result: RunResult) -> Any:
-    """A `ModelCardData`."""
+    """Return the card's `ModelCardData`."""
     from huggingface_hub import EvalResult, ModelCardData
 
     kind, name = PIPELINES.get(recipe.task.kind), recipe.hub.push or recipe.recipe
@@ -61,6 +61,7 @@ def card_data(recipe: Recipe, result: RunResult) -> Any:
         for metric, value in result.metrics.items()
         if metric.startswith("eval/")
     ]
+
     more: dict[str, Any] = {}
     if EMISSIONS_METRIC in result.metrics:
         more["co2_eq_emissions"] = _emissions(recipe, result)
@@ -84,7 +85,7 @@ def _has_adapters(recipe: Recipe) -> bool:
 
 
 def _base(recipe: Recipe) -> str | None:
-    """The hub's name of the model that was trained on; null for a new one, a folder, or an embedded one."""
+    """Return the base model's name on the hub; None for a new model, a folder, or an embedded model."""
     model = recipe.model
     if model.from_config or model.architecture is not None or is_own_module(model) or is_embedded(model.name):
         return None
@@ -93,7 +94,7 @@ def _base(recipe: Recipe) -> str | None:
 
 
 def _dataset(recipe: Recipe) -> tuple[str, str]:
-    """(name on the hub or what it is instead, title)."""
+    """Return the data's name on the hub, or a word for what it is instead, and a title."""
     data = recipe.data
     if data.mix:
         return "mixture", " + ".join(_title(one.name, one.path) for one in data.mix)
@@ -107,7 +108,7 @@ def _title(name: str, path: str | None) -> str:
 
 
 def _emissions(recipe: Recipe, result: RunResult) -> dict[str, Any]:
-    """The hub's block; grams of CO2 equivalent."""
+    """Return the hub's block on emissions, in grams of CO2 equivalent."""
     fresh = recipe.model.from_config or recipe.model.architecture is not None
     place = ", ".join(filter(None, [recipe.train.region, recipe.train.country]))
     return {
@@ -119,11 +120,14 @@ def _emissions(recipe: Recipe, result: RunResult) -> dict[str, Any]:
 
 
 def _body(spec: RunSpec, result: RunResult) -> list[str]:
+    """Return the lines of the card below its metadata."""
     recipe = spec.recipe
+
     rows = [("recipe", f"`{recipe.recipe}`"), *_training(spec, result)]
     lines = [f"# {(recipe.hub.push or recipe.recipe).rpartition('/')[2]}", ""]
     lines += [f"Trained on {_dataset(recipe)[1]} with the recipe `{recipe.recipe}` of Galley.", ""]
     lines += ["## Training", "", "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows), ""]
+
     metrics = [*_metric_lines(recipe, result)]
     if metrics:
         lines += ["## Evaluation", "", "| metric | value | better |", "|---|---|---|", *metrics, ""]
@@ -135,6 +139,7 @@ def _body(spec: RunSpec, result: RunResult) -> list[str]:
 
 
 def _training(spec: RunSpec, result: RunResult) -> list[tuple[str, str]]:
+    """Return the rows of the table on the training: (name, value)."""
     recipe, engaged = spec.recipe, result.engaged
     rows = [
         ("task", recipe.task.kind),
@@ -161,6 +166,7 @@ def _training(spec: RunSpec, result: RunResult) -> list[tuple[str, str]]:
 
 
 def _metric_lines(recipe: Recipe, result: RunResult) -> Iterator[str]:
+    """Yield one row per metric of the evaluation, with the direction in which it is better."""
     known, words = known_metrics(recipe), {"maximize": "higher", "minimize": "lower"}
     for name, value in result.metrics.items():
         if name.startswith("eval/"):

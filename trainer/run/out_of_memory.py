@@ -1,9 +1,9 @@
-"""Memory that runs out in an optimizer step: smaller micro-batches, the same global batch.
+"""Handle memory that runs out in an optimizer step: smaller micro-batches, the same global batch.
 
-One process repeats the step. Where ranks talk in the backward, the others wait in a collective for
-the one that failed, and no engine can undo that: all ranks start again, from the last complete
-checkpoint. Each becomes a new image of itself (`exec`): the same process for whatever started it,
-with the same place and logs, and with all memory given back.
+A single process repeats the step. If ranks communicate in the backward, the others wait in a collective
+for the one that failed, and no engine can undo that: all ranks start again, from the last complete
+checkpoint. Each rank replaces its own image (`exec`): its parent sees the same process, with the same
+rank and logs, and all memory is given back.
 
 The request travels through the store by which the ranks found each other, and a thread of each
 rank answers it: the main thread does not return from a collective that nobody completes.
@@ -44,6 +44,7 @@ _ADVICE = (
 
 
 def describe_split(layout: Layout) -> str:
+    """Describe how the global batch is split from now on."""
     return (
         f"going on with micro_size {layout.micro_size} × accumulation {layout.accumulation}"
         f" × {layout.data_parallel} ranks = {layout.global_size}"
@@ -52,7 +53,7 @@ def describe_split(layout: Layout) -> str:
 
 @contextmanager
 def memory_watched(engine: Engine) -> Iterator[None]:
-    """Raises `StepMemoryError`, with what to do, where memory runs out in the block."""
+    """Raise `StepMemoryError`, with advice, if memory runs out in the block."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -60,22 +61,24 @@ def memory_watched(engine: Engine) -> Iterator[None]:
             raise
         layout = engine.setup.layout
         smaller = halved(layout)
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         many = f"{layout.micro_size} samples" if smaller else "one sample"
         advice = "" if smaller else f": {_ADVICE}"
-        message = f"out of memory with {many} a rank at once (batch.micro_size){advice} ({said})"
+
+        message = f"out of memory with {many} a rank at once (batch.micro_size){advice} ({reason})"
         raise StepMemoryError(message, smaller.micro_size if smaller else None) from error
 
 
 class Restart:
-    """Starting again together. `watch` on every rank before the first step, `end` after the last.
+    """Restarts all ranks together. Call `watch` on every rank before the first step, `end` after the last.
 
     Attributes:
-        started_at: `time.monotonic()` of the first image's first line.
-        ready: called before this rank leaves; what it waits for is not lost.
+        started_at: `time.monotonic()` of the first line of the first image.
+        ready: called before this rank leaves; it waits for work that must not be lost.
     """
 
     def __init__(self, store: Store | None, world_size: int, started_at: float) -> None:
+        # torch documents `clone` as the safe way to use a store from several threads: one clone per thread.
         self._store: Store | None = store.clone() if store is not None else None  # type: ignore[attr-defined]
         self._world_size = world_size
         self._started_at = started_at
@@ -84,14 +87,16 @@ class Restart:
         self.ready: Callable[[], None] = lambda: None
 
     def watch(self) -> None:
+        """Start the thread that answers requests of other ranks."""
         if self._store is not None:
             threading.Thread(target=self._answer, args=(self._store,), name="memory", daemon=True).start()
 
     def end(self) -> None:
+        """Stop the thread."""
         self._ended.set()
 
     def request(self, micro_size: int) -> NoReturn:
-        """All ranks start again, with at most `micro_size` samples at once."""
+        """Make all ranks start again, with at most `micro_size` samples at once."""
         log.warning("out of memory: all ranks start again with micro_size %d", micro_size)
         if self._store is None:
             self._leave(micro_size)
@@ -100,16 +105,21 @@ class Restart:
             time.sleep(_POLL_S)  # the thread ends this image
 
     def hold(self) -> None:
-        """Does not return where this rank is about to start again: its peers may be gone already."""
+        """Wait for ever if this rank is about to start again.
+
+        An error of a collective is then no failure: the peers have started again already.
+        """
         while self._leaving.is_set():
             time.sleep(_POLL_S)
 
     def _answer(self, store: Store) -> None:
-        """The body of the thread."""
+        """Poll for a request, and start again when one comes. The body of the thread."""
         while not self._ended.wait(_POLL_S):
             try:
                 asked = store.check([_REQUEST])
-            except RuntimeError:  # the rank that held it is gone, which the others notice by themselves
+            except (
+                RuntimeError
+            ):  # the rank that holds the store is gone; the others notice this by themselves
                 return
             if asked:
                 self._leaving.set()
@@ -118,7 +128,10 @@ class Restart:
                 self._leave(micro_size)
 
     def _await_others(self, store: Store) -> None:
-        """Until all ranks know; the store may be one of theirs and go with it."""
+        """Wait until all ranks know of the request.
+
+        One of the ranks may hold the store: if it left first, the others could not read the request.
+        """
         store.add(_ANSWERS, 1)
         end = time.monotonic() + _ANSWER_TIMEOUT_S
         try:
@@ -128,6 +141,7 @@ class Restart:
             log.info("the store is gone: its rank starts again")
 
     def _leave(self, micro_size: int) -> NoReturn:
+        """Replace this process by a new image that resumes with the smaller micro-batches."""
         self.ready()
         os.environ |= {
             "GALLEY_RESUME": "1",
@@ -143,8 +157,11 @@ class Restart:
 
 
 def close_on_exec() -> None:
-    """Connections and devices end with this image. Closed any earlier, torch's threads would fall over."""
+    """Mark all descriptors but the standard ones to be closed by `exec`.
+
+    Closing them before `exec` would make torch's threads fail.
+    """
     for entry in list(Path("/proc/self/fd").iterdir()):
-        with suppress(OSError):  # the listing itself is among them
+        with suppress(OSError):  # the descriptor of the listing itself is closed already
             if int(entry.name) > sys.stderr.fileno():
                 os.set_inheritable(int(entry.name), False)

@@ -1,4 +1,4 @@
-"""Uploading model/ to the Hugging Face hub, after everything else is done."""
+"""Upload model/ to the Hugging Face hub, after everything else is done."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from galley.schema import Hub
 from trainer.compatibility import hub_failures
 from trainer.models.hub import is_offline
 
-# What the upload commits; the hub ignores what it has already.
+# The message of the upload's commit; the hub ignores files that it has already.
 MESSAGE = "Trained by Galley"
 
 
 def push_model(model: Path, hub: Hub, endpoint: str | None = None) -> str:
-    """Upload the folder; returns why it was not uploaded and what to do, empty if it was.
+    """Upload the folder; return why it was not uploaded and what to do, empty if it was.
 
-    A model that is finished is not lost for the hub being away: the run has succeeded either way.
+    If the hub is away, the run has succeeded nonetheless: its finished model is on disk.
     """
     if is_offline():
         return _not_pushed(hub, model, "the hub cannot be reached")

@@ -59,13 +59,13 @@ MakeTask = Callable[[Recipe], Task]
 
 @dataclass(frozen=True)
 class Attempt:
-    """What the worker was told.
+    """What the worker knows of the attempt from its environment.
 
     Attributes:
         number: counts from 1.
         resume: continue from the last complete checkpoint, if there is one.
         started_at: `time.monotonic()` of the worker's first line.
-        lost: called with a message when another host is lost, from a thread; it ends this rank.
+        lost: ends this rank with a message; a thread calls it when another host is lost.
     """
 
     number: int
@@ -82,17 +82,19 @@ def run(
     journal: Telemetry,
     make_task: MakeTask,
 ) -> Loop:
-    """Train and write model/ and result.json; without model/ where a request ended the training, or where
-    `checkpoint.model` is false.
+    """Train, and write model/ and result.json.
 
-    Returns what it has in memory: to let the end of the process free it all at once is faster.
+    model/ is not written if a request ended the training, or if `checkpoint.model` is false. Returns the loop
+    with all that it has in memory, because it is faster to let the end of the process free it all at once.
     Raises what ends the run otherwise.
     """
     recipe, layout = spec.recipe, spec.layout
     torch.set_num_threads(layout.threads_per_proc)
     check_preloaded(layout)
+
     if facts.is_local_main:
         half_precision.warn_if_emulated(recipe.precision.dtype, layout.device, socket.gethostname())
+
     grouped = recipe.strategy.data_parallel or layout.world_size > 1
     choice = prepare_backend(layout, recipe, facts.local_rank)
     ranks = open_ranks(facts, layout.device, recipe.launcher.timeout_s, grouped, choice)
@@ -101,32 +103,38 @@ def run(
         if recipe.launcher.host_timeout_s is not None:
             rank_log = folder.rank_log(attempt.number, ranks.rank)
             peers.watch_hosts(ranks, reports, recipe.launcher.host_timeout_s, rank_log, attempt.lost)
+
     warm = preloaded.take(recipe)
     task = warm.task if warm else make_task(recipe)
     grid = open_grid(recipe.strategy, layout, ranks)
     setup = Setup(recipe, layout, ranks, grid=grid)
     task.ranks = setup.replicas
+
     journal.enter("data")
-    # A task from outside may need none of these libraries.
+    # Only for built-in tasks: a task from outside may need none of these libraries.
     meanwhile = importing if recipe.task.kind in TASKS.built_in else nullcontext
     data = warm.data if warm else task.datasets(partial(ranks.main_first, meanwhile))
     if ranks.is_main:
         note_data(folder, data, recipe)
     plan = make_plan(data.train, recipe, layout.global_size)
+
     journal.enter("model")
     model = make_model(ranks, task, recipe, warm.model if warm else None)
     checkpoint = open_checkpoint(spec, folder, attempt, ranks, data, plan)
     frozen = ranks.from_main(adapters.frozen_sha256(model) if ranks.is_main else None)
+
     if checkpoint and isinstance(data.train, SampleStream):
         data.train.seek(checkpoint.state.step * plan.global_size, checkpoint.state.stream)
     if checkpoint:
         checkpoint.load_weights(model, frozen)
-    # Forked ranks inherit the weights: none need be sent.
+
+    # Forked ranks inherit the weights, so that DDP and others need not broadcast them.
     replicated = warm is not None and not checkpoint and preloaded.are_replicas(model, ranks, warm.marks)
     engine = engines.wrap(model, replace(setup, frozen_sha256=frozen, replicated=replicated))
-    del model  # the engine's own now: a pipeline keeps a part of it
+    del model  # the engine holds it now; a pipeline keeps only a part, and the rest must be freed
     if checkpoint:
         checkpoint.load_engine(engine)
+
     journal.rewind(checkpoint.state.step if checkpoint else 0)
     journal.tracking = track_run(spec, folder, ranks.is_main)
     kept = resumed_best(folder.checkpoints, checkpoint, ranks)
@@ -134,12 +142,14 @@ def run(
         Parts(recipe, folder, ranks, task, data, engine, plan, journal),
         replace(checkpoint.state, kept=kept) if checkpoint else None,
     )
+
     energy = EnergyMeter(ranks, recipe.train, folder.root)
     train(loop, Restart(ranks.store, ranks.world_size, attempt.started_at))
     journal.last |= energy.stop()
     if loop.ended_by is None and recipe.checkpoint.model and not recipe.eval.only:
         journal.enter("save", loop.step)
         save_model(folder, task, engine, ranks, best_checkpoint(loop))
+
     result = make_result(loop, attempt, ranks, _resumed_from(folder, checkpoint))
     if ranks.is_main:
         folder.write_result(publish(folder, spec, result))
@@ -150,7 +160,7 @@ def run(
 
 
 def train(loop: Loop, restart: Restart) -> None:
-    """Run the loop; where memory runs out in a step, this process may begin again and not return."""
+    """Run the loop. If memory runs out in a step, this process may start again and not return."""
     restart.ready = loop.writer.finish
     restart.watch()
     try:
@@ -161,14 +171,14 @@ def train(loop: Loop, restart: Restart) -> None:
         if error.micro_size is None or not loop.parts.ranks.restartable:
             raise
         restart.request(error.micro_size)
-    except RuntimeError:  # a lost peer, for one
+    except RuntimeError:  # such as a lost peer, which may have lost its connection by starting again
         restart.hold()
         raise
     restart.end()
 
 
 def note_data(folder: RunFolder, data: Datasets, recipe: Recipe) -> None:
-    """data.json, at the first preparation; a later one that finds other data warns."""
+    """Write data.json at the first preparation; warn if a later attempt finds other data."""
     before = folder.read_data()
     if before is None:
         folder.write_data(record_data(data.train.fingerprint, recipe.data))
@@ -177,6 +187,7 @@ def note_data(folder: RunFolder, data: Datasets, recipe: Recipe) -> None:
 
 
 def make_plan(train: TokenizedDataset, recipe: Recipe, global_size: int) -> BatchPlan:
+    """Return which samples each step takes, for the kind of data that the recipe has."""
     if isinstance(train, SampleStream):
         return StreamPlan(train.lengths, recipe.seed, global_size, recipe.train.max_steps or 1)
     if recipe.data.one_source_batches and isinstance(train, ArrowDataset):
@@ -186,15 +197,18 @@ def make_plan(train: TokenizedDataset, recipe: Recipe, global_size: int) -> Batc
 
 
 def check_preloaded(layout: Layout) -> None:
-    """Raises `ConfigError` where this rank lacks a library that it was to load before all others."""
+    """Raise `ConfigError` if this rank lacks a library that had to be loaded before all others."""
     problems = list(loaded_problems(layout.preload, socket.gethostname()))
     if problems:
         raise ConfigError(problems)
 
 
 def check_cluster(ranks: Ranks) -> list[HostReport]:
-    """A collective. Raises `ConfigError` on every rank where two hosts have other packages."""
-    ranks.barrier()  # the clocks are read at one moment
+    """Compare the hosts' packages and clocks. A collective.
+
+    Raises `ConfigError` on every rank if two hosts have different packages.
+    """
+    ranks.barrier()  # so that all clocks are read at the same moment
     reports = [HostReport(**report) for report in ranks.gather_json(asdict(report_host()))]
     peers.remember(reports)
     for warning in check_hosts(reports):
@@ -202,15 +216,17 @@ def check_cluster(ranks: Ranks) -> list[HostReport]:
     return reports
 
 
-def make_model(ranks: Ranks, task: Task, recipe: Recipe, held: torch.nn.Module | None) -> torch.nn.Module:
-    """As `prepare_model`, of the model that is held or else loaded. A collective."""
-    if held is not None or not recipe.strategy.cpu_ram_efficient_loading:
-        return prepare_model(held or task.model(), task, recipe)
+def make_model(
+    ranks: Ranks, task: Task, recipe: Recipe, preloaded_model: torch.nn.Module | None
+) -> torch.nn.Module:
+    """Return `prepare_model` of the preloaded model if there is one, else of the loaded one. A collective."""
+    if preloaded_model is not None or not recipe.strategy.cpu_ram_efficient_loading:
+        return prepare_model(preloaded_model or task.model(), task, recipe)
     return load_on_main(ranks, task.model, lambda model: prepare_model(model, task, recipe))
 
 
 def prepare_model(model: torch.nn.Module, task: Task, recipe: Recipe) -> torch.nn.Module:
-    """With adapters, and recomputing activations, where the recipe says so."""
+    """Return the model with adapters, and with recomputed activations, if the recipe says so."""
     if recipe.train.gradient_checkpointing:
         enable = getattr(model, "gradient_checkpointing_enable", None)
         if enable is None or not getattr(model, "supports_gradient_checkpointing", False):
@@ -223,9 +239,9 @@ def prepare_model(model: torch.nn.Module, task: Task, recipe: Recipe) -> torch.n
 def open_checkpoint(
     spec: RunSpec, folder: RunFolder, attempt: Attempt, ranks: Ranks, data: Datasets, plan: BatchPlan
 ) -> Checkpoint | None:
-    """What this attempt continues from; None where it begins.
+    """Return the checkpoint that this attempt continues from; None if it begins.
 
-    Raises `CheckpointError` where it was made from other data or other batches.
+    Raises `CheckpointError` if it was made from other data or other batches.
     """
     named = spec.recipe.checkpoint.resume_from
     checkpoint = find_checkpoint(folder.checkpoints, attempt.resume, named, ranks)
@@ -242,7 +258,7 @@ def open_checkpoint(
 
 
 def check_continues(recipe: Recipe, step: int, plan: BatchPlan) -> None:
-    """Raises `ConfigError` where a run that begins at another's `step` would train nothing."""
+    """Raise `ConfigError` if a run that begins at another run's `step` would train nothing."""
     last = end_step(recipe.train, plan.total_steps(recipe.train.epochs, recipe.train.max_steps))
     if step >= last and not recipe.eval.only:
         what = f"is at step {step}, and this run ends at step {last}: nothing would be trained"
@@ -251,15 +267,15 @@ def check_continues(recipe: Recipe, step: int, plan: BatchPlan) -> None:
 
 
 def _resumed_from(folder: RunFolder, checkpoint: Checkpoint | None) -> str | None:
-    """The name of the run's own checkpoint, the path of another run's."""
+    """Return the name of the run's own checkpoint, or the path of another run's."""
     if checkpoint is None:
         return None
-    own = checkpoint.folder.parent == folder.checkpoints
-    return checkpoint.folder.name if own else str(checkpoint.folder)
+    is_own = checkpoint.folder.parent == folder.checkpoints
+    return checkpoint.folder.name if is_own else str(checkpoint.folder)
 
 
 def best_checkpoint(loop: Loop) -> Path | None:
-    """The checkpoint that model/ is made of; None for the weights as they are."""
+    """Return the checkpoint whose weights model/ gets; None for the current weights."""
     kept = loop.best.kept
     if kept is None or kept.step == loop.step:
         return None
@@ -268,9 +284,9 @@ def best_checkpoint(loop: Loop) -> Path | None:
 
 
 def save_model(folder: RunFolder, task: Task, engine: Engine, ranks: Ranks, best: Path | None = None) -> None:
-    """model/ in Hugging Face format, by the main rank; the others gather with it and wait.
+    """Write model/ in Hugging Face format on the main rank; the others take part in gathering, and wait.
 
-    `best`: the checkpoint whose weights are saved in the place of the engine's.
+    `best`: the checkpoint whose weights are saved in place of the engine's.
     """
     adapted = task.recipe.model.lora.active
     state = engine.full_state(without=adapters.frozen_names(engine.model) if adapted else ())
@@ -285,7 +301,7 @@ def save_model(folder: RunFolder, task: Task, engine: Engine, ranks: Ranks, best
 
 
 def publish(folder: RunFolder, spec: RunSpec, result: RunResult) -> RunResult:
-    """Write the model card and upload model/ if the recipe says so; the result says if that failed."""
+    """Write the model card, and upload model/ if the recipe says so. The result reports a failed upload."""
     if not folder.model.is_dir() or result.state != "succeeded":
         return result
     write_model_card(folder.model, spec, result)
@@ -298,11 +314,12 @@ def publish(folder: RunFolder, spec: RunSpec, result: RunResult) -> RunResult:
 
 
 def make_result(loop: Loop, attempt: Attempt, ranks: Ranks, resumed_from: str | None) -> RunResult:
-    """A collective: memory is the largest over the ranks."""
+    """Return the attempt's result. A collective, since memory is the largest over the ranks."""
     peak = ranks.max_floats([peak_memory_gib(ranks.device)])[0]
     speed, rates = loop.eval_speed, loop.meter.steady()
     if speed is not None and loop.parts.recipe.eval.only:
         rates = speed.rates
+
     layout = loop.parts.engine.setup.layout
     state, exit_code = loop.ended_by.ends_as if loop.ended_by and loop.ended_by.ends_as else _SUCCEEDED
     kept = loop.best.kept if loop.ended_by is None else None
@@ -324,6 +341,7 @@ def make_result(loop: Loop, attempt: Attempt, ranks: Ranks, resumed_from: str | 
         engaged=loop.probe.result,
         batch=Batch(layout.global_size, layout.micro_size, layout.accumulation),
     )
+
     if rates is None:
         return result
     return replace(
@@ -332,6 +350,7 @@ def make_result(loop: Loop, attempt: Attempt, ranks: Ranks, resumed_from: str | 
 
 
 def stop_message(loop: Loop) -> str:
+    """Return why the run ended before its last step; empty if it did not."""
     if loop.ended_by is not None:
         return f"{loop.ended_by.name} was requested; saved at step {loop.step} of {loop.total_steps}"
     if loop.step < loop.end_step:
@@ -342,8 +361,9 @@ def stop_message(loop: Loop) -> str:
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Of this rank: device memory on CUDA, resident memory of the process on CPU."""
+    """Return this rank's peak: device memory on CUDA, resident memory of the process on CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # getrusage counts bytes on macOS and KiB on Linux.
     return peak / (2**30 if sys.platform == "darwin" else 2**20)

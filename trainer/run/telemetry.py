@@ -1,4 +1,4 @@
-"""What a run tells the outside while it lives: progress.json and metrics.jsonl, by the main rank."""
+"""Telemetry of a living run: the main rank writes progress.json and metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Row = dict[str, float | int | None]
 
 
 class Telemetry:
-    """Silent on every rank but the main one. Remembers the phase for error reports.
+    """Writes progress and metrics on the main rank, nothing on the others.
 
     Attributes:
-        phase: as in `galley.spec.Progress`.
+        phase: as in `galley.spec.Progress`; error reports name it.
         last: the newest value of every metric that was ever written to the folder; nulls are left out.
-        tracking: told every row too.
+        tracking: the experiment trackers, which get every row too.
     """
 
     def __init__(self, folder: RunFolder, attempt: int, is_main: bool) -> None:
@@ -40,7 +40,7 @@ class Telemetry:
         self.tracking = Tracking(None)
 
     def enter(self, phase: str, step: int = 0, max_steps: int | None = None) -> None:
-        """A new phase, told at once."""
+        """Begin a new phase and write it at once."""
         now = time.monotonic()
         log.info("%s: %.2f s", self.phase, now - self._phase_started_at)
         self.phase, self._phase_started_at = phase, now
@@ -48,12 +48,12 @@ class Telemetry:
         self._write_progress(step)
 
     def at_step(self, step: int) -> None:
-        """Tells the step, but not more often than every `PROGRESS_PERIOD_S`."""
+        """Write the step, but not more often than every `PROGRESS_PERIOD_S`."""
         if self._is_main and time.monotonic() - self._written_at > PROGRESS_PERIOD_S:
             self._write_progress(step)
 
     def row(self, step: int, epoch: float, values: Row) -> None:
-        """One row of metrics.jsonl. `time_s` is the time the attempts were alive, together."""
+        """Append one row to metrics.jsonl. `time_s` is the time that all attempts together were alive."""
         time_s = round(self._offset_s + time.monotonic() - self._started_at, 3)
         row: Row = {"step": step, "epoch": round(epoch, 4), "time_s": time_s, **values}
         self._remember(row)
@@ -62,7 +62,7 @@ class Telemetry:
             self.tracking.log(step, row)
 
     def rewind(self, step: int) -> None:
-        """Forget the rows after `step`, which are about to be written again."""
+        """Remove the rows after `step`: the resumed run writes them again."""
         if not self._is_main:
             return
         kept = [row for row in self._folder.read_metrics() if row["step"] <= step]
@@ -73,7 +73,7 @@ class Telemetry:
         self._offset_s = max((row["time_s"] for row in kept), default=0.0)
 
     def metrics(self) -> dict[str, float]:
-        """The last evaluation (`eval/…`), `train/loss`, energy and emissions, for `RunResult.metrics`."""
+        """Return the last evaluation (`eval/…`), `train/loss`, energy and emissions."""
         named = ("eval/", "energy_kwh", "co2_eq_kg")
         values = {name: value for name, value in self.last.items() if name.startswith(named)}
         if "loss" in self.last:
@@ -81,7 +81,7 @@ class Telemetry:
         return {name: float(value) for name, value in values.items()}
 
     def _remember(self, row: Row) -> None:
-        """Keep the last value that was measured: null stands for none."""
+        """Keep the last value that was measured; null means that none was."""
         self.last |= {name: value for name, value in row.items() if value is not None}
 
     def _write_progress(self, step: int) -> None:

@@ -1,4 +1,4 @@
-"""Throughput of training itself, without evaluation, saving and the first steps; and of evaluation."""
+"""Throughput of training, without evaluation, saving and the first steps; and of evaluation."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from statistics import median
 
 from trainer.hosts.ranks import Ranks
 
-# The first steps allocate memory and build buckets; they say nothing about the speed of a run.
+# The first steps allocate memory and build DDP's buckets: they are slower than the rest of the run.
 WARMUP_STEPS = 3
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Over all ranks together."""
+    """Rates summed over all ranks."""
 
     samples_per_s: float
     tokens_per_s: float
@@ -22,14 +22,19 @@ class Rates:
 
 @dataclass(frozen=True)
 class EvalSpeed:
-    """Of one evaluation: rates over all ranks together, and seconds of a batch on the slowest rank."""
+    """Speed of one evaluation.
+
+    Attributes:
+        rates: summed over all ranks.
+        latency_s: seconds per batch, the median of the slowest rank.
+    """
 
     rates: Rates
     latency_s: float
 
 
 class EvalMeter:
-    """The batches of one evaluation on this rank, from their collation to their predictions."""
+    """Measures the batches of one evaluation on this rank, from collation to predictions."""
 
     def __init__(self) -> None:
         self._seconds: list[float] = []
@@ -42,20 +47,21 @@ class EvalMeter:
         self._tokens.append(tokens)
 
     def speed(self, ranks: Ranks) -> EvalSpeed:
-        """A collective. The first batch, which allocates memory, is left out where there are others.
+        """Return the speed of the evaluation. A collective.
 
-        A rank may have no batch: there are fewer of them than ranks.
+        The first batch, which allocates memory, is left out if there are others. A rank has no batch if
+        there are fewer batches than ranks.
         """
         first = 1 if len(self._seconds) > 1 else 0
         seconds = max(sum(self._seconds[first:]), 1e-9)
-        own = [sum(self._samples[first:]) / seconds, sum(self._tokens[first:]) / seconds]
-        rates = Rates(*ranks.sum_floats(own))
+        rank_rates = [sum(self._samples[first:]) / seconds, sum(self._tokens[first:]) / seconds]
+        rates = Rates(*ranks.sum_floats(rank_rates))
         latency_s = median(self._seconds[first:]) if self._seconds else 0.0
         return EvalSpeed(rates, ranks.max_floats([latency_s])[0])
 
 
 class Meter:
-    """Counts while it runs; `window` is the time since the last `cut`."""
+    """Measures training while it runs. `cut` ends a window of time and begins the next."""
 
     def __init__(self) -> None:
         self.train_s = 0.0
@@ -72,7 +78,7 @@ class Meter:
         self._running_since = None
 
     def count(self, samples: int, tokens: int) -> None:
-        """One finished optimizer step."""
+        """Count one finished optimizer step."""
         self._steps += 1
         self._samples += samples
         self._tokens += tokens
@@ -81,20 +87,21 @@ class Meter:
             self._warm = self._now()
 
     def cut(self) -> Rates:
-        """The rates since the last cut."""
+        """Return the rates since the last cut."""
         self._settle()
         rates = self._rates(self._window)
         self._window = self._now()
         return rates
 
     def steady(self) -> Rates | None:
-        """The rates of all steps after the warm-up; None when there was no step."""
+        """Return the rates of all steps after the warm-up; None if there was no step."""
         self._settle()
         if self._steps == 0:
             return None
         return self._rates(self._warm if self._steps > WARMUP_STEPS else (0.0, 0, 0))
 
     def _settle(self) -> None:
+        """Add the time since the last call to the training time."""
         if self._running_since is not None:
             now = time.perf_counter()
             self.train_s += now - self._running_since

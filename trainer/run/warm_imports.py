@@ -1,4 +1,4 @@
-"""The slow imports of a run, besides torch's: seconds that a rank need not spend after all others."""
+"""Import a run's slow libraries in a thread, while the rank waits for something else."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from threading import Thread
 
 log = logging.getLogger("galley")
 
-# Each imports what every model, or every tokenizer, has in common.
+# Each imports what all models, or all tokenizers, have in common.
 MODULES = ("datasets", "transformers.models.auto.tokenization_auto", "transformers.modeling_layers")
 
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """`MODULES` are imported while the body waits, which must import nothing itself."""
+    """Import `MODULES` while the body waits. The body must not import anything itself."""
     thread = Thread(target=_import_all, name="imports")
     thread.start()
     try:
@@ -26,7 +26,7 @@ def importing() -> Iterator[None]:
 
 
 def _import_all() -> None:
-    """What goes wrong here goes wrong again where a library is needed, and is reported there."""
+    """Import the modules. An error here is only logged: it is raised again where the library is needed."""
     for name in MODULES:
         try:
             importlib.import_module(name)

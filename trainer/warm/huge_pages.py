@@ -1,5 +1,6 @@
-"""Huge pages for what a server holds (Linux): a fork then copies, and an end of a run frees, one entry of
-the page table in place of 512.
+"""Put the memory of a warm server on huge pages (Linux).
+
+A fork then copies, and the end of a run frees, one entry of the page table instead of 512.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ _PRIVATE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) rw.p 0+ 00:00 0 +(?:\[heap\])?$"
 
 
 def collapse() -> int:
-    """Ask for huge pages under all private memory that no file backs; returns the bytes that have them.
+    """Ask for huge pages under all private memory that no file backs; return the bytes that have them.
 
-    0 where the kernel has no such call. Nothing but speed changes.
+    Returns 0 if the kernel has no such call. Only speed changes.
     """
     if sys.platform != "linux":
         return 0
@@ -25,10 +26,11 @@ def collapse() -> int:
     madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     done = 0
     for line in Path("/proc/self/maps").read_text().splitlines():
-        found = _PRIVATE.match(line)
-        if found is None:
+        private = _PRIVATE.match(line)
+        if private is None:
             continue
-        first, last = -(-int(found[1], 16) // _HUGE) * _HUGE, int(found[2], 16) // _HUGE * _HUGE
+        first, last = -(-int(private[1], 16) // _HUGE) * _HUGE, int(private[2], 16) // _HUGE * _HUGE
+        # Only whole huge pages inside the region can be collapsed: `first` is rounded up, `last` down.
         for start in range(first, last, _HUGE):
             done += _HUGE * (madvise(start, _HUGE, _MADV_COLLAPSE) == 0)
     return done

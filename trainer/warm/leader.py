@@ -2,9 +2,9 @@
 
     python -P -m trainer.warm.leader --ranks 2 --run-dir D --sha256 H
 
-Does for forked ranks what torchrun's agent does for its own: holds the store where they meet, waits
-for them, and when one fails reports it and ends the others. A leader that a server forks has its ranks
-before it has a run: they wait together.
+Does for forked ranks what torchrun's agent does for its workers: holds the store where they meet, waits
+for them, and reports the first that fails and ends the others. A leader that a server forks gets its
+ranks before it gets a run: leader and ranks wait together.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from galley.system import ipc
 from galley.system.pdeathsig import bound_to_me
 from trainer import worker
 
-END_RANKS_AFTER_S = 1.5  # after the first failure: time for the other ranks to say theirs
+END_RANKS_AFTER_S = 1.5  # after the first failure: time for the other ranks to report their own
 _HOST = "127.0.0.1"
 
 
 def main() -> NoReturn:
-    """The command. Ends with 0 when every rank did, otherwise with 1."""
+    """Run the command. Ends with 0 if every rank did, otherwise with 1."""
     orders, giver = socket.socketpair()
     num_ranks, arguments = ranks_of(sys.argv[1:])
     ipc.send(giver, {"arguments": arguments, "environ": dict(os.environ), "log": None})
@@ -41,7 +41,7 @@ def main() -> NoReturn:
 
 
 def ranks_of(arguments: Sequence[str]) -> tuple[int, list[str]]:
-    """How many ranks a leader is to have, and what each of them is told."""
+    """Return the number of ranks of a leader, and the arguments of each rank."""
     parser = argparse.ArgumentParser(prog="trainer.warm.leader")
     parser.add_argument("--ranks", type=int, required=True)
     known, rest = parser.parse_known_args(arguments)
@@ -49,9 +49,9 @@ def ranks_of(arguments: Sequence[str]) -> tuple[int, list[str]]:
 
 
 def lead(orders: socket.socket, num_ranks: int) -> NoReturn:
-    """Fork the ranks, wait to be told of a run, and then for the last rank's end. Where no run comes: end.
+    """Fork the ranks, wait for a run, and then until the last rank ends. Ends at once if no run comes.
 
-    With the run may come a file, into which one byte is written once nothing but the end is left to do.
+    With the run may come a file, into which one byte is written once the ranks have only to end.
     """
     bind = bound_to_me()
     listener = socket.create_server((_HOST, 0)) if num_ranks > 1 else None
@@ -69,15 +69,17 @@ def lead(orders: socket.socket, num_ranks: int) -> NoReturn:
         heard.close()
         givers.append(giver)
         ranks[pid] = rank
+
     ends = {os.pidfd_open(pid): pid for pid in ranks}
-    told, files = _await_run(orders, ends)
-    enter(told)
+    run_order, files = _await_run(orders, ends)
+    enter(run_order)
     os.environ["GALLEY_STARTED_AT"] = str(time.monotonic())
     for giver in givers:
-        with suppress(BrokenPipeError):  # it has died, which is seen next
-            ipc.send(giver, {**told, "environ": dict(os.environ)})
-    # After the forks: the store has threads of its own.
+        with suppress(BrokenPipeError):  # the rank has died; `_wait` sees it next
+            ipc.send(giver, {**run_order, "environ": dict(os.environ)})
+    # The store is opened after the forks: it has threads of its own, which a fork would not copy.
     store = _open_store(listener) if listener is not None else None
+
     failed, left = _wait(ranks, ends, done)
     if left:
         for file in files:
@@ -87,7 +89,10 @@ def lead(orders: socket.socket, num_ranks: int) -> NoReturn:
 
 
 def _await_run(orders: socket.socket, ends: Iterable[int]) -> ipc.Message:
-    """Ends the process where a rank dies meanwhile: nothing is lost yet, and another crew can be forked."""
+    """Wait for the run and return its order.
+
+    Ends the process if a rank dies meanwhile: nothing is lost yet, and the server can fork another crew.
+    """
     news = select.poll()
     for descriptor in (orders.fileno(), *ends):
         news.register(descriptor, select.POLLIN)
@@ -97,41 +102,42 @@ def _await_run(orders: socket.socket, ends: Iterable[int]) -> ipc.Message:
 
 
 def _receive(channel: socket.socket) -> ipc.Message:
-    """Ends the process where nothing will come."""
+    """Return the next message. Ends the process if the other end is closed."""
     message = ipc.receive(channel)
     if message is None:
         os._exit(0)
     return message
 
 
-def enter(told: Mapping[str, Any]) -> None:
-    """Into the environment, the code and the log of a run."""
-    mine, its = os.environ.get("PYTHONPATH"), told["environ"]
+def enter(run_order: Mapping[str, Any]) -> None:
+    """Take over the environment, the code and the log of a run."""
+    mine, run_environ = os.environ.get("PYTHONPATH"), run_order["environ"]
     if mine is not None:
-        sys.path[:] = [its["PYTHONPATH"] if path == mine else path for path in sys.path]
+        # Python read PYTHONPATH at the start of the server: put the run's code snapshot in its place.
+        sys.path[:] = [run_environ["PYTHONPATH"] if path == mine else path for path in sys.path]
     os.environ.clear()
-    os.environ.update(its)
-    if told["log"] is not None:
-        worker.redirect_streams(Path(told["log"]))
+    os.environ.update(run_environ)
+    if run_order["log"] is not None:
+        worker.redirect_streams(Path(run_order["log"]))
 
 
 def _be_rank(
     rank: int, num_ranks: int, listener: socket.socket | None, says_done: int, heard: socket.socket
 ) -> NoReturn:
-    """The process boundary of a forked rank: it never returns into the leader's frames."""
+    """Run as one forked rank and end. The process boundary: it never returns into the leader's frames."""
     try:
-        told, _ = _receive(heard)
-        enter(told)
+        run_order, _ = _receive(heard)
+        enter(run_order)
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         os.environ |= {"WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks)}
         if listener is not None:
             os.environ |= _meeting_place(listener.getsockname()[1])
             listener.close()
-        # Also what a rank that executes itself again is told.
-        sys.argv = ["trainer.worker", *told["arguments"]]
+        # A rank that executes itself again (`trainer.run.out_of_memory`) reads these arguments, too.
+        sys.argv = ["trainer.worker", *run_order["arguments"]]
         _kept = worker.main()
         worker.flush()
-        # The memory of a GPU has to be free for the next run.
+        # With a GPU the leader waits for the process to end: only then is its memory free for the next run.
         if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             os.write(says_done, b".")
         os._exit(0)
@@ -145,7 +151,7 @@ def _be_rank(
 
 
 def _meeting_place(port: int) -> dict[str, str]:
-    """The variables by which torchrun tells its ranks that the agent holds the store."""
+    """Return the variables by which torchrun tells its ranks that the agent holds the store."""
     return {
         "MASTER_ADDR": _HOST,
         "MASTER_PORT": str(port),
@@ -156,7 +162,7 @@ def _meeting_place(port: int) -> dict[str, str]:
 
 
 def _open_store(listener: socket.socket) -> object:
-    """The store on a port that is open already: no other process can have taken it meanwhile."""
+    """Open the store on a port that is open already, so that no other process can take the port meanwhile."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     port = listener.getsockname()[1]
@@ -164,10 +170,10 @@ def _open_store(listener: socket.socket) -> object:
 
 
 def _wait(ranks: dict[int, int], ends: Mapping[int, int], done: int) -> tuple[bool, bool]:
-    """Until all have ended, or have said on the pipe `done` that nothing but their end is left to do: a
-    tenth of a second in which the kernel frees their memory. SIGTERM and SIGINT are passed on to them.
+    """Wait until all ranks have ended, or have said on the pipe `done` that they have only to end.
 
-    Returns whether one has failed, and whether they have all said so.
+    The latter saves the tenth of a second in which the kernel frees their memory. SIGTERM and SIGINT are
+    passed on to the ranks. Returns whether a rank has failed, and whether all said that they are done.
     """
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -179,10 +185,12 @@ def _wait(ranks: dict[int, int], ends: Mapping[int, int], done: int) -> tuple[bo
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
     signal.signal(signal.SIGALRM, end)
+
     failed, num_done, num_ranks = False, 0, len(ranks)
     news = select.poll()
     for descriptor in (done, *ends):
         news.register(descriptor, select.POLLIN)
+
     while ranks:
         descriptor = news.poll()[0][0]
         if descriptor == done:
@@ -190,6 +198,7 @@ def _wait(ranks: dict[int, int], ends: Mapping[int, int], done: int) -> tuple[bo
             if num_done == num_ranks:
                 return False, True
             continue
+
         news.unregister(descriptor)
         pid, status = os.waitpid(ends[descriptor], 0)
         rank, code = ranks.pop(pid), os.waitstatus_to_exitcode(status)
@@ -197,18 +206,22 @@ def _wait(ranks: dict[int, int], ends: Mapping[int, int], done: int) -> tuple[bo
             if not failed:
                 signal.setitimer(signal.ITIMER_REAL, END_RANKS_AFTER_S)
             failed = True
-            # Read by `launchers.common.torchrun_log`, in the order in which it was seen.
+            # `launchers.common.torchrun_log` reads this text. The failures are in the order in which they were seen.
             how = f"rank : {rank} (local_rank: {rank})\n  exitcode : {code} (pid: {pid})"
             print(f"galley: a rank ended\n  {how}", flush=True)
     return failed, False
 
 
 def _send(ranks: dict[int, int], number: signal.Signals) -> None:
-    """Say so first, as torchrun's agent does: the launcher reads there whom the signal ended."""
+    """Log the signal, then send it to all ranks.
+
+    Logged first, like torchrun's agent does: the launcher reads there which ranks ended by the signal.
+    """
     for pid in list(ranks):
-        said = f"galley: Sending process {pid} closing signal {number.name}\n"
+        line = f"galley: Sending process {pid} closing signal {number.name}\n"
         with suppress(OSError):  # on a full disk
-            os.write(sys.stdout.fileno(), said.encode())  # a handler must not enter `print` once more
+            # Not `print`: a signal handler may interrupt a `print`, whose buffer cannot be entered twice.
+            os.write(sys.stdout.fileno(), line.encode())
         os.kill(pid, number)
 
 

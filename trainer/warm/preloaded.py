@@ -1,7 +1,7 @@
 """Data and weights that a warm server has loaded before its runs are forked. Empty in a cold process.
 
-What is held is exactly what a cold run would load itself: same code, same recipe. A run inherits it
-copy-on-write, so that nothing it does reaches the server or another run.
+The content is exactly what a cold run would load itself: same code, same recipe. A run inherits it
+copy-on-write, so that nothing that the run does reaches the server or another run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trainer.tasks import make_task
 from trainer.tasks.base import Datasets, Task
 
 MAX_HELD = 2
-# What neither data nor initial weights depend on. Any other key, also one that is new, is taken to
+# Neither data nor initial weights depend on these keys. Any other key, also a new one, is taken to
 # matter. A task is told the recipe of its run before it is used.
 _IRRELEVANT = (
     "recipe", "profile", "precision", "optim", "schedule", "batch", "train", "checkpoint", "launcher",
@@ -40,7 +40,7 @@ class Held:
     """A task that has read its data, and its model on the CPU in fp32.
 
     Attributes:
-        marks: of the model's tensors. Where a fork finds one again, it has the weights of the server.
+        marks: of the model's tensors. A fork that finds a mark again has the server's weights.
     """
 
     task: Task
@@ -53,9 +53,10 @@ _held: OrderedDict[str, Held] = OrderedDict()
 
 
 def hold(recipe: Recipe) -> bool:
-    """Load what a run of `recipe` begins with, unless it is held, the oldest making room; whether it was.
+    """Load the data and the model of `recipe` unless they are held; return whether they are new.
 
-    A task of the user's own is left to its run: it may do anything. Raises what loading raises.
+    The oldest content makes room. A task from outside Galley is left to its run, since its code may do
+    anything. Raises what loading raises.
     """
     if recipe.task.kind not in TASKS.built_in:
         return False
@@ -72,20 +73,20 @@ def hold(recipe: Recipe) -> bool:
 
 
 def take(recipe: Recipe) -> Held | None:
-    """What is held for this run, which from now on owns it; None where there is nothing."""
+    """Return what is held for this run, which owns it from now on; None if there is nothing."""
     if not _held:
         return None
-    found = _held.pop(_key(recipe), None)
+    held = _held.pop(_key(recipe), None)
     _held.clear()
-    if found is not None:
-        found.task.recipe = recipe
-    return found
+    if held is not None:
+        held.task.recipe = recipe
+    return held
 
 
 def are_replicas(model: torch.nn.Module, ranks: Ranks, inherited: Set[Mark] = frozenset()) -> bool:
-    """Whether all ranks have the same weights: by a checksum, of which 20 bytes are sent. A collective.
+    """Return whether all ranks have the same weights, by a checksum per rank. A collective.
 
-    Tensors that all ranks inherited, of one server, are told by their marks, and not read.
+    Tensors that all ranks inherited from one server are compared by their marks, without reading them.
     """
     digest = hashlib.sha1(usedforsecurity=False)
     for tensor in model.state_dict().values():
@@ -100,11 +101,12 @@ def are_replicas(model: torch.nn.Module, ranks: Ranks, inherited: Set[Mark] = fr
 
 
 def _mark(tensor: torch.Tensor) -> Mark:
+    """Return a mark that changes with the tensor's memory or with a write to it."""
     return tensor.data_ptr(), tensor._version
 
 
 def _key(recipe: Recipe) -> str:
-    """Equal for two runs that begin with the same data and weights."""
+    """Return a key that is equal for two runs that begin with the same data and weights."""
     relevant = {name: value for name, value in asdict(recipe).items() if name not in _IRRELEVANT}
     model, teacher = recipe.model, recipe.task.distillation.teacher
     named = (recipe.data.path, model.name, model.tokenizer, teacher)

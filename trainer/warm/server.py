@@ -1,17 +1,17 @@
-"""A warm server: holds the libraries, and forks a leader and ranks for each run that it is told of.
+"""A warm server: holds the libraries in memory, and forks a leader and ranks for each run.
 
     python -P -m trainer.warm.server --socket FD
 
-Over the inherited socket (`galley.system.ipc`), with a file into which the leader writes a byte where
-the run's ranks have done all that they had to:
+Messages over the inherited socket (`galley.system.ipc`), with a file into which the leader writes a byte
+once the run's ranks have only to end:
 
     {"run_dir", "arguments", "environ", "log"}  ->  {"pid"}
 
-Ends when the other end of the socket closes, which the kernel does for a controller that is killed;
-its leaders, and their ranks, are killed with it. It runs no collective, opens no CUDA context and
+The server ends when the other end of the socket closes, which the kernel does for a controller that is
+killed; its leaders, and their ranks, are killed with it. It runs no collective, opens no CUDA context and
 computes on one thread, so that it may be forked at any time.
 
-A crew, which is a leader with its ranks, is forked before it is needed, while the run before it trains.
+A crew, which is a leader with its ranks, is forked ahead of time, while the run before it trains.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-# Before torch is imported: asking the driver's library for devices, not the driver, opens no context.
+# Set before torch is imported. torch then counts GPUs through NVML, which opens no CUDA context: a process
+# that has one must not be forked.
 os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
 
 import torch
@@ -41,23 +42,24 @@ from trainer import engines
 from trainer.run.warm_imports import MODULES
 from trainer.warm import huge_pages, leader, preloaded
 
-# What a run imports between its start and its end, besides what `trainer.run.session` does.
+# Modules that a run imports between its start and its end, besides the imports of `trainer.run.session`.
 PRELOAD = ("trainer.run.session", *MODULES, "trainer.backends.measure")
-FORK_AHEAD_AFTER_S = 0.3  # a run that starts has the cores to itself
+FORK_AHEAD_AFTER_S = 0.3  # so that a run that starts has the cores to itself
 
 
 def main() -> None:
+    """Load the libraries and serve."""
     parser = argparse.ArgumentParser(prog="trainer.warm.server")
     parser.add_argument("--socket", type=int, required=True)
     channel = socket.socket(fileno=parser.parse_args().socket)
-    torch.set_num_threads(1)  # a pool of threads would not survive the fork; a run sets its own
+    torch.set_num_threads(1)  # a pool of threads would not survive the fork; a run sets its own number
     for name in PRELOAD:
         importlib.import_module(name)
     serve(channel)
 
 
 def serve(channel: socket.socket) -> None:
-    """Answer requests until the other end is gone."""
+    """Answer requests until the other end closes."""
     adopt_orphans()
     news = select.poll()
     news.register(channel, select.POLLIN)
@@ -65,20 +67,24 @@ def serve(channel: socket.socket) -> None:
     num_ranks = 0
     while True:
         if num_ranks and crew is None and not news.poll(FORK_AHEAD_AFTER_S * 1000):
-            with suppress(OSError):  # the run before must not end for it; the next one will say so
+            with suppress(OSError):  # a failed fork must not end the current run; the next request reports it
                 crew = fork_crew(channel, num_ranks)
+
         message = ipc.receive(channel)
         if message is None:
             return
+
         reap()
         num_ranks, message.said["arguments"] = leader.ranks_of(message.said["arguments"])
         is_new = prepare(Path(message.said["run_dir"]))
+
         if crew is not None and (is_new or crew.num_ranks != num_ranks):
             crew.dismiss()
             crew = None
         if crew is None or not crew.begin(message):
             crew = fork_crew(channel, num_ranks)
             crew.begin(message)
+
         ipc.send(channel, {"pid": crew.pid})
         for file in message.files:
             os.close(file)
@@ -86,23 +92,22 @@ def serve(channel: socket.socket) -> None:
 
 
 def reap() -> None:
-    """Leaders, and ranks that outlived theirs by a moment."""
+    """Collect the exit status of leaders, and of ranks that outlived their leader by a moment."""
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
 
 
 def prepare(run_dir: Path) -> bool:
-    """Have in memory what the run will need; whether something was not there. The process boundary of loading
-    in the server.
+    """Load what the run will need; return whether something was new. The process boundary of loading.
 
-    Whatever goes wrong here goes wrong in the run too, which reports it.
+    An error is only logged: the run meets it too, and reports it.
     """
     is_new = False
     try:
         spec = RunFolder(run_dir).read_spec()
         engines.engine_class(spec.recipe.strategy)
-        # Under every strategy: Transformers imports it when a model is saved.
+        # Under every strategy, since Transformers imports DeepSpeed when a model is saved.
         os.environ.setdefault("DS_ACCELERATOR", spec.layout.device)
         importlib.import_module("deepspeed")
         if spec.recipe.tracker.kind in LIBRARIES:
@@ -113,20 +118,21 @@ def prepare(run_dir: Path) -> bool:
     except Exception as error:  # noqa: BLE001
         print(f"{run_dir}: not held: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     gc.collect()
-    gc.freeze()  # what is held is not looked at by the collectors of the runs: its pages stay shared
+    # The garbage collectors of the forked runs skip frozen objects, so that their pages stay shared.
+    gc.freeze()
     return is_new
 
 
 @dataclass(frozen=True)
 class Crew:
-    """A leader and its ranks, which wait for a run: one."""
+    """A leader and its ranks, which wait for one run."""
 
     pid: int
     num_ranks: int
     orders: socket.socket
 
     def begin(self, run: ipc.Message) -> bool:
-        """Whether it was told; otherwise its leader has died."""
+        """Send the run to the crew; return whether it arrived. Otherwise the leader has died."""
         with self.orders:
             try:
                 ipc.send(self.orders, run.said, run.files)
@@ -135,12 +141,14 @@ class Crew:
         return True
 
     def dismiss(self) -> None:
+        """End the crew: a leader whose socket closes before a run comes ends itself and its ranks."""
         self.orders.close()
 
 
 def fork_crew(channel: socket.socket, num_ranks: int) -> Crew:
+    """Fork a leader, which forks its ranks."""
     bind = bound_to_me()
-    heard, orders = socket.socketpair()
+    leader_end, orders = socket.socketpair()
     pid = os.fork()
     if pid == 0:
         try:
@@ -148,11 +156,11 @@ def fork_crew(channel: socket.socket, num_ranks: int) -> Crew:
             orders.close()
             channel.close()
             os.setsid()
-            leader.lead(heard, num_ranks)
+            leader.lead(leader_end, num_ranks)
         finally:
             traceback.print_exc()
             os._exit(1)
-    heard.close()
+    leader_end.close()
     return Crew(pid, num_ranks, orders)
 
 
