@@ -1,14 +1,14 @@
-"""Whether the other hosts of a run are still there: `python -P -m trainer.hosts.heartbeat FD`, one a host.
+"""Watch whether the other hosts of a run are still there: `python -P -m trainer.hosts.heartbeat FD`.
 
-A process of its own, started by the first rank of a host: no step that is long, no thread that keeps
-Python's lock and no disk that stalls can hold it up. It never touches a file. The hosts' processes
-are joined in a star around the main rank's host; every one sends a byte five times in `silence_s`.
-A host that is silent for so long is lost, which the center tells all others, and every process ends
-the ranks of its host. A connection that is *closed* is none of its business: the host's ranks have
+One process per host, started by the host's first rank. A separate process: a long step, a thread that keeps
+Python's lock, or a disk that stalls cannot delay it. It never touches a file. The hosts' processes
+are joined in a star around the main rank's host; each sends a byte five times in `silence_s`.
+A host that is silent for so long is lost. The center tells all others, and every process ends
+the ranks of its host. A connection that is *closed* is ignored: the ranks of that host have
 ended, and torch notices that by itself.
 
-FD is a socket of the rank that started it (`galley.system.ipc`): a `Post` comes in, a `Report` goes
-out. Its end is the end of that rank, and of this process.
+FD is a socket of the rank that started the process (`galley.system.ipc`): a `Post` comes in, a `Report` goes
+out. If the rank closes it, the rank has ended, and this process ends too.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from galley.system import ipc
 from galley.system.proc import ProcessId
 
 BEATS = 5
-OTHERS_AFTER_S = 1.0  # after the first rank was told: it says why, the others of its host are ended
-KILL_AFTER_S = 10.0  # a rank that cannot end, of a disk that went with the other host
+OTHERS_AFTER_S = 1.0  # after the first rank got the report: time for it to write down why it ends
+KILL_AFTER_S = 10.0  # for a rank that cannot end, such as one that waits for the lost host's disk
 _LINE_BYTES = 4096
 
 
 @dataclass(frozen=True)
 class Post:
-    """What a host's process has to know.
+    """What a host's watching process has to know.
 
     Attributes:
         own, center: `NAME (ADDRESS)` of this host, and of the main rank's.
         place: address and port at which the center listens.
-        listener: the descriptor of the center's listening socket; null on the other hosts.
+        listener: the descriptor of the center's listening socket; None on the other hosts.
         others: the hosts that the center waits for; empty elsewhere.
-        token: what a connection of this run begins with.
-        ranks: process id and start of this host's ranks, the one that started this process first.
+        token: the first bytes of every connection of this run.
+        ranks: process id and start of this host's ranks; the first is the one that started this process.
     """
 
     own: str
@@ -57,11 +57,11 @@ class Post:
 
 @dataclass(frozen=True)
 class Report:
-    """What the first rank of the host is told.
+    """What the process reports to the first rank of its host.
 
     Attributes:
         lost: hosts that went silent; this host's ranks are about to be ended.
-        unwatched: hosts that never were connected.
+        unwatched: hosts that never connected.
     """
 
     lost: list[str] = field(default_factory=list)
@@ -70,7 +70,7 @@ class Report:
 
 @dataclass
 class Peer:
-    """A connection to another host; without a name until it has shown the token."""
+    """A connection to another host. It has no name until it has shown the token."""
 
     socket: socket.socket
     name: str
@@ -78,12 +78,12 @@ class Peer:
     unread: bytes = b""
 
     def send(self, data: bytes) -> None:
-        """What finds no room in the buffer of a silent peer is left out."""
+        """Send without waiting. Data that find no room in the buffer of a silent peer are dropped."""
         with suppress(OSError):
             self.socket.send(data)
 
     def lines(self) -> Iterator[bytes] | None:
-        """Whole lines that have come; None where the connection was closed, or holds no lines."""
+        """Return the whole lines that have come; None if the connection was closed, or sends no lines."""
         try:
             data = self.socket.recv(_LINE_BYTES)
         except BlockingIOError:
@@ -95,7 +95,7 @@ class Peer:
 
 
 class Heart:
-    """The process of one host."""
+    """The watching process of one host."""
 
     def __init__(self, post: Post, rank: socket.socket) -> None:
         self.post = post
@@ -107,7 +107,10 @@ class Heart:
         self._listener: socket.socket | None = None
 
     def beat(self) -> Report | None:
-        """Until a host is lost; None where this host's rank ended first, or nobody is left to hear."""
+        """Watch until a host is lost.
+
+        Returns None if this host's rank ended first, or no connection is left.
+        """
         if not self._open():
             self.report(Report(unwatched=[self.post.center]))
             return None
@@ -120,7 +123,8 @@ class Heart:
             late_s = time.monotonic() - beat_at
             if late_s < 0:
                 continue
-            if late_s > every_s:  # this process was stopped: it cannot tell who was silent meanwhile
+            # A process that was stopped (SIGSTOP, a paused machine) cannot know who was silent meanwhile.
+            if late_s > every_s:
                 self._forgive()
             for peer in self.peers:
                 peer.send(b"\n")
@@ -129,15 +133,18 @@ class Heart:
                 return Report(lost=lost)
 
     def report(self, report: Report) -> None:
+        """Send a report to the first rank of this host."""
         with suppress(OSError):  # the rank has ended meanwhile
             ipc.send(self._rank, asdict(report))
 
     def tell_others(self, report: Report) -> None:
+        """Tell the remaining hosts which ones are lost."""
         for peer in self.peers:
             if peer.name not in report.lost:
                 peer.send(json.dumps(report.lost).encode() + b"\n")
 
     def _open(self) -> bool:
+        """Listen as the center, or connect to it; return whether that worked."""
         if self.post.listener is not None:
             self._listener = socket.socket(fileno=self.post.listener)
             self._listener.setblocking(False)
@@ -163,7 +170,10 @@ class Heart:
         peer.socket.close()
 
     def _hear(self, timeout_s: float) -> list[str] | None:
-        """Lost hosts that the center names; empty where there is nothing to do any more; else None."""
+        """Read from all connections.
+
+        Returns lost hosts, an empty list if nothing is left to watch, else None.
+        """
         for key, _ in self._selector.select(timeout_s):
             if key.fileobj is self._rank:
                 return []
@@ -177,6 +187,7 @@ class Heart:
         return None
 
     def _listen_to(self, peer: Peer) -> list[str] | None:
+        """Read one connection; the result is as for `_hear`."""
         lines = peer.lines()
         if lines is None:
             self._drop(peer)
@@ -194,25 +205,30 @@ class Heart:
         return None
 
     def _silent(self) -> list[str]:
-        """The center decides first: what it says names the host that is lost."""
+        """Return the hosts that were silent for too long.
+
+        The center decides first, so that its message names the host that is lost: the others wait one beat
+        longer.
+        """
         now = time.monotonic()
         patience_s = self.post.silence_s * (1 if self._listener else 1 + 1 / BEATS)
         silent = [peer for peer in self.peers if now - peer.heard_at > patience_s]
         for peer in [peer for peer in silent if not peer.name]:
             self._drop(peer)
         if self._started_at and now - self._started_at > self.post.silence_s:
-            self._started_at = 0.0  # said once
+            self._started_at = 0.0  # reported once
             if missing := set(self.post.others) - {peer.name for peer in self.peers}:
                 self.report(Report(unwatched=sorted(missing)))
         return sorted(peer.name for peer in silent if peer.name)
 
     def _forgive(self) -> None:
+        """Count the silence of all peers from now on."""
         for peer in self.peers:
             peer.heard_at = time.monotonic()
 
 
 def end_ranks(ranks: list[ProcessId]) -> None:
-    """The first one ends by itself, and says why."""
+    """End the ranks of this host. The first one has the report: it writes down why, and ends by itself."""
     time.sleep(OTHERS_AFTER_S)
     _signal(ranks[1:], signal.SIGTERM)
     time.sleep(KILL_AFTER_S)
@@ -226,6 +242,7 @@ def _signal(ranks: list[ProcessId], number: signal.Signals) -> None:
 
 
 def main() -> None:
+    """Receive the post, watch, and end the ranks if a host is lost."""
     rank = socket.socket(fileno=int(sys.argv[1]))
     message = ipc.receive(rank)
     if message is None:

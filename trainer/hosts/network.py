@@ -1,4 +1,4 @@
-"""Which of this host's networks the ranks talk over."""
+"""Choose the network over which the ranks of this host communicate."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from trainer.hosts.rank_facts import RankFacts
 
 
 def name_interface(facts: RankFacts) -> None:
-    """Let gloo use the network by which the ranks met, where there are several hosts.
+    """Let gloo use the network by which the ranks met, if there are several hosts.
 
-    By itself it takes the address that this host's own name has, which on many hosts is a loopback that
-    the others cannot reach; then all of them wait until the timeout. What the user has set stays.
+    By default gloo takes the address of this host's own name. On many hosts that is a loopback that
+    the others cannot reach; then all of them wait until the timeout. A choice of the user stays.
     Raises `ConfigError` if this host has no such network.
     """
     asked = os.environ.get(GLOO)
@@ -25,13 +25,13 @@ def name_interface(facts: RankFacts) -> None:
     if problems:
         raise ConfigError(problems)
     if facts.world_size > facts.local_size and GLOO not in os.environ:
-        found = interface_towards(facts.master.rpartition(":")[0].strip("[]"))
-        if found is not None:
-            os.environ[GLOO] = found
+        interface = interface_towards(facts.master.rpartition(":")[0].strip("[]"))
+        if interface is not None:
+            os.environ[GLOO] = interface
 
 
 def interface_towards(host: str) -> str | None:
-    """The interface on the way to `host`; None where that is a loopback, or cannot be told."""
+    """Return the interface on the way to `host`; None if that is a loopback, or unknown."""
     address = own_address(host).partition("%")[0] if host else ""
     if not address or ipaddress.ip_address(address).is_loopback:
         return None

@@ -1,4 +1,4 @@
-"""Memory of a process on the NUMA nodes of its cores (Linux): `numactl --membind`, from inside."""
+"""Bind a process' memory to the NUMA nodes of its cores (Linux): `numactl --membind`, from inside."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ _MPOL_BIND = 2  # <linux/mempolicy.h>
 
 
 def bind_memory(nodes: Collection[int]) -> str:
-    """Take memory from these nodes only, from here on; returns why that was refused, empty if it was not.
+    """Take memory only from these nodes from now on; return why that was refused, empty if it was not.
 
-    Cores without their memory are slower than neither: a page on the other socket is twice as far away.
+    Binding cores without memory is slower than binding neither: a page on the other socket is twice as far
+    away.
     """
     number = _SET_MEMPOLICY.get(platform.machine())
     if number is None or not nodes:
@@ -23,7 +24,9 @@ def bind_memory(nodes: Collection[int]) -> str:
     words = (ctypes.c_ulong * (most // 64 + 1))()
     for node in nodes:
         words[node // 64] |= 1 << node % 64
+
     syscall = ctypes.CDLL(None, use_errno=True).syscall
+    # The kernel reads one bit less than `maxnode`, hence the + 1.
     done = syscall(
         ctypes.c_long(number), ctypes.c_int(_MPOL_BIND), words, ctypes.c_ulong(len(words) * 64 + 1)
     )

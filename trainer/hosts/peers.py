@@ -1,4 +1,4 @@
-"""The other hosts of a run, and which of them are gone. Torch's own errors name none of them."""
+"""The other hosts of a run, and which of them are gone. Torch's own errors name no host."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ log = logging.getLogger("galley")
 
 _ANSWER_TIMEOUT_S = 3.0
 _PROBES = 64
-_DISCARD_PORT = 9  # what a host that is up refuses at once, where no firewall swallows it
+_DISCARD_PORT = 9  # a host that is up refuses it at once, unless a firewall drops the packets
 
 _addresses: dict[str, str] = {}
 
 
 def remember(reports: Iterable[HostReport]) -> None:
-    """Keep the addresses, for the moment when a host no longer answers."""
+    """Keep the addresses of the hosts, for error messages when a host no longer answers."""
     _addresses.update({report.host: report.address for report in reports if report.address})
 
 
 def silent_hosts() -> list[str]:
-    """`NAME (ADDRESS)` of the hosts that neither accept nor refuse a connection; takes 3 s at most."""
+    """Return `NAME (ADDRESS)` of the hosts that neither accept nor refuse a connection. Takes 3 s at most."""
     others = [(host, address) for host, address in _addresses.items() if host != socket.gethostname()]
     with ThreadPoolExecutor(_PROBES) as pool:
         answers = pool.map(_answers, [address for _, address in others[:_PROBES]])
@@ -45,6 +45,7 @@ def silent_hosts() -> list[str]:
 
 
 def _answers(address: str) -> bool:
+    """Return whether the host accepts or refuses a connection: both come from a living host."""
     try:
         with socket.create_connection((address, _DISCARD_PORT), timeout=_ANSWER_TIMEOUT_S):
             return True
@@ -70,14 +71,14 @@ class Member:
 def watch_hosts(
     ranks: Ranks, reports: Sequence[HostReport], silence_s: float, rank_log: Path, lost: Callable[[str], None]
 ) -> None:
-    """From now on a host that is silent for `silence_s` ends the ranks of all others. A collective.
+    """Watch all hosts: a host that is silent for `silence_s` ends the ranks of all others. A collective.
 
-    `lost` gets the message on the first rank of each host; it ends that rank.
+    `lost` gets the message on the first rank of each host, and ends that rank.
     """
     listener = _listen() if ranks.is_main else None
     port, token = (listener.getsockname()[1], secrets.token_hex(16)) if listener else (0, "")
-    own = Member(ranks.facts.local_rank, os.getpid(), proc.started_at(os.getpid()), port, token)
-    members = [Member(**member) for member in ranks.gather_json(asdict(own))]
+    this_rank = Member(ranks.facts.local_rank, os.getpid(), proc.started_at(os.getpid()), port, token)
+    members = [Member(**member) for member in ranks.gather_json(asdict(this_rank))]
     post = make_post(ranks, reports, members, silence_s, listener)
     if ranks.facts.is_local_main and len({member for member in members if member.local_rank == 0}) > 1:
         _start(post, rank_log, lost)
@@ -92,7 +93,7 @@ def make_post(
     silence_s: float,
     listener: socket.socket | None,
 ) -> Post:
-    """What the process of this rank's host has to know."""
+    """Return what the watching process of this rank's host has to know."""
     firsts = [rank for rank, member in enumerate(members) if member.local_rank == 0]
     first = max(rank for rank in firsts if rank <= ranks.rank)
     end = min([rank for rank in firsts if rank > first], default=len(members))
@@ -110,17 +111,18 @@ def make_post(
 
 
 def _listen() -> socket.socket:
-    """On every address of this host, at a free port."""
+    """Listen on every address of this host, at a free port."""
     if socket.has_dualstack_ipv6():
         return socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
     return socket.create_server(("", 0), backlog=1024)
 
 
 def _start(post: Post, rank_log: Path, lost: Callable[[str], None]) -> None:
+    """Start the watching process and a thread that reads its reports."""
     here, there = socket.socketpair()
     descriptors = [there.fileno()] + ([] if post.listener is None else [post.listener])
     argv = [sys.executable, "-P", "-m", "trainer.hosts.heartbeat", str(there.fileno())]
-    # Not in this process' group, and it outlives this rank, whose end it may have to enforce.
+    # Not in this process' group, and not ended with it: it may have to enforce the end of this very rank.
     proc.start(argv, env=os.environ, log=rank_log, dies_with_parent=False, pass_fds=descriptors)
     there.close()
     ipc.send(here, asdict(post))
@@ -128,7 +130,7 @@ def _start(post: Post, rank_log: Path, lost: Callable[[str], None]) -> None:
 
 
 def _hear(process: socket.socket, silence_s: float, lost: Callable[[str], None]) -> None:
-    """The body of the thread."""
+    """Read reports until the process ends. The body of the thread."""
     while (message := ipc.receive(process)) is not None:
         report = Report(**message.said)
         if report.lost:

@@ -1,4 +1,4 @@
-"""Which process this is, read from the environment that the launcher made."""
+"""Read which process this is from the environment that the launcher made."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from galley.errors import ConfigError, Problem
 
 @dataclass(frozen=True)
 class RankVariables:
-    """The environment variables by which one kind of launcher tells a process its place.
+    """The environment variables by which one kind of launcher gives a process its rank.
 
     Attributes:
-        local_size: ranks of this node; not every launcher says it.
+        local_size: the number of ranks of this node; not every launcher sets it.
     """
 
     launcher: str
@@ -39,11 +39,11 @@ RANK_VARIABLES = (
 
 @dataclass(frozen=True)
 class RankFacts:
-    """One process among all; the ranks are numbered node by node.
+    """One process among all. The ranks are numbered node by node.
 
     Attributes:
-        launcher: names the row of `RANK_VARIABLES`; `none` is a lone process.
-        local_size: ranks of this node; all of them where the launcher does not say.
+        launcher: the name of the row of `RANK_VARIABLES`; `none` is a lone process.
+        local_size: the number of ranks of this node; all ranks if the launcher does not set it.
         master: `ADDRESS:PORT` at which the ranks meet; empty for a lone process.
     """
 
@@ -56,6 +56,7 @@ class RankFacts:
 
     @property
     def node(self) -> int:
+        """Return the number of this process' node, from 0."""
         return self.rank // self.local_size
 
     @property
@@ -68,7 +69,7 @@ class RankFacts:
 
 
 def read_rank_facts(environ: Mapping[str, str]) -> RankFacts:
-    """The place of this process. Raises `ConfigError` on values that are no place in a world."""
+    """Return the facts of this process. Raises `ConfigError` on values that are no place in a world."""
     for row in RANK_VARIABLES:
         names = (row.rank, row.world_size, row.local_rank)
         if all(name in environ for name in names):
@@ -85,5 +86,6 @@ def read_rank_facts(environ: Mapping[str, str]) -> RankFacts:
 
 
 def _master(environ: Mapping[str, str]) -> str:
+    """Return `ADDRESS:PORT` of the meeting place, empty if either is not set."""
     place = (environ.get("MASTER_ADDR"), environ.get("MASTER_PORT"))
     return f"{place[0]}:{place[1]}" if all(place) else ""

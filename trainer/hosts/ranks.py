@@ -59,29 +59,30 @@ class Ranks:
 
     @property
     def restartable(self) -> bool:
-        """Whether this process may become a new image of itself: MPI starts once in a process."""
+        """Return whether this process may replace itself by a new image: MPI starts only once per process."""
         return self.backend() != "mpi"
 
     def backend(self) -> str:
-        """What the process group runs on, read off the group itself; `none` without one."""
+        """Return the backend of the process group, as the group itself reports it; `none` without a group."""
         import torch.distributed as dist
 
         return str(dist.get_backend()) if self._grouped else "none"
 
     def among(self, group: Any, place: RankFacts) -> Ranks:
-        """The ranks of a part of the process group, of which this one is `place`."""
+        """Return the ranks of a part of the process group, in which this rank has the facts `place`."""
         some = Ranks(place, self.device, self._grouped)
         some.backend_reason, some._group = self.backend_reason, group
         return some
 
     def barrier(self) -> None:
+        """Wait for all ranks."""
         self.sum_floats([0.0])
 
     @contextmanager
     def main_first(
         self, meanwhile: Callable[[], AbstractContextManager[None]] = nullcontext
     ) -> Iterator[None]:
-        """The body runs on each node's first rank, and only then on the others, which wait in `meanwhile`."""
+        """Run the body on each node's first rank, and then on the others, which wait in `meanwhile`."""
         if not self.facts.is_local_main:
             with meanwhile():
                 self._wait_patiently()
@@ -90,7 +91,7 @@ class Ranks:
             self._wait_patiently()
 
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Sums in place over the ranks; returns its argument. Does not wait for the device."""
+        """Sum in place over the ranks, and return the argument. Does not wait for the device."""
         import torch.distributed as dist
 
         if self._grouped:
@@ -98,20 +99,21 @@ class Ranks:
         return tensor
 
     def sum_floats(self, values: list[float]) -> list[float]:
-        """Element-wise sums in float64."""
+        """Return the element-wise sums in float64."""
         return self._reduce(values, "SUM")
 
     def max_floats(self, values: list[float]) -> list[float]:
+        """Return the element-wise maxima in float64."""
         return self._reduce(values, "MAX")
 
     def from_main(self, value: Any) -> Any:
-        """The JSON value that the main rank passed; what the others pass is ignored."""
+        """Return the JSON value that the main rank passed; what the others pass is ignored."""
         return self.gather_json(value if self.is_main else None)[0]
 
     def gather_json(self, value: Any, apart: bool = False) -> list[Any]:
-        """The JSON value of every rank, indexed by rank, on every rank.
+        """Return the JSON values of all ranks, indexed by rank, on every rank.
 
-        `apart` from the collectives of training, in a thread of its own.
+        With `apart` the collective is separate from those of training, so that another thread may call it.
         """
         import torch
         import torch.distributed as dist
@@ -119,14 +121,17 @@ class Ranks:
         if not self._grouped:
             return [value]
         group = self._patient if apart else self._group
+
         text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
         dist.all_gather(sizes, torch.tensor([text.numel()]), group=group)
+        # `all_gather` needs equal shapes: pad to the longest, and cut again below.
         longest = max(int(size) for size in sizes)
         padded = torch.zeros(longest, dtype=torch.uint8)
         padded[: text.numel()] = text
         parts = [torch.zeros_like(padded) for _ in range(self.world_size)]
         dist.all_gather(parts, padded, group=group)
+
         return [
             json.loads(bytes(part[: int(size)].tolist())) for part, size in zip(parts, sizes, strict=True)
         ]
@@ -142,6 +147,7 @@ class Ranks:
         return tensor.tolist()
 
     def _wait_patiently(self) -> None:
+        """Wait for all ranks, for up to `MAIN_FIRST_TIMEOUT`."""
         import torch
         import torch.distributed as dist
 
@@ -149,13 +155,16 @@ class Ranks:
             dist.all_reduce(torch.zeros(1), group=self._patient)
 
     def open_patient_group(self) -> None:
-        """The group of `main_first`, and of what goes on beside training, whose timeout is not its."""
+        """Open the group of `main_first` and of work beside training.
+
+        It has a longer timeout than training.
+        """
         import torch.distributed as dist
 
         self._patient = dist.new_group(backend="gloo", timeout=MAIN_FIRST_TIMEOUT)
 
     def advise_on_backend(self) -> None:
-        """Measure oneCCL next to gloo, for a moment, and say so where it is the slower one."""
+        """Measure oneCCL beside gloo for a moment, and log if oneCCL is the slower one."""
         from trainer.backends.measure import advise
 
         advice = advise(None, self._patient)
@@ -165,9 +174,9 @@ class Ranks:
 
 
 def device_index(local_rank: int, visible: int) -> int:
-    """Index of this rank's GPU: a launcher may show all of them to every rank, or each its own.
+    """Return the index of this rank's GPU: a launcher may show all GPUs to every rank, or each its own.
 
-    Raises `ConfigError` where there is none for this rank.
+    Raises `ConfigError` if there is none for this rank.
     """
     if visible == 1:
         return 0
@@ -181,7 +190,7 @@ def device_index(local_rank: int, visible: int) -> int:
 def open_ranks(
     facts: RankFacts, device_kind: str, timeout_s: int, grouped: bool, choice: Choice | None = None
 ) -> Ranks:
-    """Join the process group (`grouped`), over `choice`; null is gloo on CPU and nccl on CUDA.
+    """Join the process group (`grouped`) over `choice`; None is gloo on CPU and NCCL on CUDA.
 
     On CUDA, CPU tensors travel over gloo. A lone process gets a group of one, if `grouped`.
     """
@@ -199,10 +208,11 @@ def open_ranks(
         timeout = timedelta(seconds=timeout_s)
         store: Store = dist.HashStore()  # type: ignore[attr-defined]
         if facts.world_size > 1:
-            found, _, _ = next(rendezvous("env://", facts.rank, facts.world_size, timeout=timeout))
-            # Another name after memory ran out: the agent's store outlives this image.
+            shared_store, _, _ = next(rendezvous("env://", facts.rank, facts.world_size, timeout=timeout))
+            # The agent's store outlives an image that restarts after memory ran out: the new image must not
+            # find the keys of the old one, so that its keys have another prefix.
             name = os.environ.get(MICRO_SIZE, "sealed")
-            ranks.store = store = dist.PrefixStore(name, found)  # type: ignore[attr-defined]
+            ranks.store = store = dist.PrefixStore(name, shared_store)  # type: ignore[attr-defined]
         backend = "gloo" if device_kind == "cpu" else "cpu:gloo,cuda:nccl"
         if choice is not None:
             choice = agree(choice, store, facts.rank, facts.world_size)

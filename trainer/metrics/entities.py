@@ -1,7 +1,7 @@
 """Entities of tag sequences, and their precision, recall and F1 as CoNLL-2000 and seqeval count them.
 
-An entity is right when its type, its first and its last token are right. Tags are `O`, or
-`B-`, `I-`, `E-`, `S-` and a type (IOB1, IOB2, IOE, IOBES). As conlleval does, a sequence is read
+An entity is right if its type, its first and its last token are right. Tags are `O`, or
+`B-`, `I-`, `E-`, `S-` and a type (IOB1, IOB2, IOE, IOBES). Like conlleval, this reads a sequence
 leniently: an `I-` that follows `O` or another type begins an entity.
 """
 
@@ -16,20 +16,24 @@ OUTSIDE = "O"
 
 
 def entities(tags: Sequence[str]) -> list[Entity]:
-    """The entities of one sequence, in order. A tag without a prefix is an inside tag of its own type."""
-    found: list[Entity] = []
+    """Return the entities of one sequence, in order.
+
+    A tag without a prefix is an inside tag of its own type.
+    """
+    spans: list[Entity] = []
     first, before = 0, (OUTSIDE, "")
     for position, tag in enumerate([*tags, OUTSIDE]):
         here = _parts(tag)
         if _ends(before, here):
-            found.append((before[1], first, position - 1))
+            spans.append((before[1], first, position - 1))
         if _begins(before, here):
             first = position
         before = here
-    return found
+    return spans
 
 
 def _parts(tag: str) -> tuple[str, str]:
+    """Split a tag into its prefix and its type."""
     if tag == OUTSIDE:
         return OUTSIDE, ""
     prefix, separator, kind = tag.partition("-")
@@ -37,13 +41,14 @@ def _parts(tag: str) -> tuple[str, str]:
 
 
 def _ends(before: tuple[str, str], here: tuple[str, str]) -> bool:
-    """Whether an entity that `before` belongs to stops before `here`."""
+    """Return whether the entity that `before` belongs to stops before `here`."""
     if before[0] == OUTSIDE:
         return False
     return before[0] in "ES" or here[0] in f"{OUTSIDE}BS" or here[1] != before[1]
 
 
 def _begins(before: tuple[str, str], here: tuple[str, str]) -> bool:
+    """Return whether an entity begins at `here`."""
     if here[0] == OUTSIDE:
         return False
     return here[0] in "BS" or before[0] in f"{OUTSIDE}ES" or here[1] != before[1]
@@ -52,9 +57,9 @@ def _begins(before: tuple[str, str], here: tuple[str, str]) -> bool:
 def entity_metrics(
     predicted: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
 ) -> dict[str, float]:
-    """`precision`, `recall`, `f1` over all entities together, and `accuracy` over tokens, 0 to 1.
+    """Return `precision`, `recall`, `f1` over all entities together, and `accuracy` over tokens, 0 to 1.
 
-    A ratio whose denominator is 0 is 0, as seqeval has it.
+    A ratio whose denominator is 0 is 0, as in seqeval.
     """
     mine = {(number, *entity) for number, tags in enumerate(predicted) for entity in entities(tags)}
     theirs = {(number, *entity) for number, tags in enumerate(references) for entity in entities(tags)}

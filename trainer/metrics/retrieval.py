@@ -11,10 +11,10 @@ ROWS_AT_ONCE = 1024
 
 
 def retrieval_metrics(queries: NDArray[Any], partners: NDArray[Any]) -> dict[str, float]:
-    """Two arrays [samples, width]; row i of one belongs to row i of the other.
+    """Return the metrics of two arrays [samples, width]; row i of one belongs to row i of the other.
 
-    `accuracy`: share of queries whose own partner is the nearest of all; `mrr`: mean of 1 / rank of the
-    partner. Partners that are as near as the right one come before it.
+    `accuracy`: share of queries whose partner is the nearest of all; `mrr`: mean of 1 / rank of the
+    partner. Other partners that are as near as the right one are ranked before it.
     """
     ranks = np.concatenate(
         [
@@ -26,7 +26,8 @@ def retrieval_metrics(queries: NDArray[Any], partners: NDArray[Any]) -> dict[str
 
 
 def _ranks(queries: NDArray[Any], partners: NDArray[Any], first: int) -> NDArray[np.int64]:
+    """Return the rank of each query's partner, from 1. `first` is the row of the first query."""
     scores = queries.astype(np.float64) @ partners.T.astype(np.float64)
-    own = scores[np.arange(len(queries)), np.arange(first, first + len(queries))]
-    found: NDArray[np.int64] = (scores >= own[:, None]).sum(axis=1)
-    return found
+    partner_scores = scores[np.arange(len(queries)), np.arange(first, first + len(queries))]
+    by_query: NDArray[np.int64] = (scores >= partner_scores[:, None]).sum(axis=1)
+    return by_query

@@ -16,7 +16,10 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalized(text: str) -> str:
-    """The form in which answers are compared. Articles go after punctuation: `a-b` is one word."""
+    """Return the form in which answers are compared.
+
+    Articles are removed after punctuation: `a-b` is one word.
+    """
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
@@ -25,9 +28,9 @@ def exact(predicted: str, gold: str) -> float:
 
 
 def token_f1(predicted: str, gold: str) -> float:
-    """Harmonic mean of precision and recall over the words the two answers share.
+    """Return the harmonic mean of precision and recall over the words that the two answers share.
 
-    Where either has no word (no answer), 1 if neither has.
+    If either answer has no word, the result is 1 if neither has, else 0.
     """
     mine, theirs = normalized(predicted).split(), normalized(gold).split()
     if not mine or not theirs:
@@ -39,25 +42,29 @@ def token_f1(predicted: str, gold: str) -> float:
 def squad_metrics(
     predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]
 ) -> dict[str, float]:
-    """Question id -> answer text ("" for none), and id -> all right answers (none: unanswerable).
+    """Return the metrics of a set of questions, in percent.
 
-    The best of the right answers counts; a question without a prediction scores 0. `exact_match` and
-    `f1` in percent. Where some question has no answer the rules are those of v2.0, and `has_answer_f1`
-    and `no_answer_f1` are the means over either kind of question.
+    `predictions`: question id -> answer text, "" for no answer. `references`: question id -> all right
+    answers, none for an unanswerable question. The best of the right answers counts; a question without a
+    prediction scores 0. If any question has no answer, the rules of v2.0 apply, and `has_answer_f1` and
+    `no_answer_f1` are the means over the two kinds of questions.
     """
     second = any(not golds for golds in references.values())
     scores = {key: _score(predictions.get(key), golds, second) for key, golds in references.items()}
-    found = _mean(list(scores.values()))
+    metrics = _mean(list(scores.values()))
     for name, answerable in (("has_answer_f1", True), ("no_answer_f1", False)):
-        own = [scores[key] for key, golds in references.items() if bool(golds) == answerable]
-        if second and own:
-            found[name] = _mean(own)["f1"]
-    return found
+        of_kind = [scores[key] for key, golds in references.items() if bool(golds) == answerable]
+        if second and of_kind:
+            metrics[name] = _mean(of_kind)["f1"]
+    return metrics
 
 
 def _score(predicted: str | None, golds: Sequence[str], second: bool) -> tuple[float, float]:
-    """v2.0 leaves out golds without a word, and takes no answer for right where none is left; in v1.1
-    such a gold has no words in common with any answer."""
+    """Return exact match and F1 of one answer.
+
+    v2.0 leaves out right answers without a word, and takes "no answer" for right if none is left. In v1.1
+    such a right answer shares no words with any prediction.
+    """
     if predicted is None:
         return 0.0, 0.0
     if second:
@@ -67,5 +74,6 @@ def _score(predicted: str | None, golds: Sequence[str], second: bool) -> tuple[f
 
 
 def _mean(scores: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Return the means of exact match and F1, in percent."""
     exacts, f1s = zip(*scores, strict=True)
     return {"exact_match": 100.0 * sum(exacts) / len(exacts), "f1": 100.0 * sum(f1s) / len(f1s)}

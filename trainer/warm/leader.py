@@ -206,7 +206,7 @@ def _wait(ranks: dict[int, int], ends: Mapping[int, int], done: int) -> tuple[bo
             if not failed:
                 signal.setitimer(signal.ITIMER_REAL, END_RANKS_AFTER_S)
             failed = True
-            # `launchers.common.torchrun_log` reads this text. The failures are in the order in which they were seen.
+            # `launchers.common.torchrun_log` reads this text. Failures stand in the order of their detection.
             how = f"rank : {rank} (local_rank: {rank})\n  exitcode : {code} (pid: {pid})"
             print(f"galley: a rank ended\n  {how}", flush=True)
     return failed, False

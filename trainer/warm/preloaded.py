@@ -116,7 +116,7 @@ def _key(recipe: Recipe) -> str:
 
 
 def _stamp(folder: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of every file in a folder, so that changed files are read again."""
+    """Return name, size and time of change of every file in a folder. Changed files are then read again."""
     if not folder.is_dir():
         return []
     files = ((path, path.stat()) for path in sorted(folder.iterdir()))
