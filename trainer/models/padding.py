@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import torch
 
 from galley.schema import Dtype
 from trainer.hosts.ranks import Ranks
-from trainer.tasks.base import Task, TokenizedDataset
+from trainer.tasks.base import Batch, Task, TokenizedDataset
 
 log = logging.getLogger("galley")
 
-# Relative to a loss of at least 1: products of other shapes round otherwise.
+Compare = Callable[[torch.nn.Module, Task, TokenizedDataset, Ranks], tuple[torch.Tensor, torch.Tensor] | None]
+# Relative to a loss, or the length of an embedding, of at least 1: products of other shapes round otherwise.
 TOLERANCE: dict[Dtype, float] = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
 
 
@@ -46,31 +48,75 @@ def counted_from_padding(model: torch.nn.Module) -> int | None:
 def padding_matters(
     model: torch.nn.Module, task: Task, dataset: TokenizedDataset, ranks: Ranks, compute: Dtype
 ) -> bool:
-    """Whether the shortest sample's loss is another one beside the longest. A collective.
+    """Whether the shortest sample with a target is answered otherwise beside the longest. A collective.
 
     So it is with models that mix all positions (FNet) or read the last one (XLNet), and with
     modules that ignore the attention mask. `compute` is the model's format.
     """
-    shortest, longest = int(np.argmin(dataset.lengths)), int(np.argmax(dataset.lengths))
-    if dataset.lengths[shortest] == dataset.lengths[longest]:
-        return False
     was_training, task.step = model.training, None
     model.eval()
-    alone, beside = (_loss(model, task, dataset, rows, ranks) for rows in ([shortest], [shortest, longest]))
+    compare: Compare = _predictions if task.splits_by_length else _losses
+    answers = compare(model, task, dataset, ranks)
     model.train(was_training)
-    differs = abs(alone - beside) > TOLERANCE[compute] * max(1.0, abs(alone))
+    differs = answers is not None and _differ(*answers, TOLERANCE[compute])
     found = bool(ranks.max_floats([float(differs)])[0])
     if found:
-        log.info("padding changes the model's answers: evaluation batches hold samples of one length")
+        apart = "runs texts" if task.splits_by_length else "batches hold samples"
+        log.info("padding changes the model's answers: evaluation %s of one length", apart)
     return found
+
+
+def _losses(
+    model: torch.nn.Module, task: Task, dataset: TokenizedDataset, ranks: Ranks
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """The loss of the shortest sample alone and beside the longest; None if no such sample is padded."""
+    shortest, longest = _shortest_with_target(task, dataset), int(np.argmax(dataset.lengths))
+    if shortest is None or dataset.lengths[shortest] == dataset.lengths[longest]:
+        return None
+    alone, beside = (_loss(model, task, dataset, rows, ranks) for rows in ([shortest], [shortest, longest]))
+    return alone, beside
+
+
+def _shortest_with_target(task: Task, dataset: TokenizedDataset) -> int | None:
+    """Without a target, such as a short text of which no token is masked, the loss is 0 whatever the model
+    answers. None if no sample shorter than the longest has one."""
+    lengths = dataset.lengths
+    for row in np.argsort(lengths, kind="stable").tolist():
+        if lengths[row] == lengths.max():
+            break
+        if float(task.weight(task.collate(dataset.rows([row])), torch.ones(1))) > 0:
+            return int(row)
+    return None
 
 
 def _loss(
     model: torch.nn.Module, task: Task, dataset: TokenizedDataset, rows: list[int], ranks: Ranks
-) -> float:
-    """Of the first row; the others only fill the batch."""
-    batch = {name: tensor.to(ranks.device) for name, tensor in task.collate(dataset.rows(rows)).items()}
+) -> torch.Tensor:
+    """Of the first row, [1]; the others only fill the batch."""
+    batch = _batch(task, dataset, rows, ranks)
     weights = torch.zeros(len(rows), device=ranks.device)
     weights[0] = 1.0
-    weight = float(task.weight(batch, weights))
-    return float(task.loss(model, batch, weights)) / weight if weight else 0.0
+    return (task.loss(model, batch, weights) / task.weight(batch, weights)).reshape(1)
+
+
+def _predictions(
+    model: torch.nn.Module, task: Task, dataset: TokenizedDataset, ranks: Ranks
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the shortest and the longest sample, texts of each length apart, and padded to the longest one."""
+    rows = [int(np.argmin(dataset.lengths)), int(np.argmax(dataset.lengths))]
+    batch = _batch(task, dataset, rows, ranks)
+    task.unpadded = True
+    alone = task.predict(model, batch).float()
+    task.unpadded = False
+    return alone, task.predict(model, batch).float()
+
+
+def _batch(task: Task, dataset: TokenizedDataset, rows: list[int], ranks: Ranks) -> Batch:
+    return {name: tensor.to(ranks.device) for name, tensor in task.collate(dataset.rows(rows)).items()}
+
+
+def _differ(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:
+    """Whether some row (the last axis) is further from its counterpart than rounding explains."""
+    distance = torch.linalg.vector_norm(one - other, dim=-1)
+    size = torch.linalg.vector_norm(one, dim=-1).clamp(min=1.0)
+    return bool((distance > tolerance * size).any())

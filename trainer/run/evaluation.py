@@ -54,11 +54,12 @@ def evaluate(
 ) -> dict[str, float]:
     """Return the `eval/…` metrics, `eval/loss` among them, on every rank. A collective.
 
-    `meter` counts the batches. With `one_length` no batch is padded (`trainer.models.padding`).
+    `meter` counts the batches. With `one_length` nothing is padded (`trainer.models.padding`).
 
     Batches do not depend on the number of ranks: rank r takes batches r, r + R, …
     """
-    batches = eval_batches(dataset.lengths, batch_size, one_length)
+    task.unpadded = one_length and task.splits_by_length
+    batches = eval_batches(dataset.lengths, batch_size, one_length and not task.unpadded)
     losses = torch.zeros(len(batches), 2, dtype=torch.float64)
     own_predictions: list[tuple[Indices, torch.Tensor]] = []
     was_training, task.step = model.training, None
@@ -83,6 +84,7 @@ def evaluate(
             # A rank without a batch contributes no rows, but the shape and type of the predictions.
             own_predictions.append((samples if number < len(batches) else samples[:0], predicted))
     model.train(was_training)
+    task.unpadded = False
 
     predictions = _assemble(own_predictions, len(dataset), task.prediction_fill, ranks)
     losses = ranks.sum(losses)

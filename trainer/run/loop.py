@@ -43,6 +43,10 @@ from trainer.run.throughput import EvalMeter, EvalSpeed, Meter
 from trainer.tasks.base import Batch, Datasets, Task, TokenizedDataset
 
 log = logging.getLogger("galley")
+UNCHECKED_PADDING = (
+    "train.compile=true: it is not checked whether padding changes the model's answers; if it does (FNet, "
+    "XLNet, a module that ignores the attention mask), the metrics depend on eval.batch_size"
+)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -296,10 +300,16 @@ class Loop:
         tested: each shape costs a graph.
         """
         parts, engine = self.parts, self.parts.engine
+        if parts.recipe.train.compile:
+            self._tell_unchecked_padding(dataset)
+            return False
         compute = parts.recipe.precision.dtype
-        return not parts.recipe.train.compile and padding_matters(
-            engine.evaluated, parts.task, dataset, engine.setup.replicas, compute
-        )
+        return padding_matters(engine.evaluated, parts.task, dataset, engine.setup.replicas, compute)
+
+    def _tell_unchecked_padding(self, dataset: TokenizedDataset) -> None:
+        """Once, and only if the evaluation pads."""
+        if self._evaluated_at is None and np.ptp(dataset.lengths):
+            log.warning("%s", UNCHECKED_PADDING)
 
     def _save(self) -> None:
         """Save a checkpoint, and log for how long training stood still."""

@@ -61,17 +61,22 @@ class Task(ABC):
             for a sample in `collate` follows from the seed, the step and the sample alone, so that it
             depends neither on the number of ranks nor on an interruption.
         prediction_fill: see `predict`.
+        splits_by_length: the task itself runs texts of each length apart while `unpadded` is set. Of other
+            tasks a batch of the evaluation then holds samples of one length.
+        unpadded: set by the evaluation if padding changes the model's answers (`trainer.models.padding`).
         reports: of a task outside this package: metric without `eval/` -> `max` or `min`, which is better.
             A literal, because it is also read from the file. Those of this package are in `galley.metrics`.
     """
 
     prediction_fill = -100
+    splits_by_length: ClassVar[bool] = False
     reports: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self.ranks: Ranks | None = None
         self.step: int | None = None
+        self.unpadded = False
 
     def known_metrics(self) -> dict[str, Metric]:
         """What `metrics` and the evaluation report, as far as the direction is known; the main one first."""

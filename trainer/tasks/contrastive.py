@@ -34,6 +34,9 @@ class Contrastive(TextTask):
     further candidates of every text.
     """
 
+    # A batch of one length would leave a text few candidates, or none.
+    splits_by_length = True
+
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
         self.texts = 2  # of a sample; all ranks collate alike, also samples without a hard negative
@@ -81,10 +84,31 @@ class Contrastive(TextTask):
     def embeddings(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         """[samples, texts, width] in fp32, each of length 1: the mean over the tokens."""
         flat = {name: batch[name].flatten(0, 1) for name in ("input_ids", "attention_mask")}
-        hidden = model(**self.inputs(flat)).last_hidden_state.float()
-        mask = flat["attention_mask"].unsqueeze(-1)
-        mean = (hidden * mask).sum(1) / mask.sum(1)
+        mean = self._means_by_length(model, flat) if self.unpadded else self._means(model, flat)
         return normalize(mean, dim=-1).reshape(*batch["given"].shape, -1)
+
+    def _means(self, model: torch.nn.Module, flat: Batch) -> torch.Tensor:
+        """[texts, width] in fp32: the mean of the last hidden states over the tokens of each text."""
+        hidden: torch.Tensor = model(**self.inputs(flat)).last_hidden_state.float()
+        mask = flat["attention_mask"].unsqueeze(-1)
+        return (hidden * mask).sum(1) / mask.sum(1)
+
+    def _means_by_length(self, model: torch.nn.Module, flat: Batch) -> torch.Tensor:
+        """As `_means`, one forward for each length of text, so that none is padded. A collective.
+
+        All ranks run as many forwards as the one with the most lengths: the forward of a partitioned model
+        is itself a collective.
+        """
+        lengths = flat["attention_mask"].sum(1)
+        sizes: list[int] = lengths.unique().tolist()
+        most = len(sizes) if self.ranks is None else int(self.ranks.max_floats([float(len(sizes))])[0])
+        rows, means = list[torch.Tensor](), list[torch.Tensor]()
+        for number in range(most):
+            size = sizes[number % len(sizes)]
+            rows.append((lengths == size).nonzero().flatten())
+            means.append(self._means(model, {name: tensor[rows[-1], :size] for name, tensor in flat.items()}))
+        order = torch.cat(rows[: len(sizes)]).argsort()
+        return torch.cat(means[: len(sizes)])[order]
 
     def loss(self, model: torch.nn.Module, batch: Batch, weights: torch.Tensor) -> torch.Tensor:
         own = self.embeddings(model, batch)

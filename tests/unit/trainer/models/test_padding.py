@@ -13,11 +13,13 @@ import torch
 from tokenizers.processors import TemplateProcessing
 
 from galley.data.check import Split
+from galley.data.roles import Table
 from galley.data.squad import Question, QuestionSet
 from galley.errors import ConfigError
-from galley.schema import Data, Model, Precision, Recipe, Task
+from galley.schema import Data, Model, Precision, Recipe, Task, Train
 from trainer.data.batches import eval_batches
 from trainer.data.tokenize.labeled import tokenized
+from trainer.data.tokenize.text_pairs import text_pairs
 from trainer.data.tokenize.windows import WindowSize, windows
 from trainer.hosts.rank_facts import RankFacts
 from trainer.hosts.ranks import Ranks
@@ -26,6 +28,7 @@ from trainer.models.padding import padding_matters
 from trainer.run.evaluation import evaluate
 from trainer.run.loop import Loop
 from trainer.run.throughput import EvalMeter
+from trainer.tasks.contrastive import Contrastive
 from trainer.tasks.question_answering import QuestionAnswering
 from trainer.tasks.sequence_classification import SequenceClassification
 
@@ -231,3 +234,85 @@ def test_a_head_that_begins_at_zero_is_asked_again_once_it_has_learned(tmp_path:
         assert not loop._needs_one_length(dataset)
         head.weight.normal_(generator=torch.Generator().manual_seed(0))
     assert loop._needs_one_length(dataset)
+
+
+def test_a_shortest_sample_without_a_target_hides_nothing(tmp_path: Path) -> None:
+    """Its loss is 0 whatever pads it; the next longer one has a target."""
+    task, model, dataset = a_classifier(stored_model(tmp_path / "model", "fnet", 0), tmp_path, a_tokenizer())
+    assert dataset.labels[np.argmin(dataset.lengths)] == 0
+    task.class_weights = torch.tensor([0.0, 1.0])
+    assert padding_matters(model, task, dataset, one_process(), "fp32")
+    task.class_weights = torch.tensor([0.0, 0.0])
+    assert not padding_matters(model, task, dataset, one_process(), "fp32")
+
+
+LEFT = ["w1", "w2 w3 w4 w5 w6 w7", "w8 w9", "w3 w1 w2 w9 w9 w7 w5 w4 w8"]
+RIGHT = ["w4 w5 w6", "w1", "w7 w8 w9 w1 w2 w3 w4", "w11 w12"]
+
+
+def a_contrastive(folder: Path, tmp_path: Path, tokenizer: Any) -> tuple[Contrastive, Any, Any]:
+    task = Contrastive(
+        Recipe(model=Model(name=str(folder)), data=Data(max_length=32), task=Task("contrastive"))
+    )
+    task._tokenizer = tokenizer
+    pairs = Table({"text": LEFT, "partner": RIGHT}, "here")
+    return task, task.model().eval(), text_pairs(pairs, tokenizer, 32, tmp_path)
+
+
+def embedded_alone(model: Any, tokenizer: Any, texts: list[str]) -> torch.Tensor:
+    """By Transformers alone, one text at a time: the mean of its hidden states, of length 1."""
+    found = [model(torch.tensor([tokenizer(text)["input_ids"]])).last_hidden_state.mean(1) for text in texts]
+    return torch.nn.functional.normalize(torch.cat(found), dim=-1).detach()
+
+
+@pytest.mark.parametrize("kind", ["bert", "fnet", "convbert"])
+def test_embeddings_are_those_of_each_text_by_itself(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = a_tokenizer()
+    task, model, dataset = a_contrastive(
+        stored_model(tmp_path / "model", kind, PAD, "AutoModel"), tmp_path, tokenizer
+    )
+    seen: list[Any] = []
+
+    def keep(predictions: Any, dataset: Any) -> dict[str, float]:
+        seen.append(predictions)
+        return {}
+
+    monkeypatch.setattr(task, "metrics", keep)
+    found, apart = losses(task, model, dataset)
+    assert apart == (kind in MIXING)
+    left, right = (embedded_alone(model, tokenizer, texts) for texts in (LEFT, RIGHT))
+    for predictions in seen:
+        torch.testing.assert_close(torch.from_numpy(predictions), torch.stack([left, right], 1))
+    scores = 20 * left @ right.T
+    assert found[2] == pytest.approx(
+        torch.nn.functional.cross_entropy(scores, torch.arange(4)).item(), rel=1e-4
+    )
+    assert not task.unpadded
+
+
+def test_ranks_with_fewer_lengths_run_as_many_forwards_as_the_others(tmp_path: Path) -> None:
+    task, model, dataset = a_contrastive(
+        stored_model(tmp_path / "model", "bert", PAD, "AutoModel"), tmp_path, a_tokenizer()
+    )
+    batch, forwards = task.collate(dataset.rows([0, 3])), list[int]()
+    expected = task.embeddings(model, batch).detach()
+    task.ranks, task.unpadded = cast("Any", SimpleNamespace(max_floats=lambda own: [own[0] + 2])), True
+    model.register_forward_hook(lambda *call: forwards.append(1))
+    torch.testing.assert_close(task.embeddings(model, batch).detach(), expected)
+    assert len(forwards) == len({2, 4, 10, 3}) + 2
+
+
+def test_a_compiled_model_is_said_not_to_be_checked_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loop = object.__new__(Loop)
+    recipe = Recipe(train=Train(compile=True))
+    loop.parts, loop._evaluated_at = cast("Any", SimpleNamespace(recipe=recipe, engine=None)), None
+    assert not loop._needs_one_length(cast("Any", SimpleNamespace(lengths=np.array([5, 5]))))
+    assert not caplog.records
+    for loop._evaluated_at in (None, 10):
+        assert not loop._needs_one_length(cast("Any", SimpleNamespace(lengths=np.array([3, 5]))))
+    (record,) = caplog.records
+    assert "it is not checked whether padding changes" in record.message
