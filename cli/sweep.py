@@ -152,9 +152,15 @@ def cancel_study(word: str, options: Options) -> int:
 def resume_study(words: Sequence[str], options: Options) -> int:
     """Continue a study to exactly as many trials as it was begun with, or as `hpo.trials=N` says."""
     from hpo.study.folder import StudyFolder, find_study
+    from hpo.study.state import read_study
+    from hpo.sweep import is_done
 
     trials = _trials_of(words[1:])
-    return run_study(StudyFolder(find_study(words[0], options.root)), options, trials)
+    folder = StudyFolder(find_study(words[0], options.root))
+    study = read_study(folder.root)
+    if trials is not None or not is_done(study):
+        refuse_missing_packages(study.begun.recipe)
+    return run_study(folder, options, trials)
 
 
 def _trials_of(words: Sequence[str]) -> int | None:

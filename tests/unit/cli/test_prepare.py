@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NoReturn
 
 import pytest
@@ -95,3 +98,50 @@ def test_a_sweep_may_choose_what_its_recipe_lacks(
 
     monkeypatch.setattr("hpo.sweep.begin", begin)
     assert main([*VERBS[verb], "cluster.procs_per_node=3", "batch.global_size=5,6"]) == 3
+
+
+@pytest.fixture
+def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def find(name: str) -> ModuleSpec | None:
+        return None if name == "torch" else find_spec(name)
+
+    monkeypatch.setattr("galley.run.missing_packages.find_spec", find)
+
+
+@pytest.mark.parametrize("verb", ["run", "run a sweep", "sweep", "parity", "eval"])
+@pytest.mark.usefixtures("without_torch")
+def test_what_trains_is_refused_without_torch(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*VERBS[verb], "cluster.procs_per_node=1"]) == 2
+    assert "packages: torch: not installed" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("without_torch")
+def test_a_run_without_torch_can_be_planned_and_is_not_resumed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "cluster.procs_per_node=1"]) == 0
+    assert "warning: packages: torch: not installed" in capsys.readouterr().err
+    assert main(["plan", "launcher=slurm"]) == 0
+    assert "torch: not installed" not in capsys.readouterr().err
+    folder = RunFolder(tmp_path / "runs" / "mine")
+    recipe = make_recipe(batch={"global_size": 4})
+    write_snapshot(recipe, folder)
+    folder.write_spec(seal(recipe, resolve_layout(recipe, CPU)))
+    assert main(["resume", "mine"]) == 2
+    assert "packages: torch: not installed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "code"), [((), 0), (("hpo.trials=3",), 2)], ids=["done", "more trials"])
+@pytest.mark.usefixtures("without_torch")
+def test_a_study_that_trains_on_is_refused_without_torch(
+    words: tuple[str, ...], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs" / "study").mkdir(parents=True)
+    (tmp_path / "runs" / "study" / "journal.jsonl").touch()
+    study = SimpleNamespace(target=0, trials=[], begun=SimpleNamespace(recipe=make_recipe()))
+    monkeypatch.setattr("hpo.study.state.read_study", lambda root: study)
+    monkeypatch.setattr("cli.sweep.run_study", lambda folder, options, trials: 0)
+    assert main(["resume", "study", *words]) == code
