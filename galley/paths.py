@@ -24,6 +24,14 @@ def is_checkout() -> bool:
     return (ROOT / "Makefile").is_file()
 
 
+def current_folder() -> Path | None:
+    """Return the current folder, None if it was deleted."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return None
+
+
 def install(extra: str) -> str:
     """Return the command, for a shell, that adds one of Galley's extras to this environment."""
     return (
@@ -40,8 +48,7 @@ def command() -> str:
     """
     if not is_checkout():
         return "galley"
-    is_here = Path.cwd() == ROOT
-    return "python train.py" if is_here else f"python {shlex.quote(str(ROOT / 'train.py'))}"
+    return "python train.py" if current_folder() == ROOT else f"python {shlex.quote(str(ROOT / 'train.py'))}"
 
 
 def command_of(code: Path) -> str:

@@ -12,6 +12,7 @@ import shlex
 from pathlib import Path
 
 from galley.config.choices import RECIPE_GROUP
+from galley.paths import current_folder
 
 
 def is_project(folder: Path) -> bool:
@@ -35,9 +36,11 @@ def current_project() -> Path | None:
 
     A checkout of Galley is none: its recipes and options are those that come with Galley.
     """
-    here = Path.cwd()
+    here = current_folder()
+    if here is None or not is_project(here):
+        return None
     is_program = (here / "galley" / "paths.py").is_file()
-    return here if is_project(here) and not is_program else None
+    return None if is_program else here
 
 
 def config_dir_option(folder: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.main import main
 from galley.paths import command, command_of
 from tests.support import REPO, run_process
 
@@ -51,3 +52,10 @@ def test_the_command_is_one_that_works_in_the_current_folder(
     assert command() == f"python {REPO / 'train.py'}"
     monkeypatch.setattr("galley.paths.is_checkout", lambda: False)
     assert command() == "galley"
+
+
+def test_help_is_there_in_a_folder_that_was_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["--help"]) == 0
