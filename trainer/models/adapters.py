@@ -1,8 +1,8 @@
 """Adapters beside frozen weights (LoRA, DoRA, IA³), through PEFT, for any engine.
 
 The adapters are ordinary parameters of the model before an engine wraps it, so that every engine
-shards, trains and saves them as it does all others; the frozen weights take part in the forward
-only. Checkpoints hold what is trained, and the hash of what is not.
+shards, trains and saves them like all others; the frozen weights take part only in the forward.
+Checkpoints hold the trained weights, and the hash of the frozen ones.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from trainer.models.build import new_modules, new_tokens
 from trainer.tasks.base import Batch, Task
 
 ALL_LINEAR = "all-linear"
-# What PEFT has adapters for; `Conv1D` is the linear layer of GPT-2.
+# Layers that PEFT has adapters for; `Conv1D` is the linear layer of GPT-2.
 _ADAPTABLE = ("Linear", "Embedding", "Conv1d", "Conv2d", "Conv1D")
 
-# End of a Transformers class -> what PEFT calls its task.
+# End of the name of a Transformers class -> PEFT's name of its task.
 _TASK_TYPES = {
     "ForSequenceClassification": "SEQ_CLS",
     "ForTokenClassification": "TOKEN_CLS",
@@ -34,10 +34,11 @@ _TASK_TYPES = {
 
 
 def with_adapters(model: torch.nn.Module, task: Task, recipe: Recipe) -> torch.nn.Module:
-    """`model` with new adapters, only they and its new modules trainable; itself without adapters.
+    """Return `model` with new adapters, or the model itself if the recipe has none.
 
-    The adapters are drawn from the recipe's seed alone. Raises `ConfigError` for a name in
-    `target_modules` or `modules_to_save` that the model has not, with the names it has.
+    Only the adapters and the model's new modules are trainable. The adapters are drawn from the recipe's seed
+    alone. Raises `ConfigError` for a name in `target_modules` or `modules_to_save` that the model lacks, with
+    the names that it has.
     """
     lora = recipe.model.lora
     if not lora.active:
@@ -49,13 +50,14 @@ def with_adapters(model: torch.nn.Module, task: Task, recipe: Recipe) -> torch.n
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         adapted: Any = get_peft_model(model, config)
-    # By default PEFT asks the hub whether the vocabulary of the base model was another one.
+    # By default PEFT asks the hub whether the base model had another vocabulary.
     adapted.save_pretrained = partial(adapted.save_pretrained, save_embedding_layers=False)
     made: torch.nn.Module = adapted
     return made
 
 
 def _lora_config(model: torch.nn.Module, lora: Lora) -> Any:
+    """Return PEFT's configuration of LoRA or DoRA."""
     from peft import LoraConfig
 
     return LoraConfig(
@@ -72,12 +74,16 @@ def _lora_config(model: torch.nn.Module, lora: Lora) -> Any:
 
 
 def _ia3_config(model: torch.nn.Module, lora: Lora) -> Any:
-    """Raises `ConfigError` where PEFT has no choice of layers, or rows of new tokens would be lost."""
+    """Return PEFT's configuration of IA³.
+
+    Raises `ConfigError` if PEFT has no choice of layers, or if rows of new tokens would be lost.
+    """
     from peft import IA3Config
 
     if _new_rows(model):
         what = "the tokenizer has tokens that the model lacks, whose rows ia3 does not train"
         raise ConfigError(Problem("model.lora.method=ia3", what, "model.lora.method=lora"))
+
     targets = _targets(model, lora)
     chosen = lora.feedforward_modules
     if chosen is None:
@@ -94,7 +100,10 @@ def _ia3_config(model: torch.nn.Module, lora: Lora) -> Any:
 
 
 def save(task: Task, model: torch.nn.Module, trained: Batch, folder: str) -> None:
-    """The adapters in PEFT's format, or the whole model with `lora.merge`. `trained` is full, on the CPU."""
+    """Save the adapters in PEFT's format, or the whole model with `lora.merge`.
+
+    `trained` holds whole tensors on the CPU.
+    """
     if not task.recipe.model.lora.merge:
         task.save_pretrained(model, trained, folder)
         return
@@ -106,13 +115,13 @@ def save(task: Task, model: torch.nn.Module, trained: Batch, folder: str) -> Non
 
 
 def frozen_names(model: torch.nn.Module) -> frozenset[str]:
-    """Parameters that are not trained, under every name that they have."""
+    """Return the names of the parameters that are not trained; a tied parameter has several."""
     named = model.named_parameters(remove_duplicate=False)
     return frozenset(name for name, parameter in named if not parameter.requires_grad)
 
 
 def frozen_sha256(model: torch.nn.Module) -> str:
-    """Of names and bytes of the frozen parameters; empty where everything is trained."""
+    """Return a hash of names and bytes of the frozen parameters; empty if everything is trained."""
     digest, frozen = hashlib.sha256(), False
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -123,12 +132,13 @@ def frozen_sha256(model: torch.nn.Module) -> str:
 
 
 def _task_type(model: torch.nn.Module) -> str | None:
-    """What PEFT calls the kind of head, by the name of the Transformers class; None for any other."""
+    """Return PEFT's name of the kind of head, by the name of the Transformers class; None for any other."""
     name = type(model).__name__
     return next((kind for end, kind in _TASK_TYPES.items() if name.endswith(end)), None)
 
 
 def _targets(model: torch.nn.Module, lora: Lora) -> list[str] | str:
+    """Return the layers that get adapters: the recipe's, else PEFT's own choice for the kind of model."""
     where, adaptable = "model.lora.target_modules", _paths(model, _ADAPTABLE)
     if lora.target_modules == [ALL_LINEAR]:
         return ALL_LINEAR
@@ -140,7 +150,7 @@ def _targets(model: torch.nn.Module, lora: Lora) -> list[str] | str:
 
 
 def _peft_choice(model: torch.nn.Module, table: str, key: str) -> Any:
-    """PEFT's own layers for the kind of model. Raises `ConfigError` where it has none."""
+    """Return PEFT's own layers for the kind of model. Raises `ConfigError` if it has none."""
     from peft.utils import constants
 
     known = vars(constants)[f"TRANSFORMERS_MODELS_TO_{table}_MODULES_MAPPING"]
@@ -155,8 +165,11 @@ def _peft_choice(model: torch.nn.Module, table: str, key: str) -> Any:
 
 
 def _new_rows(model: torch.nn.Module) -> dict[str, list[int]] | None:
-    """The rows of tokens that the stored model lacks, of its embeddings and of a head that is not tied to
-    them: drawn anew, they are trained and kept with the adapters."""
+    """Return the rows of tokens that the stored model lacks, by name of the module.
+
+    Modules are the embeddings, and a head that is not tied to them. The rows are drawn anew, trained, and
+    kept with the adapters.
+    """
     tokens, whole = new_tokens(model), getattr(model, "get_input_embeddings", None)
     if not tokens or whole is None:
         return None
@@ -167,7 +180,7 @@ def _new_rows(model: torch.nn.Module) -> dict[str, list[int]] | None:
 
 
 def _paths(model: torch.nn.Module, classes: tuple[str, ...] | None) -> list[str]:
-    """Names of all modules, or of those of these classes, in the model's order."""
+    """Return the names of all modules, or of those of these classes, in the model's order."""
     return [name for name, m in model.named_modules() if name and (classes is None or _is_one(m, classes))]
 
 
@@ -176,12 +189,13 @@ def _is_one(module: torch.nn.Module, classes: tuple[str, ...]) -> bool:
 
 
 def _last_names(paths: list[str]) -> list[str]:
+    """Return the last parts of the paths, each once, without numbers."""
     last = (path.rpartition(".")[2] for path in paths)
     return list(dict.fromkeys(name for name in last if not name.isdigit()))
 
 
 def _check_names(where: str, names: list[str], paths: list[str]) -> None:
-    """Raises `ConfigError` for names that are not the end of any path."""
+    """Raise `ConfigError` for names that are not the end of any path."""
     dotted = [f".{path}" for path in paths]
     wrong = [name for name in names if not any(path.endswith(f".{name}") for path in dotted)]
     valid = _last_names(paths)

@@ -1,4 +1,4 @@
-"""A byte-level BPE that is trained on the run's own texts, as CodeParrot's; kept in the cache by content."""
+"""A byte-level BPE that is trained on the run's own texts, like CodeParrot's; cached by content."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 def bpe_tokenizer(texts: Sequence[str], vocabulary: int, cache: Path) -> Any:
-    """GPT-2's kind of tokenizer with at most `vocabulary` tokens; equal texts give equal tokens.
+    """Return a tokenizer like GPT-2's with at most `vocabulary` tokens. Equal texts give equal tokens.
 
     The first rank of a node trains it, inside `main_first`; the others read it from the cache. Nodes that
     share no cache train the same one.
@@ -31,12 +31,14 @@ def bpe_tokenizer(texts: Sequence[str], vocabulary: int, cache: Path) -> Any:
 
 
 def _train(texts: Sequence[str], vocabulary: int, folder: Path) -> None:
+    """Train the tokenizer and save it in `folder`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     backend: Any = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
+    # With all 256 bytes in the alphabet, no text has an unknown character.
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary, special_tokens=[END_OF_TEXT], show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),

@@ -1,4 +1,4 @@
-"""The model and its tokenizer: embedded, from a folder, or from the hub."""
+"""Build the model and its tokenizer: embedded, from a folder, or from the hub."""
 
 from __future__ import annotations
 
@@ -42,8 +42,10 @@ class ModelSource:
 
 
 def find_source(recipe: Recipe) -> ModelSource:
-    """Where the recipe's model lies, or its tokenizer beside adapters. Raises `ConfigError` for a folder
-    that holds none."""
+    """Return where the recipe's model is stored, or the tokenizer beside its adapters.
+
+    Raises `ConfigError` for a folder that holds none.
+    """
     name = recipe.model.name
     if holds_adapters(name):
         return ModelSource(str(Path(name).expanduser()), local=True)
@@ -53,6 +55,7 @@ def find_source(recipe: Recipe) -> ModelSource:
 
 
 def _folder_or_hub(name: str, key: str, file: str) -> ModelSource:
+    """Return the folder `name` if it exists, else the name on the hub. `file` must be in the folder."""
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / file).exists():
@@ -65,12 +68,12 @@ def _folder_or_hub(name: str, key: str, file: str) -> ModelSource:
 
 
 def load_tokenizer(recipe: Recipe, texts: Iterable[str] | None = None, pad_with_end: bool = False) -> Any:
-    """The fast tokenizer of the model, or the one of `model.tokenizer`.
+    """Return the fast tokenizer of the model, or the one of `model.tokenizer`.
 
-    `texts` are those that `model.tokenizer=characters` and `bpe` are made of. A tokenizer that cannot pad
-    (GPT-2, Llama) does so with its end-of-text token if it ends no text with it, or with `pad_with_end`,
-    if the task leaves padding out by itself.
-    Raises `ConfigError` where it is not fast, cannot pad, or `data.max_length` is more than it allows.
+    `texts`: the texts from which `model.tokenizer=characters` and `bpe` are made. A tokenizer that cannot pad
+    (GPT-2, Llama) pads with its end-of-text token if no text ends with that token; or with `pad_with_end`,
+    if the task ignores padding by itself.
+    Raises `ConfigError` if it is not fast, cannot pad, or if `data.max_length` is more than it allows.
     """
     where = f"model.name={recipe.model.name}"
     if recipe.model.tokenizer is not None:
@@ -79,6 +82,7 @@ def load_tokenizer(recipe: Recipe, texts: Iterable[str] | None = None, pad_with_
         tokenizer = _of_texts(recipe, where, texts)
     else:
         tokenizer = _stored(recipe)
+
     if not tokenizer.is_fast:
         raise ConfigError(Problem(where, "has no fast tokenizer (tokenizer.json)"))
     if tokenizer.pad_token_id is None and (pad_with_end or not _ends_texts(tokenizer)):
@@ -92,11 +96,12 @@ def load_tokenizer(recipe: Recipe, texts: Iterable[str] | None = None, pad_with_
 
 
 def _ends_texts(tokenizer: Any) -> bool:
-    """Whether the end-of-text token stands in texts, which decoders find the end of by their padding."""
+    """Return whether texts end with the end-of-text token: decoders find the end of a text by its padding."""
     return tokenizer.eos_token_id in tokenizer("")["input_ids"]
 
 
 def _of_texts(recipe: Recipe, where: str, texts: Iterable[str] | None) -> Any:
+    """Make the tokenizer from the run's own texts."""
     if texts is None:
         raise ConfigError(Problem(where, "is for language modeling alone", "a tokenizer of a model"))
     if recipe.model.tokenizer == CHARACTERS:
@@ -106,6 +111,7 @@ def _of_texts(recipe: Recipe, where: str, texts: Iterable[str] | None) -> Any:
 
 
 def _stored(recipe: Recipe) -> Any:
+    """Load the tokenizer from where it is stored."""
     from transformers import AutoTokenizer
 
     key = "name" if recipe.model.tokenizer is None else "tokenizer"
@@ -121,7 +127,7 @@ def _stored(recipe: Recipe) -> Any:
 
 
 def load_classifier(recipe: Recipe, num_labels: int, tokenizer: Any = None) -> torch.nn.Module:
-    """A sequence classifier of `num_labels` classes; see `load_model`."""
+    """Return a sequence classifier of `num_labels` classes; see `load_model`."""
     return load_model(
         recipe,
         CLASSIFIER,
@@ -134,16 +140,17 @@ def load_classifier(recipe: Recipe, num_labels: int, tokenizer: Any = None) -> t
 def load_model(
     recipe: Recipe, auto_class: str, head: str = "", tokenizer: Any = None, **config: Any
 ) -> torch.nn.Module:
-    """The recipe's model as one of Transformers' auto classes, in fp32, on the CPU.
+    """Return the recipe's model as one of Transformers' auto classes, in fp32, on the CPU.
 
-    `config` goes into the model's configuration, under `model.config`; `head` says in a message what
-    the task's head has. With `tokenizer` the model reads all its tokens: a new model has exactly its
+    `config` goes into the model's configuration, under `model.config`; `head` describes the task's
+    head in a message. With `tokenizer` the model reads all its tokens: a new model has exactly its
     vocabulary and special tokens, a stored one with fewer embeddings gets new ones, which is logged.
-    What the stored model lacks, or all of a model from configuration, is drawn from the recipe's seed
-    alone, so that every rank, and every run of this seed, starts from the same weights.
 
-    Raises `ConfigError` where the stored head has another shape and `model.ignore_mismatched_head` is
-    off, where any other weight has, and for keys that the configuration has not.
+    Weights that the stored model lacks, or all weights of a model from configuration, are drawn from the
+    recipe's seed alone, so that every rank, and every run of this seed, starts from the same weights.
+
+    Raises `ConfigError` if the stored head has another shape and `model.ignore_mismatched_head` is
+    off, if any other weight has another shape, and for keys that the configuration lacks.
     """
     if is_own_module(recipe.model):
         return own_model(recipe, _known(recipe, tokenizer, config))
@@ -153,6 +160,7 @@ def load_model(
         whole._galley_new_tokens = ()  # type: ignore[assignment]
         mark_new(whole, [])
         return whole
+
     import transformers
 
     family, options = getattr(transformers, auto_class), {}
@@ -161,6 +169,7 @@ def load_model(
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         new: list[str] = []
+        # Also on a rank whose default device is meta: a configuration may compute with tensors.
         with torch.device("cpu"):
             settings = _configuration(recipe, config)
         if torch.get_default_device().type == "meta" and recipe.model.architecture is None:
@@ -175,6 +184,7 @@ def load_model(
             with _attention_errors(recipe):
                 model = _new(recipe, family, settings, options)
             log.info("a new %s, drawn from seed %d", type(model).__name__, recipe.seed)
+
     model.config.use_cache = False
     if tokenizer is not None and auto_class == CLASSIFIER:
         agree_on_padding(model, tokenizer)
@@ -185,18 +195,23 @@ def load_model(
 
 
 def _new(recipe: Recipe, family: Any, settings: Any, options: dict[str, Any]) -> Any:
-    """Raises `ConfigError` for sizes that do not fit together, such as heads that do not divide."""
+    """Return a new model.
+
+    Raises `ConfigError` for sizes that do not fit, such as heads that do not divide.
+    """
     try:
         return family.from_config(settings, dtype=torch.float32, **options)
     except (ValueError, AssertionError, ZeroDivisionError) as error:
         if "attention implementation" in str(error).lower() and recipe.model.attn_implementation:
             raise
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(Problem("model.config", f"no {settings.model_type} can be made: {said}")) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(
+            Problem("model.config", f"no {settings.model_type} can be made: {reason}")
+        ) from error
 
 
 def _skeleton(recipe: Recipe, family: Any, settings: Any, options: dict[str, Any], tokenizer: Any) -> Any:
-    """The model that the main rank reads, without weights (`trainer.models.meta_init`)."""
+    """Return the model that the main rank reads, without weights (`trainer.models.meta_init`)."""
     if recipe.model.from_config and tokenizer is not None:
         _take_vocabulary(settings, tokenizer)
     remote = {"trust_remote_code": recipe.model.trust_remote_code}
@@ -207,7 +222,7 @@ def _skeleton(recipe: Recipe, family: Any, settings: Any, options: dict[str, Any
 
 
 def _known(recipe: Recipe, tokenizer: Any, config: dict[str, Any]) -> dict[str, Any]:
-    """What the constructor of a module of the user's own may ask for."""
+    """Return the values that the constructor of a module from outside Galley may ask for."""
     known = {"max_length": recipe.data.max_length}
     if tokenizer is not None:
         known |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
@@ -216,7 +231,10 @@ def _known(recipe: Recipe, tokenizer: Any, config: dict[str, Any]) -> dict[str, 
 
 @contextmanager
 def _attention_errors(recipe: Recipe) -> Iterator[None]:
-    """A model may have no such attention, or lack the package that it needs."""
+    """Turn an error about attention into a `ConfigError`.
+
+    A model may lack this attention, or the package that the attention needs.
+    """
     chosen = recipe.model.attn_implementation
     try:
         yield
@@ -231,6 +249,7 @@ def _attention_errors(recipe: Recipe) -> Iterator[None]:
 def _with_weights(
     recipe: Recipe, family: Any, settings: Any, options: dict[str, Any], head: str
 ) -> tuple[Any, list[str]]:
+    """Return the stored model, and the names of weights that are new."""
     options = {"trust_remote_code": recipe.model.trust_remote_code, "config": settings, **options}
     with _loading(recipe) as path, _attention_errors(recipe):
         model, info = family.from_pretrained(
@@ -240,7 +259,7 @@ def _with_weights(
 
 
 def _configuration(recipe: Recipe, config: dict[str, Any]) -> Any:
-    """The model's configuration, with the values of the task, of `model.config` and `model.dropout`."""
+    """Return the model's configuration with the values of the task, `model.config` and `model.dropout`."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
     kind = recipe.model.architecture
@@ -254,6 +273,7 @@ def _configuration(recipe: Recipe, config: dict[str, Any]) -> Any:
     else:
         near = nearest(kind, CONFIG_MAPPING)
         raise ConfigError(Problem(f"model.architecture={kind}", "Transformers has no such model type", near))
+
     wanted = {**recipe.model.config, **_dropout_options(recipe, settings)}
     for name in recipe.model.config:
         if not hasattr(settings, name):
@@ -267,7 +287,10 @@ def _configuration(recipe: Recipe, config: dict[str, Any]) -> Any:
 
 
 def _take_vocabulary(settings: Any, tokenizer: Any) -> None:
-    """Special tokens of a new model; its decoder starts from padding, as T5's and BART's may."""
+    """Give a new model the tokenizer's vocabulary and special tokens.
+
+    Its decoder starts from padding, as T5's and BART's may.
+    """
     settings.vocab_size = len(tokenizer)
     settings.pad_token_id = tokenizer.pad_token_id
     settings.bos_token_id = _first_known(tokenizer.bos_token_id, tokenizer.cls_token_id)
@@ -282,6 +305,7 @@ def _first_known(*tokens: int | None) -> int | None:
 
 
 def _add_embeddings(recipe: Recipe, model: Any, size: int) -> None:
+    """Add embeddings for tokens that the stored model lacks."""
     had = model.get_input_embeddings().num_embeddings
     model.resize_token_embeddings(size, mean_resizing=False)
     model._galley_new_tokens = tuple(range(had, size))
@@ -291,8 +315,10 @@ def _add_embeddings(recipe: Recipe, model: Any, size: int) -> None:
 
 
 def check_positions(model: Any, recipe: Recipe) -> None:
-    """Raises `ConfigError` where the model has positions for fewer tokens than `data.max_length`, or for
-    fewer than the target of `seq2seq` has."""
+    """Raise `ConfigError` if the model has too few positions.
+
+    It needs positions for `data.max_length` tokens, and for the target of `seq2seq`.
+    """
     wanted = {"data.max_length": (recipe.data.max_length, positions(model, "encoder"))}
     if model.config.is_encoder_decoder and recipe.task.kind == "seq2seq":
         longest = recipe.task.seq2seq.max_target_length
@@ -304,24 +330,24 @@ def check_positions(model: Any, recipe: Recipe) -> None:
 
 
 def positions(model: Any, part: str = "encoder") -> int | None:
-    """How many tokens the model can tell apart by their places; None where there is no limit (T5, or
-    DeBERTa, which knows distances alone).
+    """Return how many tokens the model can tell apart by position; None if there is no limit.
 
-    `part`: of a model of two, whose. RoBERTa and its like count from behind the padding token.
+    T5, and DeBERTa, which uses only distances, have no limit. `part`: the encoder or the decoder of a model
+    that has both. RoBERTa and similar models count positions from behind the padding token.
     """
     config = getattr(model.config, part, model.config)
     if getattr(config, "position_biased_input", True) is False:
         return None
     limit: int | None = getattr(config, f"max_{part}_position_embeddings", None)
     limit = getattr(config, "max_position_embeddings", None) if limit is None else limit
-    if limit is None or limit <= 0:  # XLNet says -1
+    if limit is None or limit <= 0:  # XLNet has -1
         return None
     behind = counted_from_padding(model)
     return limit if behind is None else min(limit, behind)
 
 
 def _dropout_options(recipe: Recipe, config: Any) -> dict[str, float]:
-    """Every dropout probability that the model's configuration has, set to `model.dropout`."""
+    """Return every dropout probability of the model's configuration, set to `model.dropout`."""
     if recipe.model.dropout is None:
         return {}
     names = [name for name, value in config.to_dict().items() if "drop" in name and _is_probability(value)]
@@ -337,7 +363,7 @@ def _is_probability(value: object) -> bool:
 
 @contextmanager
 def _loading(recipe: Recipe) -> Iterator[str]:
-    """What to load; while it loads, only Galley reports about it."""
+    """Yield what to load. While it loads, only Galley reports about it."""
     source = find_source(recipe)
     with quiet_transformers(), hub_errors("model.name", recipe.model.name, source.local):
         yield source.path
@@ -349,24 +375,25 @@ def mark_new(model: torch.nn.Module, names: list[str]) -> None:
 
 
 def new_names(model: torch.nn.Module) -> list[str]:
+    """Return the names of weights that the stored model lacks."""
     return list(getattr(model, "_galley_new", ()))
 
 
 def new_tokens(model: torch.nn.Module) -> list[int]:
-    """Tokens for which the stored model has no embedding."""
+    """Return the tokens for which the stored model has no embedding."""
     return list(getattr(model, "_galley_new_tokens", ()))
 
 
 def new_modules(model: torch.nn.Module) -> list[str]:
-    """Modules with weights that the stored model lacks: whoever loads it again would draw others."""
+    """Return the modules with weights that the stored model lacks: loaded again, they would be drawn anew."""
     names = new_names(model)
     return sorted({name.rpartition(".")[0] for name in names if "." in name})
 
 
 def _check_weights(info: dict[str, Any], recipe: Recipe, body: str, head: str) -> list[str]:
-    """Names of the weights that are new.
+    """Return the names of the weights that are new.
 
-    Weights of another shape may only be the head's, and only with the recipe's consent.
+    Only weights of the head may have another shape, and only if the recipe allows it.
     """
     mismatched = mismatched_names(info)
     wrong = [name for name in mismatched if name.startswith(f"{body}.")]

@@ -12,7 +12,7 @@ UNKNOWN = "<|unknown|>"
 
 
 def character_tokenizer(texts: Iterable[str]) -> Any:
-    """One token for each character of `texts`, in the order of Unicode, behind two special ones.
+    """Return a tokenizer with one token per character of `texts`, in Unicode order, after two special ones.
 
     A character that `texts` lack becomes `<|unknown|>`.
     """

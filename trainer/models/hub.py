@@ -1,4 +1,4 @@
-"""The Hugging Face libraries: the hub when it cannot be reached, and their own messages."""
+"""Handle a hub that cannot be reached, and the messages of the Hugging Face libraries."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from trainer.compatibility import is_hub_offline
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 PROBE_TIMEOUT_S = 5.0
-# Modules that read HF_HUB_OFFLINE when they are imported, and never again.
+# Modules that read HF_HUB_OFFLINE once, at import.
 READ_AT_IMPORT = {"huggingface_hub.constants", "datasets.config"}
 TRUE_VALUES = {"1", "ON", "YES", "TRUE"}
 
 
 def is_offline() -> bool:
-    """Whether the user, or the network, keeps this machine from the hub."""
+    """Return whether the user, or the network, keeps this machine from the hub."""
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in TRUE_VALUES or not _reachable()
 
 
 def use_cache_if_unreachable() -> None:
-    """Without the hub the libraries shall look into their caches only: they would retry for a minute."""
+    """Make the libraries use only their caches if the hub is unreachable: they would retry for a minute."""
     if not is_offline():
         return
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -36,6 +36,7 @@ def use_cache_if_unreachable() -> None:
 
 
 def _reachable() -> bool:
+    """Return whether the hub, or the proxy on the way to it, accepts a connection."""
     endpoint = urlparse(os.environ.get("HF_ENDPOINT", DEFAULT_ENDPOINT))
     proxies = getproxies()
     proxy = proxies.get(endpoint.scheme) or proxies.get("all")
@@ -52,17 +53,18 @@ def _reachable() -> bool:
 
 @contextmanager
 def hub_errors(key: str, name: str, local: bool = False) -> Iterator[None]:
-    """Turns what the libraries raise about `name` into a problem of the recipe key `key`.
+    """Turn what the libraries raise about `name` into a problem of the recipe key `key`.
 
     `local`: it is loaded from a folder, so the hub has no part in the failure.
     """
     try:
         yield
-    except (OSError, ValueError) as error:  # their errors of network, cache, names and contents
+    except (OSError, ValueError) as error:  # the libraries' errors of network, cache, names and contents
         raise ConfigError(_problem(f"{key}={name}", error, local)) from error
 
 
 def _problem(where: str, error: Exception, local: bool) -> Problem:
+    """Describe the error: the hub cannot be reached, or what the library says."""
     if not local and (is_hub_offline() or isinstance(error, ConnectionError)):
         what = (
             "is not in the local cache, and the Hugging Face hub cannot be reached:"
@@ -77,7 +79,7 @@ def _problem(where: str, error: Exception, local: bool) -> Problem:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars and warnings of Transformers: Galley reports what matters in its own words."""
+    """Switch off progress bars and warnings of Transformers: Galley itself reports what matters."""
     from transformers.utils import logging
 
     theirs: Any = logging  # untyped

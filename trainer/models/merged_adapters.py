@@ -1,4 +1,4 @@
-"""A stored model with the adapters of a finished run added to its weights."""
+"""Load a stored model with the adapters of a finished run added to its weights."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from trainer.models.hub import quiet_transformers
 
 
 def of_base(recipe: Recipe) -> Recipe:
-    """The recipe of the base model alone. Its head may be another one: the adapters bring their own."""
+    """Return the recipe of the base model alone. Its head may differ: the adapters bring their own."""
     model = replace(recipe.model, name=base_of(recipe.model.name), ignore_mismatched_head=True)
     return replace(recipe, model=model)
 
 
 def with_stored_adapters(base: torch.nn.Module, folder: str, new: list[str]) -> torch.nn.Module:
-    """`base` with the adapters of `folder` merged into its weights; a skeleton has the shapes already.
+    """Merge the adapters of `folder` into the weights of `base`. A skeleton has the right shapes already.
 
-    `new` are the modules that the stored base lacks. Raises `ConfigError` where the folder lacks one.
+    `new`: the modules that the stored base lacks. Raises `ConfigError` if the folder lacks one of them.
     """
     from peft import PeftModel
 

@@ -1,8 +1,8 @@
-"""Models whose weights the main rank alone reads (`strategy.cpu_ram_efficient_loading`).
+"""Models whose weights only the main rank reads (`strategy.cpu_ram_efficient_loading`).
 
 On every other rank the model is made on torch's meta device, where it has names, shapes and ties but
-no numbers. When an engine takes it, its tensors get addresses; memory itself comes only with the first
-write, and engines that partition parameters write each rank's part alone, or one parameter at a time.
+no numbers. When an engine takes it, its tensors get addresses. Memory itself comes only with the first
+write, and engines that partition parameters write only each rank's part, or one parameter at a time.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from trainer.models.build import mark_new, new_names
 def load_on_main(
     ranks: Ranks, load: Callable[[], torch.nn.Module], prepare: Callable[[torch.nn.Module], torch.nn.Module]
 ) -> torch.nn.Module:
-    """`prepare(load())` with weights on the main rank, without them on the others. A collective."""
+    """Return `prepare(load())`, with weights on the main rank and without on the others. A collective."""
     model = load() if ranks.is_main else None
     new = ranks.from_main(new_names(model) if model is not None else None)
     with _without_weights(not ranks.is_main):
         if model is None:
             model = load()
-            mark_new(model, new)  # which weights are, only who has read them knows
+            mark_new(model, new)  # only the rank that read the weights knows which are new
         return prepare(model)
 
 
@@ -35,7 +35,7 @@ def _without_weights(wanted: bool) -> AbstractContextManager[object]:
 
 
 def give_addresses(model: torch.nn.Module) -> None:
-    """Uninitialized tensors on the CPU in place of those on the meta device; tied ones stay tied."""
+    """Put uninitialized tensors on the CPU in place of those on the meta device. Tied tensors stay tied."""
     made: dict[torch.Tensor, torch.Tensor] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
@@ -48,7 +48,7 @@ def give_addresses(model: torch.nn.Module) -> None:
 
 
 def _unwritten(like: torch.Tensor) -> torch.Tensor:
-    """Pages of its own from the kernel, which come when they are written and go with the tensor.
+    """Return a tensor on its own pages, which take memory only when written and are freed with the tensor.
 
     What torch's allocator frees between other tensors stays in the process.
     """

@@ -1,4 +1,4 @@
-"""A model of the user's own: an `nn.Module` by import path, behind the face that the tasks know.
+"""A model from outside Galley: an `nn.Module` by import path, behind the interface that the tasks use.
 
 Its constructor is called with the values of `model.config`, and with those of `vocab_size`,
 `pad_token_id`, `num_labels`, `max_length` and `dropout` that it names and the task knows. Its forward
@@ -31,17 +31,17 @@ WEIGHTS = "model.safetensors"
 
 
 class Logits(NamedTuple):
-    """What tasks read of a model that returns a tensor."""
+    """The output of a model that returns a tensor, as tasks read it."""
 
     logits: torch.Tensor
 
 
 def own_model(recipe: Recipe, known: Mapping[str, Any]) -> torch.nn.Module:
-    """The module, in fp32 on the CPU, drawn from the recipe's seed; or with the weights of `model.name`,
-    where that is a folder that an earlier run has written.
+    """Return the module, in fp32 on the CPU.
 
-    `known` is what the task knows of the values that a constructor may name. Raises `ConfigError` for
-    values that it does not take or lacks, and for weights that do not fit.
+    Its weights are drawn from the recipe's seed, or read from `model.name` if that is a folder of an earlier
+    run. `known` holds the task's values that a constructor may ask for. Raises `ConfigError` for
+    values that the constructor does not take or lacks, and for weights that do not fit.
     """
     word = str(recipe.model.architecture)
     where = f"model.architecture={word}"
@@ -67,7 +67,7 @@ def own_model(recipe: Recipe, known: Mapping[str, Any]) -> torch.nn.Module:
 
 
 def _named(module: torch.nn.Module, args: Any, output: Any) -> Logits | None:
-    """FSDP must find the tensors of an output, and tasks their names."""
+    """Give a plain tensor a name: FSDP must find the tensors of an output, and tasks their names."""
     if isinstance(output, torch.Tensor):
         return Logits(output)
     if not isinstance(output, tuple | dict):
@@ -77,6 +77,7 @@ def _named(module: torch.nn.Module, args: Any, output: Any) -> Logits | None:
 
 
 def _arguments(where: str, made: Any, config: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the constructor. Raises `ConfigError` for unknown and for missing ones."""
     parameters = inspect.signature(made).parameters
     names = [name for name, value in parameters.items() if value.kind != value.VAR_KEYWORD]
     takes_any = len(names) < len(parameters)
@@ -88,6 +89,7 @@ def _arguments(where: str, made: Any, config: Mapping[str, Any], known: Mapping[
     if known.get("dropout") and "dropout" not in names:
         what = f"{made.__name__} takes no 'dropout'"
         problems.append(Problem(f"model.dropout={known['dropout']}", what, "model.dropout=null"))
+
     values = {name: value for name, value in known.items() if name in names} | dict(config)
     lacking = [name for name in names if parameters[name].default is inspect.Parameter.empty]
     lacking = [name for name in lacking if name not in values]
@@ -100,12 +102,13 @@ def _arguments(where: str, made: Any, config: Mapping[str, Any], known: Mapping[
 
 
 def _load(model: torch.nn.Module, folder: Path) -> None:
+    """Load the weights of an earlier run. Raises `ConfigError` if names or shapes differ."""
     where = f"model.name={folder}"
     if not (folder / WEIGHTS).is_file():
         raise ConfigError(Problem(where, f"is a folder without {WEIGHTS}"))
-    stored, own = load_file(folder / WEIGHTS), model.state_dict()
-    wrong = {name for name in stored.keys() & own.keys() if stored[name].shape != own[name].shape}
-    wrong |= stored.keys() ^ own.keys()
+    stored, expected = load_file(folder / WEIGHTS), model.state_dict()
+    wrong = {name for name in stored.keys() & expected.keys() if stored[name].shape != expected[name].shape}
+    wrong |= stored.keys() ^ expected.keys()
     if wrong:
         what = f"its weights do not fit {type(model).__name__}: {', '.join(sorted(wrong)[:5])}"
         raise ConfigError(Problem(where, what, "set model.config as the run had it that wrote them"))
@@ -113,7 +116,7 @@ def _load(model: torch.nn.Module, folder: Path) -> None:
 
 
 def _save(config: dict[str, Any], folder: str, state_dict: Mapping[str, torch.Tensor]) -> None:
-    """Weights that are shared are written under each of their names."""
+    """Write weights and configuration. Weights that are shared are written under each of their names."""
     save_file({name: value.clone().contiguous() for name, value in state_dict.items()}, f"{folder}/{WEIGHTS}")
     text = json.dumps(config, indent=2, sort_keys=True)
     Path(folder, "config.json").write_text(f"{text}\n", encoding="utf-8")

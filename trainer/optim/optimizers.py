@@ -1,4 +1,4 @@
-"""The optimizers of `optim.kind`, and what a checkpoint keeps of their state.
+"""The optimizers of `optim.kind`, and the part of their state that a checkpoint keeps.
 
 State is kept by the names that the optimizer gives its tensors. An elementwise optimizer has the same names
 for every parameter, each a tensor of the parameter's shape, so that an engine may cut them as it cuts the
@@ -30,10 +30,10 @@ _COUNTS_STEPS = ("adamw", "adafactor", "muon")
 
 
 def optimizer_class(settings: Optim) -> tuple[MakeOptimizer, dict[str, Any]]:
-    """What makes the optimizer of parameter groups, and its options."""
+    """Return what makes the optimizer from parameter groups, and its options."""
     adam = {"betas": settings.betas, "eps": settings.eps}
     if settings.kind == "adamw":
-        # On one CPU core 4 times as fast as `foreach`, and deterministic.
+        # `fused` is 4 times as fast as `foreach` on one CPU core, and deterministic.
         return torch.optim.AdamW, {**adam, "fused": True}
     if settings.kind == "sgd":
         options = {"momentum": momentum(settings), "nesterov": bool(settings.nesterov), "fused": True}
@@ -73,6 +73,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
             adamw = torch.optim.AdamW(parts[1], lr=lr, betas=settings.betas, eps=settings.eps, fused=True)
             self._updaters.append(adamw)
         for updater in self._updaters:
+            # One dictionary for both, so that checkpoints see one optimizer.
             updater.state = self.state
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -81,26 +82,29 @@ class MuonAndAdamW(torch.optim.Optimizer):
 
 
 def _adamw_8bit() -> MakeOptimizer:
-    """That of bitsandbytes. torchao has one too, which compiles for a minute on a CPU, and Transformers and
-    PEFT import torchao wherever it is installed, for seconds in every run."""
+    """Return bitsandbytes' 8-bit AdamW.
+
+    torchao has one too, but compiles for a minute on a CPU. If torchao is installed, Transformers and PEFT
+    import it, for seconds in every run.
+    """
     try:
         from bitsandbytes import optim
     except ImportError as error:
         hint = "pip install bitsandbytes, or optim.kind=adamw"
         raise ConfigError(Problem("optim.kind=adamw_8bit", "bitsandbytes is not installed", hint)) from error
-    made: MakeOptimizer = vars(optim)["AdamW8bit"]  # which it does not mark as exported
+    made: MakeOptimizer = vars(optim)["AdamW8bit"]  # bitsandbytes does not mark it as exported
     return made
 
 
 def elementwise_moments(settings: Optim) -> tuple[str, ...]:
-    """Names of the state of each parameter under an elementwise optimizer."""
+    """Return the names of the state of each parameter under an elementwise optimizer."""
     if settings.kind == "sgd":
         return ("momentum_buffer",) if momentum(settings) else ()
     return ("exp_avg",) if settings.kind == "lion" else ADAM_MOMENTS
 
 
 def moments(settings: Optim, optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> tuple[str, ...]:
-    """Names of the state of one parameter under any optimizer."""
+    """Return the names of the state of one parameter under any optimizer."""
     if settings.kind == "adafactor":
         return ("row_var", "col_var") if parameter.ndim > 1 else ("variance",)
     if settings.kind == "adamw_8bit":
@@ -112,7 +116,7 @@ def moments(settings: Optim, optimizer: torch.optim.Optimizer, parameter: torch.
 
 
 def state_numel(settings: Optim, optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> int:
-    """Elements of the state of one whole parameter."""
+    """Return the number of elements of the state of one whole parameter."""
     if settings.kind == "adafactor" and parameter.ndim > 1:
         rows, columns = parameter.shape[-2:]
         return parameter.numel() // columns + parameter.numel() // rows
@@ -132,7 +136,7 @@ def restored_state(
     tensors: Mapping[str, torch.Tensor],
     steps: int,
 ) -> dict[str, Any]:
-    """The state of which `tensors` are the named parts, after `steps` steps."""
+    """Return the state of which `tensors` are the named parts, after `steps` steps."""
     if any(tensor.numel() == 0 for tensor in tensors.values()) and parameter.numel():
         return {}  # a parameter that never had a gradient
     if settings.kind == "adamw_8bit":
@@ -146,7 +150,7 @@ def restored_state(
 def _code_books(
     optimizer: Any, parameter: torch.Tensor, tensors: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """The values that the codes of quantized state mean, the same for every parameter."""
+    """Return the values that the codes of quantized state stand for, the same for every parameter."""
     if "absmax1" not in tensors:
         return {}
     optimizer.fill_qmap()
@@ -155,5 +159,5 @@ def _code_books(
 
 
 def counts_steps(settings: Optim) -> bool:
-    """Whether an elementwise optimizer keeps the number of its steps in the state."""
+    """Return whether an elementwise optimizer keeps the number of its steps in the state."""
     return settings.kind in _COUNTS_STEPS
