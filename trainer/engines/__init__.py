@@ -1,4 +1,4 @@
-"""What carries a model under a strategy. An engine is imported only when a run chooses it."""
+"""Engines, which carry a model under a strategy. An engine is imported only when a run chooses it."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from trainer.models.meta_init import give_addresses
 
 
 def engine_class(strategy: Strategy) -> type[Engine]:
-    """What carries `strategy`. Raises `ConfigError` if there is no such engine."""
-    found: type[Engine] | Callable[[Strategy], type[Engine]] = ENGINES.load(strategy.engine, Engine)
-    return found if isinstance(found, type) else found(strategy)
+    """Return the engine of `strategy`. Raises `ConfigError` if there is no such engine."""
+    loaded: type[Engine] | Callable[[Strategy], type[Engine]] = ENGINES.load(strategy.engine, Engine)
+    return loaded if isinstance(loaded, type) else loaded(strategy)
 
 
 def wrap(model: torch.nn.Module, setup: Setup) -> Engine:
-    """The model on its device under the recipe's strategy, in training mode. A collective."""
+    """Put the model on its device under the recipe's strategy, in training mode. A collective."""
     strategy = setup.recipe.strategy
     staged = strategy.pipeline_parallel > 1
     give_addresses(model)
     if strategy.shard != "params" and strategy.engine != "fsdp" and not staged:
-        model.to(setup.ranks.device)  # the others move it piece by piece: it need not fit as a whole
+        model.to(setup.ranks.device)  # other engines move it piece by piece: it need not fit as a whole
     model.train()
     if setup.recipe.train.compile:
         compile_forwards(model, setup.recipe.strategy, setup.ranks.device.type)
-    if not staged:  # each stage has a forward of its own
+    if not staged:  # a pipeline wraps the forward of each stage itself
         autocast_forward(model, setup.recipe.precision.dtype, setup.ranks.device.type)
     return engine_class(setup.recipe.strategy)(model, setup)

@@ -39,6 +39,7 @@ class TorchEngine(Engine):
         if self.loss_scale.dynamic:
             norm = norm / self.loss_scale.scale
             torch._foreach_mul_(grads, 1 / self.loss_scale.scale)
+
         finite = not self.loss_scale.dynamic or bool(norm.isfinite())
         if finite:
             if self.setup.recipe.optim.grad_clip is not None:
@@ -74,7 +75,10 @@ class TorchEngine(Engine):
         return moments(self.setup.recipe.optim, self.optimizer, self.parameters[name])
 
     def moment(self, moment: str, name: str) -> torch.Tensor:
-        """Zeros, or nothing, for a parameter that never had a gradient: there is no state for it."""
+        """Return one tensor of the state.
+
+        For a parameter that never had a gradient there is no state: zeros, or an empty tensor.
+        """
         parameter = self.parameters[name]
         state = self.optimizer.state.get(parameter)
         if state:
@@ -92,12 +96,12 @@ class TorchEngine(Engine):
             self.optimizer.state[parameter] = state
 
     def _own_part(self, full: torch.Tensor, parameter: torch.nn.Parameter) -> torch.Tensor:
-        """What this rank holds of a tensor of the state."""
+        """Return what this rank holds of a tensor of the state."""
         return full.to(parameter.device)
 
 
 class SingleEngine(TorchEngine, RepeatableEngine):
-    """One process, no wrapper."""
+    """One process, without a wrapper."""
 
     def discard(self) -> None:
         self.optimizer.zero_grad()
@@ -113,7 +117,7 @@ class DdpEngine(TorchEngine):
         cuda = setup.ranks.device.type == "cuda"
         self.module = self.ddp = make_ddp(
             model,
-            # Only statistics that training changes need it, and it costs every forward.
+            # Only statistics that training changes need it, and it costs time in every forward.
             sync_buffers=any(isinstance(m, _BatchNorm) for m in model.modules()),
             device_ids=[setup.ranks.device.index] if cuda else None,
             gradient_as_bucket_view=True,
@@ -133,7 +137,7 @@ class DdpEngine(TorchEngine):
                 yield
 
     def backward(self, loss: torch.Tensor) -> None:
-        # DDP averages over the ranks.
+        # DDP averages over the ranks, and the loss is this rank's part of a sum: undo the division.
         super().backward(loss * self.world_size())
 
     def world_size(self) -> int:
@@ -144,7 +148,7 @@ class DdpEngine(TorchEngine):
 
 
 def _average_in(dtype: torch.dtype) -> Callable[[Any, Any], torch.futures.Future[torch.Tensor]]:
-    """A DDP hook that averages the gradients in `dtype`.
+    """Return a DDP hook that averages the gradients in `dtype`.
 
     DDP refuses torch's own `bf16_compress_hook`, by its name, wherever there is no NCCL.
     """

@@ -1,4 +1,4 @@
-"""Tensors of which each rank holds a part, and those of which it does not, alike."""
+"""Handle DTensors, of which each rank holds a part, and plain tensors alike."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def local_part(tensor: torch.Tensor) -> torch.Tensor:
-    """This rank's part, in the same memory; the tensor itself where it is whole."""
+    """Return this rank's part, in the same memory; the tensor itself if it is whole."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def part_of(full: torch.Tensor, like: DTensor) -> DTensor:
-    """This rank's part of `full`, laid out as `like`. No communication: every rank has `full`."""
+    """Return this rank's part of `full`, laid out like `like`. No communication: every rank has `full`."""
     full = full.to(like.device)
     return distribute_tensor(full, like.device_mesh, like.placements, src_data_rank=None)

@@ -1,4 +1,4 @@
-"""The formats in which the layers of a forward really compute, read off their results."""
+"""Read the formats in which the layers of a forward really compute off their results."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ import torch
 
 
 class ForwardFormats:
-    """Watches the layers that multiply by a matrix, from its making to `close`.
+    """Watches the layers that multiply by a matrix, from construction to `close`.
 
-    Under autocast it is their results that have the compute format; embeddings look up and norms are computed
+    Under autocast their results have the compute format; embeddings only look up, and norms are computed
     in fp32. Modules that hold others are not watched: their results may be sums in another format.
     """
 
     def __init__(
         self, model: torch.nn.Module, shape: Callable[[torch.nn.Parameter], tuple[int, ...]]
     ) -> None:
-        """`shape`: of a whole parameter, which a rank may hold a part of."""
+        """Hook the layers of `model`.
+
+        `shape` returns the shape of a whole parameter, of which a rank may hold a part.
+        """
         self.seen: set[torch.dtype] = set()
         note = partial(_note, self.seen)
         self._hooks = [
@@ -33,11 +36,13 @@ class ForwardFormats:
 
 
 def _multiplies(module: torch.nn.Module, shape: Callable[[torch.nn.Parameter], tuple[int, ...]]) -> bool:
+    """Return whether the module multiplies by a matrix of its own."""
     if isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag) or any(module.children()):
         return False
     return any(len(shape(parameter)) > 1 for parameter in module.parameters(recurse=False))
 
 
 def _note(seen: set[torch.dtype], module: torch.nn.Module, args: Any, result: Any) -> None:
+    """Record the format of a layer's result."""
     if isinstance(result, torch.Tensor) and result.is_floating_point():
         seen.add(result.dtype)

@@ -1,8 +1,8 @@
 """FSDP2: parameters, gradients and optimizer state as parts of tensors (`fully_shard`).
 
-Driven directly: Accelerate's branch for it knows no CPU. The parts are fp32 and the forward runs under
-autocast, as under every engine. Gathered are weights in the compute format: half the bytes on the wire,
-and nothing for autocast to cast, whose copies the backward would keep of every layer on every rank.
+Driven directly: Accelerate's support for it has no CPU. The parts are fp32 and the forward runs under
+autocast, as with every engine. Weights are gathered in the compute format: half the bytes on the network,
+and nothing for autocast to cast. The backward would keep the cast copies of every layer on every rank.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class FsdpEngine(TorchEngine):
             send_from_main(sent, setup.ranks.device)
         named = model.named_parameters() if efficient and setup.ranks.is_main else ()
         read = {name: parameter.detach() for name, parameter in named}
+
         policy: dict[str, Any] = {
             "mesh": self.mesh,
             "reshard_after_forward": strategy.reshard_after_forward,
@@ -53,9 +54,10 @@ class FsdpEngine(TorchEngine):
         }
         wrapped: set[Any] = {fully_shard(module, **policy) for module in modules_to_wrap(model, strategy)}
         self.sharded = fully_shard(model, **policy)
+
         if efficient:
             scatter_from_main(model, read, setup)
-        if hasattr(model, "generate"):  # which calls parts of the model, not its forward
+        if hasattr(model, "generate"):  # `generate` calls parts of the model, not its forward
             register_fsdp_forward_method(model, "generate")
         if strategy.engine_options.get("forward_prefetch", False):
             prefetch_next([m for m in model.modules() if m in wrapped], strategy.wrap)
@@ -72,7 +74,7 @@ class FsdpEngine(TorchEngine):
         yield
 
     def backward(self, loss: torch.Tensor) -> None:
-        # FSDP averages over the ranks.
+        # FSDP averages over the ranks, and the loss is this rank's part of a sum: undo the division.
         super().backward(loss * self.world_size())
 
     def world_size(self) -> int:
@@ -107,13 +109,16 @@ class FsdpEngine(TorchEngine):
         return whole_state(self.model, without, _full)
 
     def largest_part(self, parameter: torch.nn.Parameter, parts: int) -> int:
-        """Parameters are cut along their first dimension: of a matrix of 2 rows, 3 ranks hold 1, 1 and 0."""
+        """Return the rows of the largest part, in elements.
+
+        Parameters are cut along their first dimension: of a matrix of 2 rows, 3 ranks hold 1, 1 and 0.
+        """
         rows = parameter.shape[0] if parameter.ndim else 1
         return -(-rows // parts) * (parameter.numel() // max(1, rows))
 
 
 def mixed_precision(setup: Setup) -> MixedPrecisionPolicy:
-    """Inputs keep their format between the layers, as under autocast alone."""
+    """Return FSDP's policy. Inputs keep their format between the layers, as under autocast alone."""
     return MixedPrecisionPolicy(
         param_dtype=TORCH_DTYPES[setup.recipe.precision.dtype],
         reduce_dtype=TORCH_DTYPES[setup.recipe.precision.reduce],
@@ -122,32 +127,32 @@ def mixed_precision(setup: Setup) -> MixedPrecisionPolicy:
 
 
 def scatter_from_main(model: torch.nn.Module, read: dict[str, torch.Tensor], setup: Setup) -> None:
-    """Every rank gets its part of what the main rank has `read`, one parameter at a time. A collective.
+    """Send every rank its part of what the main rank has `read`, one parameter at a time. A collective.
 
-    The others' whole tensor is never written, so that it takes no memory on a CPU.
+    The whole tensor on the other ranks is never written, so that it takes no memory on a CPU.
     """
     device = setup.ranks.device
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             part = cast("DTensor", parameter.data)
             full = read.pop(name).to(device) if read else torch.empty(part.shape, device=device)
-            own = distribute_tensor(full, part.device_mesh, part.placements, src_data_rank=0)
-            local_part(part).copy_(local_part(own))
+            received = distribute_tensor(full, part.device_mesh, part.placements, src_data_rank=0)
+            local_part(part).copy_(local_part(received))
 
 
 def send_from_main(tensors: Iterable[torch.Tensor], device: torch.device) -> None:
-    """Every rank gets the main rank's tensors, by way of the device. A collective."""
+    """Send the main rank's tensors to every rank, by way of the device. A collective."""
     with torch.no_grad():
         for tensor in tensors:
-            sent = tensor.to(device)  # the tensor itself where it is there already
+            sent = tensor.to(device)  # the tensor itself if it is on the device already
             dist.broadcast(sent, src=0)
             tensor.copy_(sent)
 
 
 def prefetch_next(layers: list[Any], wrap: str) -> None:
-    """Each layer gathers the next one while it computes.
+    """Let each layer gather the next one while it computes.
 
-    Raises `ConfigError` where the wrapped modules are not layers, whose order is that of use.
+    Raises `ConfigError` if the wrapped modules are not layers: only layers are in the order of their use.
     """
     if wrap != "layers":
         what = f"needs layers in the order of their use, not wrap={wrap}"
@@ -157,7 +162,7 @@ def prefetch_next(layers: list[Any], wrap: str) -> None:
 
 
 def make_mesh(setup: Setup) -> DeviceMesh:
-    """One axis over all ranks, or (replicate, shard) for HSDP; the layout has checked the groups."""
+    """Return one axis over all ranks, or (replicate, shard) for HSDP. The layout has checked the groups."""
     strategy, layout = setup.recipe.strategy, setup.layout
     if not strategy.hybrid:
         return init_device_mesh(layout.device, (layout.world_size,), mesh_dim_names=("shard",))
@@ -167,6 +172,7 @@ def make_mesh(setup: Setup) -> DeviceMesh:
 
 
 def _offload(setup: Setup) -> OffloadPolicy:
+    """Return FSDP's offload policy. Raises `ConfigError` for a combination that FSDP lacks."""
     strategy = setup.recipe.strategy
     params, optimizer = strategy.offload_params, strategy.offload_optimizer
     if params == optimizer == "none":
@@ -178,6 +184,6 @@ def _offload(setup: Setup) -> OffloadPolicy:
 
 
 def _full(tensor: torch.Tensor) -> torch.Tensor:
-    """A collective where the tensor is sharded."""
+    """Return the whole tensor on the CPU. A collective if the tensor is sharded."""
     full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return full.cpu()

@@ -1,4 +1,4 @@
-"""Time of half precision on this CPU, in units of fp32's: a few milliseconds.
+"""Measure the time of half precision on this CPU, relative to fp32: a few milliseconds.
 
 `python -P -m trainer.engines.half_precision` prints `{"bf16": 15.1, "fp16": 17.4}`.
 """
@@ -23,10 +23,10 @@ _EMULATED = 4.0
 
 
 def measure(compute: Dtype) -> float:
-    """The three products of a linear layer (forward, and both of its backward) in `compute` against fp32.
+    """Return the time of the three products of a linear layer (forward and backward) in `compute` over fp32.
 
-    All three: emulations differ by the order of the operands. Instructions of matrix units show only on a
-    large product, which is not tried where the small one is far behind.
+    All three, since emulations differ by the order of the operands. Matrix units show only on a
+    large product, which is not tried if the small one is far slower already.
     """
     cost = _ratio(compute, _SMALL)
     return cost if cost > _EMULATED else _ratio(compute, _LARGE)
@@ -37,9 +37,10 @@ def _ratio(compute: Dtype, shape: tuple[int, int, int]) -> float:
 
 
 def _seconds(dtype: torch.dtype, shape: tuple[int, int, int]) -> float:
-    """The least of some times, after one that builds the kernels. fp32 is short, and so is measured longer.
+    """Return the shortest of several times, after one that builds the kernels.
 
-    Constants, so that the run's random numbers stay what they are.
+    fp32 is fast, and therefore measured more often. The data are constants, so that the run's random numbers
+    stay the same.
     """
     rows, wide, out = shape
     x, weight, grad = (
@@ -56,7 +57,7 @@ def _seconds(dtype: torch.dtype, shape: tuple[int, int, int]) -> float:
 
 
 def warn_if_emulated(compute: Dtype, device: Device, hostname: str) -> None:
-    """Say in the log that fp32 would be faster on this node, wherever the run was planned."""
+    """Log if fp32 would be faster on this node, wherever the run was planned."""
     if device != "cpu" or compute == "fp32":
         return
     cost = measure(compute)

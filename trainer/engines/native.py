@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def engine(strategy: Strategy) -> type[Engine]:
-    """The engine of `strategy.engine=torch`. Imports what it returns, and nothing else."""
+    """Return the engine of `strategy.engine=torch`. Imports only the module that it needs."""
     if strategy.pipeline_parallel > 1:
         from trainer.engines.model_parallel.pipeline import PipelineEngine
 

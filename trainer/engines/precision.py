@@ -17,15 +17,15 @@ TORCH_DTYPES: dict[Dtype, torch.dtype] = {
 
 
 def autocast(compute: Dtype, device_kind: str) -> AbstractContextManager[object]:
-    """In which the operations that tolerate it run in `compute`."""
+    """Return a context in which the operations that tolerate it run in `compute`."""
     return nullcontext() if compute == "fp32" else torch.autocast(device_kind, dtype=TORCH_DTYPES[compute])
 
 
 def autocast_forward(model: torch.nn.Module, compute: Dtype, device_kind: str) -> None:
     """Make the model's forward run in `compute`, whoever calls it and whatever wraps it.
 
-    The forward itself is changed, not the calling side: DeepSpeed switches an outer autocast off,
-    and its own fp16 autocast steps one gradient scaler once a parameter group.
+    The forward itself is changed, not the caller: DeepSpeed switches an outer autocast off,
+    and its own fp16 autocast steps one gradient scaler once per parameter group.
     """
     if compute != "fp32":
         context = torch.autocast(device_kind, dtype=TORCH_DTYPES[compute])
@@ -36,15 +36,15 @@ def autocast_forward(model: torch.nn.Module, compute: Dtype, device_kind: str) -
 class LossScale:
     """Dynamic loss scaling for fp16 gradients.
 
-    The rule of `torch.amp.GradScaler`, with the hysteresis and the floor of DeepSpeed's scaler. A
-    step whose gradients are not finite is skipped and, once as many of them as the hysteresis have
-    come since the scale last grew, halves the scale; a window of good steps in a row doubles it.
+    The rule is that of `torch.amp.GradScaler`, with the hysteresis and the floor of DeepSpeed's scaler. A
+    step whose gradients are not finite is skipped. From the `hysteresis`-th skipped step since the scale last
+    grew, each skipped step halves the scale; a window of good steps in a row doubles it.
 
     Attributes:
-        scale: what the loss is multiplied by; 1 and fixed where `dynamic` is false.
+        scale: what the loss is multiplied by; 1 and fixed if `dynamic` is false.
         good_steps: finite steps since the scale last changed.
         overflows: skipped steps since the scale last grew.
-        smallest: an overflow at this scale fails the run.
+        smallest: the smallest scale; an overflow at it fails the run.
     """
 
     dynamic: bool
@@ -57,6 +57,7 @@ class LossScale:
 
     @classmethod
     def of(cls, precision: Precision) -> LossScale:
+        """Return the scale of a recipe's precision; a fixed one unless it is fp16."""
         if precision.compute != "fp16":
             return cls(False)
         return cls(
@@ -68,7 +69,10 @@ class LossScale:
         )
 
     def update(self, finite: bool) -> None:
-        """Raises `FloatingPointError` where no scale is small enough: the model itself diverged."""
+        """Adapt the scale.
+
+        Raises `FloatingPointError` if no scale is small enough: the model itself diverged.
+        """
         if finite:
             self.good_steps += 1
             if self.good_steps == self.window:

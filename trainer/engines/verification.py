@@ -1,4 +1,4 @@
-"""Proof that a strategy carries the run: counted on the live objects, compared with its promise."""
+"""Prove that the requested strategy is active: count on the live objects, and compare with its promise."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PADDING_ELEMENTS = 256
 
 
 def promise(strategy: Strategy) -> Promise:
-    """Of Galley's own engines by the neutral description; of others by what their class says of itself."""
+    """Return the promise of Galley's engines by the neutral description, of others by their own class."""
     if strategy.engine not in ENGINES.built_in:
         return engine_class(strategy).promise(strategy)
     if strategy.engine == "deepspeed":
@@ -34,7 +34,7 @@ def promise(strategy: Strategy) -> Promise:
         kinds["params"] = ("optimizer", "grads", "params")
         return Promise("DeepSpeedEngine", frozenset(kinds[strategy.shard]))
     if strategy.engine == "fsdp":
-        # Also with `grads`: parameters are kept gathered from forward to backward, not longer.
+        # With `grads`, too: parameters stay gathered from forward to backward, not longer.
         return Promise("FSDPModule", frozenset({"optimizer", "grads", "params"}))
     if strategy.model_parallel > 1:
         parts = [SCHEDULES[strategy.schedule]] if strategy.pipeline_parallel > 1 else []
@@ -45,7 +45,7 @@ def promise(strategy: Strategy) -> Promise:
 
 
 def partitions(setup: Setup) -> int:
-    """Parts that the recipe cuts things into: by what was asked for, not by what is there."""
+    """Return the number of parts that the recipe asks for, whatever the live objects have."""
     strategy, layout = setup.recipe.strategy, setup.layout
     if strategy.model_parallel > 1:
         return strategy.model_parallel
@@ -76,7 +76,7 @@ class EngagementProbe:
             self._grads = self._engine.held_grads()
 
     def after_step(self, lr: float) -> None:
-        """Raises `EngagementError` on every rank if anything is not as promised. A collective."""
+        """Raise `EngagementError` on every rank if anything is not as promised. A collective."""
         if self._engine.optimizer_steps == 0:
             return
         if self.result is None:
@@ -108,14 +108,17 @@ class EngagementProbe:
         )
 
     def _precision(self) -> str:
-        """Of the layers on all ranks; empty where the model has no layer of its own. A collective."""
-        own = _names(self._formats.seen) if self._formats is not None else ""
-        by_rank: list[str] = self._engine.setup.ranks.gather_json(own)
+        """Return the formats of the layers on all ranks; empty if the model has no such layer.
+
+        A collective.
+        """
+        rank_formats = _names(self._formats.seen) if self._formats is not None else ""
+        by_rank: list[str] = self._engine.setup.ranks.gather_json(rank_formats)
         return ", ".join(sorted({name for names in by_rank for name in names.split(", ") if name}))
 
 
 def check(engaged: Engaged, engine: Engine) -> None:
-    """Compare class, world and elements with the promise of the strategy."""
+    """Compare class, world size and elements with the promise of the strategy."""
     problems = [
         *_name_problems(engine),
         *_wrapper_problems(engaged, engine),
@@ -127,7 +130,7 @@ def check(engaged: Engaged, engine: Engine) -> None:
 
 
 def check_replicas(engine: Engine) -> None:
-    """Ranks that train on their own data without a common gradient differ after one step."""
+    """Compare the weights: ranks that train without a common gradient differ after one step."""
     by_rank: list[dict[str, float]] = engine.setup.ranks.gather_json(engine.checksums())
     name = engine.setup.recipe.strategy.name
     for part in {part: None for sums in by_rank for part in sums}:
@@ -139,7 +142,7 @@ def check_replicas(engine: Engine) -> None:
 
 
 def _name_problems(engine: Engine) -> list[str]:
-    """A name that means another strategy than the one that was carried out."""
+    """Return problems of a name that stands for another strategy than the one that was carried out."""
     return [problem.what for problem in name_problems(engine.setup.recipe.strategy)]
 
 
@@ -162,13 +165,13 @@ def _wrapper_problems(engaged: Engaged, engine: Engine) -> list[str]:
 
 
 def _names(dtypes: Set[torch.dtype | None] | Set[torch.dtype]) -> str:
-    """Galley's names of the formats, torch's for others; `none` for None."""
+    """Return Galley's names of the formats, torch's for others; `none` for None."""
     ours: dict[torch.dtype | None, str] = {dtype: name for name, dtype in TORCH_DTYPES.items()}
     return ", ".join(sorted(ours.get(dtype, str(dtype).lower()) for dtype in dtypes))
 
 
 def _element_problems(engaged: Engaged, engine: Engine) -> list[str]:
-    """Every rank holds at most its share, and all together hold everything that there is."""
+    """Check that every rank holds at most its share, and that all together hold everything."""
     partitioned = promise(engine.setup.recipe.strategy).partitioned
     parts, problems = partitions(engine.setup), []
     for kind, held in engaged.elements_per_rank.items():

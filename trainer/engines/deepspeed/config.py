@@ -1,4 +1,4 @@
-"""DeepSpeed's configuration, derived from the neutral strategy. Nothing in it is `auto`."""
+"""Derive DeepSpeed's configuration from the neutral strategy. Nothing in it is `auto`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ LARGEST_BUCKET = 500_000_000
 
 
 def deepspeed_config(setup: Setup, sizes: Collection[int]) -> dict[str, Any]:
-    """What is derived, with `strategy.engine_options` merged in. `sizes` are elements by parameter.
+    """Return the derived configuration with `strategy.engine_options` merged in.
 
-    Raises `ConfigError` for an option that sets what Galley derives, or that it cannot honor.
+    `sizes`: the number of elements of each parameter. Raises `ConfigError` for an option that sets what
+    Galley derives, or that it cannot honor.
     """
     derived = _derived(setup)
     options = _without_optimizer(setup.recipe.strategy)
@@ -29,11 +30,12 @@ def deepspeed_config(setup: Setup, sizes: Collection[int]) -> dict[str, Any]:
 
 
 def uses_cpu_adam(strategy: Strategy) -> bool:
-    """Whether DeepSpeed's compiled AdamW updates; torch's own does elsewhere."""
+    """Return whether DeepSpeed's compiled AdamW updates the weights; otherwise torch's does."""
     return strategy.offload_optimizer != "none" and not _torch_adam(strategy)
 
 
 def _derived(setup: Setup) -> dict[str, Any]:
+    """Return the keys that follow from the recipe. An option must not set them."""
     recipe, layout = setup.recipe, setup.layout
     strategy = recipe.strategy
     zero: dict[str, Any] = {"stage": ZERO_STAGES[strategy.shard]}
@@ -53,7 +55,7 @@ def _derived(setup: Setup) -> dict[str, Any]:
 
 
 def _defaults(setup: Setup, sizes: Collection[int]) -> dict[str, Any]:
-    """What an option may replace."""
+    """Return the keys that an option may replace."""
     strategy = setup.recipe.strategy
     pinned = {"pin_memory": strategy.offload_pin_memory and setup.layout.device == "cuda"}
     zero: dict[str, Any] = {"reduce_bucket_size": max(1, min(sum(sizes), LARGEST_BUCKET))}
@@ -84,27 +86,30 @@ def _defaults(setup: Setup, sizes: Collection[int]) -> dict[str, Any]:
 
 
 def _state_on_drive(strategy: Strategy) -> dict[str, Any]:
+    """Return the section of the optimizer's state on a drive."""
     return {"nvme_path": strategy.offload_nvme_path, "buffer_count": STATE_BUFFERS}
 
 
 def _params_on_drive(strategy: Strategy, largest: int) -> dict[str, Any]:
-    """`largest` is the elements of the largest part of a parameter; DeepSpeed's own buffers take 2 GB.
+    """Return the section of parameters on a drive. `largest`: elements of the largest part of a parameter.
 
-    Without `max_in_cpu` the first 10⁹ elements would not go to the drive at all.
+    DeepSpeed's own buffers take 2 GB. Without `max_in_cpu` the first 10⁹ elements would not go to the drive
+    at all.
     """
     buffers = {"buffer_count": PARAM_BUFFERS, "buffer_size": largest}
     return {"nvme_path": strategy.offload_nvme_path, "max_in_cpu": 0, **buffers}
 
 
 def _torch_adam(strategy: Strategy) -> bool:
+    """Return whether the options ask for torch's AdamW."""
     params = strategy.engine_options.get("optimizer", {}).get("params", {})
     return bool(params.get("torch_adam", False))
 
 
 def _without_optimizer(strategy: Strategy) -> dict[str, Any]:
-    """The options without those of the optimizer, which Galley makes itself.
+    """Return the options without those of the optimizer, which Galley makes itself.
 
-    Raises `ConfigError` for one of them that asks for another optimizer than it makes.
+    Raises `ConfigError` for one that asks for another optimizer than Galley makes.
     """
     options = dict(strategy.engine_options)
     optimizer = dict(options.pop("optimizer", {}))
@@ -118,6 +123,7 @@ def _without_optimizer(strategy: Strategy) -> dict[str, Any]:
 
 
 def _refuse_derived(options: dict[str, Any], derived: dict[str, Any], prefix: str = "") -> None:
+    """Raise `ConfigError` for an option that sets a derived key, at any depth."""
     for key, value in options.items():
         if key not in derived:
             continue
@@ -130,7 +136,7 @@ def _refuse_derived(options: dict[str, Any], derived: dict[str, Any], prefix: st
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Deep; `over` wins."""
+    """Merge two configurations at every depth; `over` wins."""
     both = {**base, **over}
     for key in base.keys() & over.keys():
         if isinstance(base[key], dict) and isinstance(over[key], dict):

@@ -1,8 +1,8 @@
-"""The folder on an NVMe drive that one run keeps state in.
+"""The folder on an NVMe drive in which one run keeps state.
 
-Every run has one of its own, `galley-nvme-XXXXXXXX`, below the folder that the recipe names. The first rank
-of each node holds a lock on it (the kernel's, which ends with its process): a folder whose lock nobody
-holds was left by a run that was killed, and the next run on the drive removes it.
+Every run has its own folder, `galley-nvme-XXXXXXXX`, below the one that the recipe names. The first rank
+of each node holds a lock on it (the kernel's, which ends with its process). If nobody holds the lock of a
+folder, a killed run left the folder, and the next run on the drive removes it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Drive:
                 self._locks = [_claim(folder, needed) for folder in self.folders.values()]
 
     def close(self) -> None:
-        """Remove the folders; all ranks must have done with them."""
+        """Remove the folders. No rank may use them any more."""
         if self._owner:
             for folder in self.folders.values():
                 shutil.rmtree(folder, ignore_errors=True)
@@ -50,8 +50,9 @@ class Drive:
 
 
 def _claim(folder: Path, needed: int) -> int:
-    """Make the folder; returns the open lock."""
-    guard = _lock(folder.parent / f".{PREFIX}{LOCK}", wait=True)  # nobody sees a folder before its lock
+    """Create the folder; return its open lock."""
+    # Held until the folder's lock exists: another run would take a folder without a lock for abandoned.
+    guard = _lock(folder.parent / f".{PREFIX}{LOCK}", wait=True)
     try:
         for lock in folder.parent.glob(f"{PREFIX}*/{LOCK}"):
             _remove_abandoned(lock.parent)
@@ -66,16 +67,17 @@ def _claim(folder: Path, needed: int) -> int:
 
 
 def _remove_abandoned(folder: Path) -> None:
+    """Remove the folder unless a living run holds its lock."""
     try:
         lock = _lock(folder / LOCK, wait=False)
     except BlockingIOError:
-        return  # a run lives in it
+        return  # a living run uses it
     shutil.rmtree(folder, ignore_errors=True)
     os.close(lock)
 
 
 def _lock(path: Path, wait: bool) -> int:
-    """Raises `BlockingIOError` where another process holds it and there is to be no waiting."""
+    """Take the lock. Raises `BlockingIOError` if another process holds it and `wait` is false."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -1,11 +1,11 @@
-"""DeepSpeed itself and the operators that it compiles on first use.
+"""DeepSpeed itself, and the operators that it compiles on first use.
 
-Compiled for this machine's processor, one to five minutes each, and kept in a cache of Galley's own:
-only Galley builds there and only under its lock, which is the kernel's (`flock`) and ends with the
-process that holds it. So the lock file that torch leaves behind when a compile is killed, at which
-every later run would wait for ever, is known to be stale. A library that is done is kept beside the
-build, under the operator's name, and loaded from there: torch would ask ninja again in every process,
-which takes seconds, and compile again for every other environment that shares the cache.
+They are compiled for this machine's processor, one to five minutes each, and kept in a cache of Galley:
+only Galley builds there, and only under its lock, which is the kernel's (`flock`) and ends with the
+process that holds it. If a compile is killed, torch leaves a lock file behind, for which every later
+run would wait for ever; under Galley's lock that file is known to be stale. A finished library is kept
+beside the build, under the operator's name, and loaded from there: torch would ask ninja again in every
+process, which takes seconds, and compile again for every other environment that shares the cache.
 """
 
 from __future__ import annotations
@@ -33,18 +33,20 @@ from trainer.engines.base import Setup
 
 
 def import_deepspeed(setup: Setup) -> Any:
-    """DeepSpeed, on the process group and the device that there are."""
+    """Return DeepSpeed, on the existing process group and device."""
     os.environ.setdefault("DS_ACCELERATOR", setup.layout.device)
-    # From it alone DeepSpeed takes its device; srun and MPICH do not set it, and a launcher may show each
+    # DeepSpeed takes its device only from this. srun and MPICH do not set it, and a launcher may show each
     # rank its own GPU as the first.
     device, local_rank = setup.ranks.device, setup.ranks.facts.local_rank
     os.environ["LOCAL_RANK"] = str(local_rank if device.type == "cpu" else device.index)
     if "OMPI_COMM_WORLD_LOCAL_RANK" in os.environ:
-        os.environ["OMPI_COMM_WORLD_LOCAL_RANK"] = os.environ["LOCAL_RANK"]  # it insists that they agree
+        os.environ["OMPI_COMM_WORLD_LOCAL_RANK"] = os.environ[
+            "LOCAL_RANK"
+        ]  # DeepSpeed checks that they agree
     import deepspeed
     from deepspeed.ops import __compatible_ops__
 
-    # Serves inference only, but would be compiled (46 s) by the first process group on CPU.
+    # This operator serves only inference, but the first process group on CPU would compile it (46 s).
     __compatible_ops__["deepspeed_shm_comm"] = False
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(dist_init_required=False)
@@ -52,33 +54,36 @@ def import_deepspeed(setup: Setup) -> Any:
 
 
 def load_cpu_adam(setup: Setup) -> None:
-    """AdamW for host memory. A collective. Raises `ConfigError` where it cannot be built."""
+    """Load AdamW for host memory. A collective. Raises `ConfigError` if it cannot be built."""
     hint = "it needs g++ and ninja; without them set strategy.engine_options.optimizer.params.torch_adam=true"
     _load(["CPUAdamBuilder"], setup, "strategy.offload_optimizer", hint)
 
 
 def load_async_io(setup: Setup) -> None:
-    """What reads and writes a drive. A collective. Raises `ConfigError` where it cannot be built."""
+    """Load the operators that read and write a drive.
+
+    A collective. Raises `ConfigError` if they do not build.
+    """
     where = ", ".join(kept_on_drive(setup.recipe.strategy))
     hint = "it needs g++, ninja and libaio-dev; or strategy=zero3_offload"
     _load(["PinMemoryBuilder", "AsyncIOBuilder"], setup, where, hint)
 
 
 def ops_cache(setup: Setup) -> Path:
-    """One folder for each processor and set of versions: the operators are built for `native`."""
+    """Return the folder of this processor and these versions: the operators are built for `native`."""
     made_of = (platform.python_version(), torch.__version__, version("deepspeed"), _processor())
     key = hashlib.sha256("\0".join(made_of).encode()).hexdigest()[:20]
     return cache_root(setup.recipe.data) / "deepspeed" / key
 
 
 def clear_stale_locks(cache: Path) -> None:
-    """Remove what killed compiles left; only for the holder of the cache's lock."""
+    """Remove the lock files of killed compiles. Only the holder of the cache's lock may do so."""
     for lock in cache.glob("*/lock"):
         lock.unlink()
 
 
 def _processor() -> str:
-    """What `-march=native` depends on."""
+    """Return what `-march=native` depends on."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
@@ -87,6 +92,7 @@ def _processor() -> str:
 
 @contextmanager
 def _locked(cache: Path) -> Iterator[None]:
+    """Hold the cache's lock."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "galley.lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
@@ -94,7 +100,7 @@ def _locked(cache: Path) -> Iterator[None]:
 
 
 def _load(builders: Sequence[str], setup: Setup, where: str, hint: str) -> None:
-    """Have operators compiled, by each node's first rank before the others; later ones link earlier ones."""
+    """Compile operators on each node's first rank, before the others; later operators link earlier ones."""
     cache = ops_cache(setup)
     os.environ["TORCH_EXTENSIONS_DIR"] = str(cache)
     with setup.ranks.main_first(), _locked(cache):
@@ -109,6 +115,7 @@ def _load(builders: Sequence[str], setup: Setup, where: str, hint: str) -> None:
 
 
 def _load_kept_or_built(operator: Any, kept: Path) -> None:
+    """Load the kept library, or build it and keep a copy."""
     loaded: dict[str, ModuleType] = operator._loaded_ops
     if operator.name not in loaded and kept.exists():
         loaded[operator.name] = _import_library(operator.name, kept)
@@ -120,6 +127,7 @@ def _load_kept_or_built(operator: Any, kept: Path) -> None:
 
 
 def _import_library(name: str, path: Path) -> ModuleType:
+    """Import a compiled extension from its file."""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # noqa: S101  # it ends in .so
     assert spec.loader is not None  # noqa: S101

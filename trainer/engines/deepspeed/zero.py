@@ -1,7 +1,7 @@
 """ZeRO-1 and ZeRO-2 through DeepSpeed: optimizer state and gradients partitioned over the ranks.
 
-DeepSpeed is driven directly. It runs in fp32 with the model's forward under autocast, as the torch
-engines do, so that master weights and results are the same; its parameters are then the master
+DeepSpeed is driven directly. It runs in fp32 with the model's forward under autocast, like the torch
+engines, so that master weights and results are the same; its parameters are then the master
 weights themselves.
 """
 
@@ -20,12 +20,12 @@ from trainer.engines.deepspeed.operators import import_deepspeed, load_async_io,
 from trainer.optim.optimizers import counts_steps
 from trainer.optim.parameter_groups import make_optimizer, param_groups, set_learning_rate
 
-# A parameter's weight and master weight and its moments, fp32.
+# Bytes per parameter on a drive: weight, master weight and two moments, fp32.
 DRIVE_BYTES = 4 * 4
 
 
 class ZeroEngine(Engine):
-    """A `DeepSpeedEngine` of stage 1 or 2; the optimizer may live in host memory."""
+    """A `DeepSpeedEngine` of stage 1 or 2; the optimizer may be in host memory."""
 
     def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
         super().__init__(model, setup)
@@ -37,7 +37,7 @@ class ZeroEngine(Engine):
             make_cpu_adam(model, setup) if self.cpu_adam else make_optimizer(model, setup.recipe.optim)
         )
         if setup.recipe.strategy.shard == "params":
-            # One parameter at a time goes to the device; `initialize` would move all of them first.
+            # `Init` moves one parameter at a time to the device; `initialize` would move all of them first.
             deepspeed.zero.Init(module=model, config_dict_or_path=config)
             for buffer in model.buffers():
                 buffer.data = buffer.data.to(setup.ranks.device)
@@ -54,12 +54,12 @@ class ZeroEngine(Engine):
 
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
-        # The last batch of an epoch may have fewer rounds, so DeepSpeed's own count is not used.
+        # Not DeepSpeed's own count: the last batch of an epoch may have fewer rounds.
         self.engine.set_gradient_accumulation_boundary(last)
         yield
 
     def backward(self, loss: torch.Tensor) -> None:
-        # DeepSpeed averages over the ranks.
+        # DeepSpeed averages over the ranks, and the loss is this rank's part of a sum: undo the division.
         if self.loss_scale.dynamic:
             self.zero.override_loss_scale(self.loss_scale.scale)
         self.engine.backward(loss * self.world_size(), scale_wrt_gas=False)
@@ -87,13 +87,13 @@ class ZeroEngine(Engine):
         return dtype
 
     def flat_parts(self) -> list[torch.Tensor]:
-        """This rank's parts of the master weights, which the optimizer updates."""
+        """Return this rank's parts of the master weights, which the optimizer updates."""
         parts: list[torch.Tensor] = self.zero.single_partition_of_fp32_groups
         return parts
 
     def held_grads(self) -> int:
         whole = [p.grad for p in self.parameters.values() if p.grad is not None]
-        # An offloaded optimizer has its gradients beside the weights, another one in lists.
+        # An offloaded optimizer keeps its gradients beside the weights, any other in lists.
         parts = [part.grad for part in self.flat_parts() if part.grad is not None]
         for group in self.zero.averaged_gradients.values():
             parts += group or []
@@ -126,7 +126,7 @@ class ZeroEngine(Engine):
         safe_set_full_optimizer_state(parameter, full.to(parameter.device), moment)
 
     def _count(self, flat: torch.Tensor) -> dict[str, int | torch.Tensor]:
-        """The optimizer's own count of steps, where it keeps one; torch's is a tensor."""
+        """Return the optimizer's own count of steps, if it keeps one. Torch's count is a tensor."""
         if not counts_steps(self.setup.recipe.optim):
             return {}
         if self.cpu_adam:
@@ -134,10 +134,10 @@ class ZeroEngine(Engine):
         return {"step": torch.tensor(float(self.optimizer_steps), device=flat.device)}
 
     def _create_state(self) -> None:
-        """The optimizer's state before its first step.
+        """Create the optimizer's state before its first step.
 
         DeepSpeed 0.19.8 links parameters to their part of the flat state once, after the step of
-        the first parameter group, when the second group has none yet: those parameters could not
+        the first parameter group, when the second group has none yet: its parameters could not
         be saved.
         """
         for number, flat in enumerate(self.flat_parts()):
@@ -148,17 +148,18 @@ class ZeroEngine(Engine):
         self._link_state()
 
     def _in_memory(self, number: int) -> AbstractContextManager[None]:
-        """Around a change of the state of a flat part; one that lies elsewhere is fetched and put back."""
+        """Enclose a change of the state of a flat part. State that is elsewhere is fetched and put back."""
         return nullcontext()
 
     def _link_state(self) -> None:
+        """Link parameters to their part of the flat state, as DeepSpeed does after the first step."""
         self.zero._lazy_init_hp_params_optimizer_state()
 
 
 def open_drive(
     config: dict[str, Any], parameters: Iterable[torch.nn.Parameter], setup: Setup
 ) -> Drive | None:
-    """A place on the drives that `config` names, which it names from then on; None without any.
+    """Return a place on the drives that `config` names, and name it there; None if there is none.
 
     A collective.
     """
@@ -175,7 +176,7 @@ def open_drive(
 
 
 def make_cpu_adam(model: torch.nn.Module, setup: Setup) -> torch.optim.Optimizer:
-    """DeepSpeed's AdamW for host memory, with the parameter groups of every strategy. A collective."""
+    """Return DeepSpeed's AdamW for host memory, with the parameter groups of every strategy. A collective."""
     load_cpu_adam(setup)
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 

@@ -1,11 +1,11 @@
 """ZeRO-3 through DeepSpeed: parameters are partitioned as well, and gathered module by module.
 
-The weights are in the model before it comes here, so that they are those of every other strategy.
+The weights are in the model before it comes here, so that they are the same as under every other strategy.
 Between uses a parameter is empty; `ds_tensor` is this rank's part of it, padded at the end, and
-`ds_shape` and `ds_numel` are the whole's.
+`ds_shape` and `ds_numel` describe the whole.
 
-Optimizer state lies in sub-groups of parameters, each one flat tensor a kind. One on an NVMe drive is
-empty between uses, and read as a whole, by `_in_memory`.
+Optimizer state is kept in sub-groups of parameters, each one flat tensor per kind. State on an NVMe drive is
+empty between uses, and `_in_memory` reads it as a whole.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trainer.engines.deepspeed.zero import ZeroEngine
 
 
 class Zero3Engine(ZeroEngine):
-    """A `DeepSpeedEngine` of stage 3; parameters and optimizer may live in host memory, or on a drive."""
+    """A `DeepSpeedEngine` of stage 3; parameters and optimizer may be in host memory, or on a drive."""
 
     def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
         self._read: tuple[int, dict[str, torch.Tensor]] | None = None
@@ -53,7 +53,7 @@ class Zero3Engine(ZeroEngine):
         return super().held_optimizer() + swapped
 
     def misplaced(self) -> list[str]:
-        """DeepSpeed keeps what is smaller than 1 MiB in memory, be it all of it."""
+        """Describe what is not on the drive. DeepSpeed keeps every part of less than 1 MiB in memory."""
         on_drive = [p for p in self.parameters.values() if _on_drive(p)]
         files = {
             "offload_optimizer": [
@@ -101,7 +101,10 @@ class Zero3Engine(ZeroEngine):
         return full.cpu()
 
     def load_moments(self, read: ReadTensor, optimizer_steps: int) -> None:
-        """A sub-group at a time. DeepSpeed's own setter (0.19.8) takes no value whose parts are padded."""
+        """Load one sub-group at a time.
+
+        DeepSpeed's own setter (0.19.8) takes no value whose parts are padded.
+        """
         self.optimizer_steps = optimizer_steps
         names = {id(parameter): name for name, parameter in self.parameters.items()}
         for number, flat in enumerate(self.flat_parts()):
@@ -113,27 +116,29 @@ class Zero3Engine(ZeroEngine):
                         self._load_part(parameter, state[moment], read(moment, names[id(parameter)]))
 
     def _load_part(self, parameter: torch.nn.Parameter, state: torch.Tensor, full: torch.Tensor) -> None:
+        """Copy this rank's part of `full` into the flat state of a sub-group."""
         _, start, numel = self._place(parameter)
         first = numel * self.zero._get_param_partition_rank(parameter)
-        own = full.flatten()[first : first + numel]
-        state[start : start + len(own)].copy_(own)
+        rank_part = full.flatten()[first : first + numel]
+        state[start : start + len(rank_part)].copy_(rank_part)
 
     def _place(self, parameter: torch.nn.Parameter) -> tuple[int, int, int]:
-        """Sub-group, and in its flat tensors the first element and the number of them."""
+        """Return the sub-group, and in its flat tensors the first element and the number of elements."""
         place: tuple[int, int, int] = self.zero.grad_position[self.zero.get_param_id(parameter)]
         return place
 
     def _is_swapped(self, number: int) -> bool:
+        """Return whether a sub-group's state is on the drive."""
         swapped: bool = self.zero._swappable_optimizer_subgroup(number)
         return swapped
 
     def _swapped(self) -> dict[str, Any]:
-        """DeepSpeed's notes on the sub-groups that are on the drive."""
+        """Return DeepSpeed's records of the sub-groups that are on the drive."""
         return self.zero.optimizer_swapper.swap_params_info if self.zero.swap_optimizer else {}
 
     @contextmanager
     def _in_memory(self, number: int) -> Iterator[None]:
-        """Around a change of a sub-group's state."""
+        """Enclose a change of a sub-group's state: read it from the drive, and write it back."""
         if self._is_swapped(number):
             self.zero._optimizer_states_and_gradient_swap_in(number)
             yield
@@ -142,7 +147,10 @@ class Zero3Engine(ZeroEngine):
             yield
 
     def _moments_of(self, number: int) -> dict[str, torch.Tensor]:
-        """Copies of a sub-group's moments; those of the last one that was asked for stay until training."""
+        """Return copies of a sub-group's moments.
+
+        Those of the last sub-group are kept until training goes on.
+        """
         if self._read is None or self._read[0] != number:
             self._read = None
             self.zero._optimizer_states_and_gradient_swap_in(number)
@@ -152,14 +160,14 @@ class Zero3Engine(ZeroEngine):
         return self._read[1]
 
     def _link_state(self) -> None:
-        """Parameters find their part of the state by its position."""
+        """Do nothing: parameters find their part of the state by its position."""
 
 
 def keep_gradients(swapper: Any) -> None:
-    """Leave gradients in host memory, where DeepSpeed has a buffer for all of them in any case.
+    """Keep gradients in host memory, where DeepSpeed has a buffer for all of them in any case.
 
-    DeepSpeed 0.19.8 writes those of 1 MiB and more to the drive, and reads them to the beginning of a
-    buffer instead of their place in it: the parameters of a sub-group but the first would be updated by
+    DeepSpeed 0.19.8 writes gradients of 1 MiB and more to the drive, and reads them to the beginning of a
+    buffer instead of their place in it: all parameters of a sub-group but the first would be updated with
     shifted gradients.
     """
 
@@ -172,7 +180,7 @@ def keep_gradients(swapper: Any) -> None:
 
 
 def _zero(parameter: torch.Tensor) -> Any:
-    """The parameter with the attributes that DeepSpeed gives it."""
+    """Return the parameter as an object with the attributes that DeepSpeed adds."""
     return parameter
 
 
@@ -181,14 +189,14 @@ def _on_drive(parameter: torch.Tensor) -> bool:
 
 
 def _part_numel(parameter: torch.Tensor) -> int:
-    """Elements of this rank's part, in memory or on the drive."""
+    """Return the elements of this rank's part, in memory or on the drive."""
     part = _zero(parameter).ds_tensor
     numel: int = part.ds_numel if _on_drive(parameter) else part.numel()
     return numel
 
 
 def _gathered(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """A copy of the whole, on the CPU. A collective."""
+    """Return a copy of the whole parameter, on the CPU. A collective."""
     from deepspeed import zero
 
     with zero.GatheredParameters([parameter]):

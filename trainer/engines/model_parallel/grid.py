@@ -1,4 +1,4 @@
-"""Where a rank stands among pipeline stages, copies of the model, and shares of a matrix."""
+"""The position of a rank among pipeline stages, copies of the model, and shares of a matrix."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Grid:
 
     @property
     def stage(self) -> int:
-        """Place of this rank in the pipeline."""
+        """Return this rank's position in the pipeline."""
         return self.mesh.get_local_rank(PIPELINE)
 
     @property
     def share(self) -> int:
-        """Which part of a matrix this rank holds."""
+        """Return which part of a matrix this rank holds."""
         return self.mesh.get_local_rank(TENSOR)
 
     def size(self, axis: str) -> int:
@@ -39,7 +39,7 @@ class Grid:
 
 
 def open_grid(strategy: Strategy, layout: Layout, ranks: Ranks) -> Grid | None:
-    """None where every rank holds, or gathers, a whole model. A collective."""
+    """Return the grid; None if every rank holds, or gathers, a whole model. A collective."""
     if strategy.model_parallel == 1:
         return None
     shape = (strategy.pipeline_parallel, layout.data_parallel, strategy.tensor_parallel)

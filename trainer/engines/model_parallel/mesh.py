@@ -1,7 +1,7 @@
-"""Tensor × data parallel, with or without ZeRO-1: parts of matrices on neighbors, copies beside them.
+"""Tensor × data parallel, with or without ZeRO-1: parts of matrices on neighboring ranks, copies beside them.
 
 The optimizer, the sums over the copies and the norm work on each rank's own part of every tensor
-(`Leaf`), which shares its memory with the parameter: torch's optimizers need to know nothing of DTensors.
+(`Leaf`), which shares its memory with the parameter: torch's optimizers need not support DTensors.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trainer.engines.precision import TORCH_DTYPES
 from trainer.optim.optimizers import optimizer_class, restored_state
 from trainer.optim.parameter_groups import param_groups, set_learning_rate
 
-# Gradients that are summed over the copies in one message, in bytes; DDP's first choice.
+# Bytes of gradients that are summed over the copies in one message; DDP's default.
 BUCKET_BYTES = 25 * 2**20
 
 
@@ -34,9 +34,9 @@ class Leaf:
     """One parameter as this rank holds it.
 
     Attributes:
-        parameter: of the model; a DTensor where it is cut.
+        parameter: of the model; a DTensor if it is cut.
         local: this rank's part of it, in the same memory.
-        counted: whether this rank's part belongs into the norm: of what several ranks hold whole, one
+        counted: whether this rank's part counts in the norm: of what several ranks hold whole, only one
             rank's does.
     """
 
@@ -62,12 +62,13 @@ class MeshEngine(Engine):
         self.optimizer = self._make_optimizer(groups)
 
     def _place(self, model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-        """Cut the model; returns the parameters that this rank holds, wholly or in part."""
+        """Cut the model; return the parameters that this rank holds, wholly or in part."""
         cut(model, self.plan, self.grid.mesh[TENSOR])
         self.parameters = dict(model.named_parameters())
         return self.parameters
 
     def _leaf(self, name: str, parameter: torch.nn.Parameter) -> Leaf:
+        """Return the leaf of a parameter, and hook the gradient of a cut one."""
         sharded = isinstance(parameter, DTensor) and any(p.is_shard() for p in parameter.placements)
         local = parameter
         if isinstance(parameter, DTensor):
@@ -80,23 +81,24 @@ class MeshEngine(Engine):
         return True
 
     def _named_groups(self, model: torch.nn.Module) -> list[dict[str, Any]]:
-        """The optimizer's groups of the whole model, with names: every rank has the same."""
+        """Return the optimizer's groups of the whole model, with names: every rank has the same."""
         names = {id(p): name for name, p in model.named_parameters()}
         groups = param_groups(model, self.setup.recipe.optim)
         return [{**group, "params": [names[id(p)] for p in group["params"]]} for group in groups]
 
     def _make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        own = [
+        """Return the optimizer of this rank's leaves."""
+        local_groups = [
             {**group, "params": [self.leaves[n].local for n in group["params"] if n in self.leaves]}
             for group in groups
         ]
-        own = [group for group in own if group["params"]]
+        local_groups = [group for group in local_groups if group["params"]]
         settings = self.setup.recipe.optim
         make, options = optimizer_class(settings)
         if self.setup.recipe.strategy.shard == "optimizer":
             group = self.grid.mesh.get_group(DATA)
-            return ZeroRedundancyOptimizer(own, make, process_group=group, lr=settings.lr, **options)  # type: ignore[arg-type]
-        return make(own, lr=settings.lr, **options)
+            return ZeroRedundancyOptimizer(local_groups, make, process_group=group, lr=settings.lr, **options)  # type: ignore[arg-type]
+        return make(local_groups, lr=settings.lr, **options)
 
     @property
     def name(self) -> str:
@@ -114,7 +116,7 @@ class MeshEngine(Engine):
         (loss * self.loss_scale.scale).backward()  # type: ignore[no-untyped-call]
 
     def loss_part(self, loss: torch.Tensor) -> torch.Tensor:
-        return loss / self.grid.size(TENSOR)  # which all compute
+        return loss / self.grid.size(TENSOR)  # every rank of the tensor axis computes the same loss
 
     def step(self, lr: float) -> torch.Tensor:
         grads = self._take_gradients()
@@ -122,6 +124,7 @@ class MeshEngine(Engine):
         if self.loss_scale.dynamic:
             norm = norm / self.loss_scale.scale
             torch._foreach_mul_(grads, 1 / self.loss_scale.scale)
+
         finite = not self.loss_scale.dynamic or bool(norm.isfinite())
         if finite:
             self._clip(grads, norm)
@@ -135,7 +138,7 @@ class MeshEngine(Engine):
         return norm
 
     def _take_gradients(self) -> list[torch.Tensor]:
-        """Each leaf's gradient, summed over all ranks that have a part of the sum."""
+        """Return each leaf's gradient, summed over all ranks that have a part of the sum."""
         for leaf in self.leaves.values():
             if leaf.parameter.requires_grad:
                 grad = leaf.parameter.grad
@@ -147,13 +150,13 @@ class MeshEngine(Engine):
         return grads
 
     def _sum_partial(self) -> None:
-        """Over the ranks of a matrix: of parameters that see a part of the heads."""
+        """Sum the gradients of parameters that see only a part of the heads over the ranks of a matrix."""
         if self.partial:
             grads = [g for n in self.partial if (g := self.leaves[n].local.grad) is not None]
             sum_in_buckets(grads, self.grid.mesh.get_group(TENSOR), torch.float32)
 
     def _norm(self) -> torch.Tensor:
-        """Over the whole model, on every rank."""
+        """Return the norm over the whole model, on every rank."""
         grads = [leaf.local.grad for leaf in self.leaves.values() if leaf.counted]
         counted = [grad for grad in grads if grad is not None]
         square = torch.zeros((), device=self.setup.ranks.device)
@@ -165,7 +168,7 @@ class MeshEngine(Engine):
         return square.sqrt()
 
     def _clip(self, grads: list[torch.Tensor], norm: torch.Tensor) -> None:
-        """As torch's `clip_grads_with_norm_`."""
+        """Clip like torch's `clip_grads_with_norm_`."""
         limit = self.setup.recipe.optim.grad_clip
         if limit is not None:
             torch._foreach_mul_(grads, torch.clamp(limit / (norm + 1e-6), max=1.0))
@@ -191,7 +194,10 @@ class MeshEngine(Engine):
         return sum(t.numel() for state in states for t in state.values() if t.ndim > 0)
 
     def most_elements(self, kind: str, parts: int) -> int:
-        """By the plan; `parts` is what the model itself is cut into, the optimizer's share comes on top."""
+        """Return the elements by the plan.
+
+        `parts` counts parts of the model; the optimizer's share comes on top.
+        """
         if parts == 1:
             return super().most_elements(kind, parts)
         wanted = self.parameters if kind == "params" else self.trainable
@@ -209,7 +215,7 @@ class MeshEngine(Engine):
         return [list(self.parameters)]
 
     def checksums(self) -> dict[str, float]:
-        """Copies agree in each part, and the ranks of a matrix in what is whole."""
+        """Return sums that copies share for each part, and the ranks of a matrix for whole parameters."""
         stage = f"stage {self.grid.stage}"
         sums = {stage: 0.0, f"{stage}, part {self.grid.share}": 0.0}
         for leaf in self.leaves.values():
@@ -226,17 +232,17 @@ class MeshEngine(Engine):
         return self._whole(name, None if leaf is None else self._own_moment(leaf, moment))
 
     def _own_moment(self, leaf: Leaf, moment: str) -> torch.Tensor:
-        """Of this rank's part; under ZeRO-1 from the copy that updates it."""
+        """Return the state of this rank's part; under ZeRO-1 from the copy that updates it."""
         state = self._updating().state.get(leaf.local, {})
-        found = state[moment] if moment in state else torch.zeros_like(leaf.local, requires_grad=False)
+        own_state = state[moment] if moment in state else torch.zeros_like(leaf.local, requires_grad=False)
         if isinstance(self.optimizer, ZeroRedundancyOptimizer) and self.grid.size(DATA) > 1:
-            found = found.clone()
+            own_state = own_state.clone()
             group = self.grid.mesh.get_group(DATA)
-            dist.broadcast(found, group=group, group_src=self._owner(leaf))
-        return found
+            dist.broadcast(own_state, group=group, group_src=self._owner(leaf))
+        return own_state
 
     def _whole(self, name: str, local: torch.Tensor | None) -> torch.Tensor:
-        """The whole of a tensor of which this rank has `local`, on the CPU. A collective."""
+        """Return the whole of a tensor of which this rank has `local`, on the CPU. A collective."""
         assert local is not None, "every rank holds a part"  # noqa: S101
         return self._gathered(name, local).cpu()
 
@@ -264,24 +270,25 @@ class MeshEngine(Engine):
             updating.state[leaf.local] = state
 
     def _updating(self) -> torch.optim.Optimizer:
-        """The optimizer of this rank."""
+        """Return the optimizer of this rank."""
         if isinstance(self.optimizer, ZeroRedundancyOptimizer):
-            own: torch.optim.Optimizer = self.optimizer.optim
-            return own
+            inner: torch.optim.Optimizer = self.optimizer.optim
+            return inner
         return self.optimizer
 
     def _owner(self, leaf: Leaf) -> int:
-        """Which copy updates it."""
+        """Return which copy updates the leaf."""
         owners: dict[Any, int] = self.optimizer._param_to_rank  # type: ignore[attr-defined]
         return owners[leaf.local]
 
     def _updates(self, leaf: Leaf) -> bool:
+        """Return whether this rank's copy updates the leaf."""
         if not isinstance(self.optimizer, ZeroRedundancyOptimizer):
             return True
         return self._owner(leaf) == self.grid.mesh.get_local_rank(DATA)
 
     def full_state(self, without: Any = ()) -> dict[str, torch.Tensor]:
-        """Names that share a parameter share the tensor."""
+        """Return the whole state dict. Names that share a parameter share the tensor."""
         names = {id(p): name for name, p in self.parameters.items()}
         whole, state, buffers = dict[str, torch.Tensor](), dict[str, torch.Tensor](), self.buffers()
         for key, tensor in self.model.state_dict(keep_vars=True).items():
@@ -298,7 +305,7 @@ class MeshEngine(Engine):
 
 
 def sum_in_buckets(tensors: list[torch.Tensor], group: Any, dtype: torch.dtype) -> None:
-    """Sum in place over the ranks of the group, in `dtype`, several tensors a message."""
+    """Sum in place over the ranks of the group, in `dtype`, several tensors per message."""
     bucket: list[torch.Tensor] = []
     for number, tensor in enumerate(tensors, 1):
         bucket.append(tensor)
@@ -313,14 +320,14 @@ def sum_in_buckets(tensors: list[torch.Tensor], group: Any, dtype: torch.dtype) 
 
 
 def _keep_own_part(parameter: torch.Tensor) -> None:
-    """The gradient of a cut embedding comes whole."""
+    """Keep this rank's part of the gradient: that of a cut embedding arrives whole."""
     grad = parameter.grad
     if isinstance(grad, DTensor) and isinstance(parameter, DTensor):
         parameter.grad = grad.redistribute(placements=parameter.placements)
 
 
 def _part_of(full: torch.Tensor, leaf: Leaf) -> torch.Tensor:
-    """This rank's part of `full`. No communication: every rank has `full`."""
+    """Return this rank's part of `full`. No communication: every rank has `full`."""
     if not isinstance(leaf.parameter, DTensor):
         return full.to(leaf.local.device)
     return local_part(part_of(full, leaf.parameter)).contiguous()

@@ -1,6 +1,6 @@
 """Pipeline parallel: stages on ranks, micro-batches through them, by torch.distributed.pipelining.
 
-With tensor parallel inside of each stage and copies beside it, this is the 3D of one strategy.
+With tensor parallel inside of each stage and copies beside it, this is 3D parallelism in one strategy.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _SCHEDULES: dict[str, Any] = {
 
 
 class PipelineEngine(MeshEngine):
-    """Stage s lies on rank s modulo the ranks of a pipeline.
+    """Puts stage s on rank s modulo the ranks of a pipeline.
 
-    `model` keeps names, shapes and configuration only; its tensors are the stages'.
+    `model` keeps only names, shapes and configuration; the stages hold its tensors.
     """
 
     even = True
@@ -77,17 +77,18 @@ class PipelineEngine(MeshEngine):
 
     @property
     def own(self) -> list[Stage]:
+        """Return the stages of this rank."""
         return [stage for stage in self.stages.values() if isinstance(stage, Stage)]
 
     def _counts(self, name: str) -> bool:
         return self.holders[name][0] == self.grid.stage
 
     def _open_tied(self) -> Any:
-        """The group of the ranks that have embeddings and the head tied to them. A collective."""
+        """Return the group of the ranks that have embeddings and the head tied to them. A collective."""
         pairs = {tuple(places) for places in self.holders.values() if len(places) > 1}
         if not pairs:
             return None
-        ((first, last),) = pairs  # of all layouts, only the first and the last stage share a weight
+        ((first, last),) = pairs  # in every layout only the first and the last stage share a weight
         lines = self.grid.mesh.mesh[[first, last]].flatten(1).t().tolist()
         group, _ = dist.new_subgroups_by_enumeration(lines)  # type: ignore[no-untyped-call]
         return group
@@ -109,12 +110,14 @@ class PipelineEngine(MeshEngine):
         tokens = torch.cat([batch["input_ids"] for batch, _ in inputs])
         mask = torch.cat([batch["attention_mask"] for batch, _ in inputs])
         self._inputs, self._task_loss = inputs, loss
+
         schedule = self._schedule_for(len(inputs), tuple(inputs[0][0]["input_ids"].shape))
         losses: list[torch.Tensor] = []
         options: dict[str, Any] = {"attention_mask": mask, "return_outputs": False}
         if self._has_last:
             options |= {"target": torch.arange(len(inputs)), "losses": losses}
         schedule.step(*([tokens] if self.grid.stage == 0 else []), **options)
+
         total = torch.zeros((), device=self.setup.ranks.device)
         for value in losses:
             total += value.detach()
@@ -125,12 +128,15 @@ class PipelineEngine(MeshEngine):
         return any(stage.last for stage in self.own)
 
     def _loss_of(self, output: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
-        """The task's own loss of one chunk, of a model whose answer is there already."""
+        """Return the task's own loss of one chunk, of a model whose output exists already."""
         batch, weights = self._inputs[int(number)]
         return self._task_loss(Answered(output), batch, weights) * self.loss_scale.scale
 
     def _schedule_for(self, chunks: int, shape: tuple[int, ...]) -> Any:
-        """Buffers of torch's stages are of one shape; another one takes another schedule."""
+        """Return the schedule.
+
+        The buffers of torch's stages have one shape; another shape needs another schedule.
+        """
         if self._shape != (chunks, *shape):
             kind = self.setup.recipe.strategy.schedule
             stages = [self._torch_stage(int(index), shape) for index in self.stages]
@@ -141,7 +147,7 @@ class PipelineEngine(MeshEngine):
 
     def _torch_stage(self, index: int, shape: tuple[int, ...]) -> PipelineStage:
         config: Any = self.model.config
-        # Torch sends gradients only for what is said to need them.
+        # Torch sends gradients only for tensors that are declared to need them.
         hidden = torch.empty(*shape, config.hidden_size, device="meta", requires_grad=True)
         tokens = torch.empty(*shape, dtype=torch.int64, device="meta")
         logits = torch.empty(*shape, self._vocabulary, device="meta", requires_grad=True)
@@ -168,18 +174,18 @@ class PipelineEngine(MeshEngine):
             sum_in_buckets(grads, self._tied, torch.float32)
 
     def checksums(self) -> dict[str, float]:
-        """Tied weights agree between their two stages as well."""
+        """Return the sums, with those of tied weights, which agree between their two stages."""
         shared = [n for n, places in self.holders.items() if len(places) > 1 and n in self.leaves]
         share = f"tied weights, part {self.grid.share}"
-        own = [float(self.leaves[name].local.detach().double().sum()) for name in shared]
-        return super().checksums() | ({share: sum(own)} if own else {})
+        tied_sums = [float(self.leaves[name].local.detach().double().sum()) for name in shared]
+        return super().checksums() | ({share: sum(tied_sums)} if tied_sums else {})
 
     def _names_by_stage(self) -> list[list[str]]:
         ranks = self.grid.size(PIPELINE)
         return [[n for i in range(r, self.num_stages, ranks) for n in self.names[i]] for r in range(ranks)]
 
     def _whole(self, name: str, local: torch.Tensor | None) -> torch.Tensor:
-        """From the first stage that has it."""
+        """Return the tensor from the first stage that has it. A collective."""
         if local is None:
             whole = torch.empty(self.shapes[name], device=self.setup.ranks.device)
         else:
@@ -193,7 +199,7 @@ class PipelineEngine(MeshEngine):
 
 
 class Answered(torch.nn.Module):
-    """Stands for a model whose logits are there already."""
+    """Stands for a model whose logits exist already."""
 
     def __init__(self, logits: torch.Tensor) -> None:
         super().__init__()
@@ -210,7 +216,7 @@ class Chain(torch.nn.Module):
         super().__init__()
         self.stages = engine.stages
         self.config = engine.model.config
-        self._engine = [engine]  # in a list, that it is no part of this module
+        self._engine = [engine]  # in a list, so that torch does not register it as part of this module
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
         engine = self._engine[0]

@@ -1,8 +1,8 @@
-"""Pieces of a model for a pipeline: the model itself, with what lies on other ranks left out.
+"""Pieces of a model for a pipeline: the model itself, without the modules of other ranks.
 
 A stage is a copy of the model's structure that shares the tensors, so that every parameter keeps its
-name: layers of other stages pass on what they get, the embeddings are the first stage's, the norm and
-the head the last one's. All but the first take hidden states where the model takes embeddings.
+name. Layers of other stages return their input, the first stage has the embeddings, and the last one the norm
+and the head. All but the first take hidden states where the model takes embeddings.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Anatomy:
 
     Attributes:
         added: embeddings that are added to the input's.
-        before: what comes between embeddings and layers.
-        after: what comes behind the layers.
+        before: modules between embeddings and layers.
+        after: modules after the layers.
     """
 
     layers: str = "layers"
@@ -47,7 +47,7 @@ ANATOMIES = {
 
 
 class Skipped(torch.nn.Module):
-    """A layer of another stage."""
+    """A layer of another stage: it returns its input."""
 
     def __init__(self, layer: torch.nn.Module) -> None:
         super().__init__()
@@ -75,9 +75,9 @@ class Stage(torch.nn.Module):
         self.model = copy_structure(model)
         self.base = self.model.base_model
         layers = getattr(self.base, anatomy.layers)
-        own = layer_spans(len(layers), num_stages)[index]
+        span = layer_spans(len(layers), num_stages)[index]
         for number, layer in enumerate(layers):
-            if number not in own:
+            if number not in span:
                 layers[number] = Skipped(layer)
         if not self.first:
             self._leave_out_start(anatomy)
@@ -108,12 +108,12 @@ class Stage(torch.nn.Module):
         return hidden
 
     def held(self) -> dict[str, torch.nn.Parameter]:
-        """By the names of the whole model."""
+        """Return the parameters of this stage, by the names of the whole model."""
         return dict(self.model.named_parameters())
 
 
 def anatomy_of(model: Any) -> Anatomy:
-    """Raises `ConfigError` for a model that nobody knows how to cut."""
+    """Return where a model can be cut. Raises `ConfigError` for a model that Galley does not know to cut."""
     kind = str(getattr(getattr(model, "config", None), "model_type", type(model).__name__))
     headed = hasattr(model, "base_model") and getattr(model, "get_output_embeddings", lambda: None)()
     if kind not in ANATOMIES or headed is None:
@@ -124,7 +124,7 @@ def anatomy_of(model: Any) -> Anatomy:
 
 
 def check_layers(model: Any, strategy: Strategy) -> None:
-    """Raises `ConfigError` where there are more stages than layers."""
+    """Raise `ConfigError` if there are more stages than layers."""
     anatomy = anatomy_of(model)
     layers = getattr(model.base_model, anatomy.layers)
     problems = shape_problems(strategy, len(layers), None)
@@ -133,13 +133,13 @@ def check_layers(model: Any, strategy: Strategy) -> None:
 
 
 def copy_structure(model: torch.nn.Module) -> Any:
-    """Modules of its own, with the parameters and buffers of `model`."""
+    """Return new modules with the parameters and buffers of `model`."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def empty(model: torch.nn.Module) -> None:
-    """Put names and shapes (the meta device) in the place of all tensors; what was tied stays tied."""
+    """Replace all tensors by names and shapes (the meta device). Tied tensors stay tied."""
     made: dict[int, torch.Tensor] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():

@@ -1,4 +1,4 @@
-"""Tensor parallel: which modules are cut, and how; cut by torch's `parallelize_module` into DTensors."""
+"""Tensor parallel: which modules are cut, and how. torch's `parallelize_module` cuts them into DTensors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from trainer.compatibility import transformers_tensor_plan
 log = logging.getLogger("galley")
 
 COLWISE, ROWWISE, GATHERED, EMBEDDING, REPLICATED = TP_STYLES
-# Names that Transformers has for the same.
+# Transformers' other names of the same styles.
 _SYNONYMS = {"colwise_rep": GATHERED, "replicated_with_grad_allreduce": REPLICATED}
 
 Plan = Mapping[str, str]
@@ -34,11 +34,11 @@ Plan = Mapping[str, str]
 
 
 def tensor_plan(model: Any, strategy: Strategy) -> dict[str, str]:
-    """How each module of the whole model is cut: Transformers' plan, and over it the recipe's.
+    """Return how each module of the whole model is cut: Transformers' plan, overridden by the recipe's.
 
-    Embeddings are cut along the vocabulary also where Transformers' plan leaves them out (GPT-NeoX).
-    Modules whose weight another module has too (a head tied to the embeddings) stay whole. Raises
-    `ConfigError` where there is no plan, or where it cannot be carried out.
+    Embeddings are cut along the vocabulary, even if Transformers' plan leaves them out (GPT-NeoX).
+    Modules that share their weight with another (a head tied to the embeddings) stay whole. Raises
+    `ConfigError` if there is no plan, or if it cannot be carried out.
     """
     known = transformers_tensor_plan(model)
     patterns = {**(_embeddings(model) if known else {}), **known, **strategy.tp_plan}
@@ -64,6 +64,7 @@ def tensor_plan(model: Any, strategy: Strategy) -> dict[str, str]:
     problems += [p for n in plan if (p := _uncut(modules[n], n, plan[n], strategy.tensor_parallel))]
     if problems:
         raise ConfigError(problems[:5])
+
     tied = [name for name in plan if shared & {id(p) for p in modules[name].parameters()}]
     if tied:
         log.info("tied weights stay whole on every rank: %s", ", ".join(tied))
@@ -71,9 +72,9 @@ def tensor_plan(model: Any, strategy: Strategy) -> dict[str, str]:
 
 
 def _embeddings(model: Any) -> dict[str, str]:
-    """As Megatron cuts them (Shoeybi et al., arXiv:1909.08053, section 3)."""
+    """Cut embeddings like Megatron (Shoeybi et al., arXiv:1909.08053, section 3)."""
     module = model.get_input_embeddings()
-    return {name: EMBEDDING for name, found in model.named_modules() if found is module}
+    return {name: EMBEDDING for name, candidate in model.named_modules() if candidate is module}
 
 
 def _kind(model: Any) -> str:
@@ -81,14 +82,14 @@ def _kind(model: Any) -> str:
 
 
 def _shape(model: Any, strategy: Strategy) -> list[Problem]:
-    """Of queries, and of keys and values, which may have fewer heads."""
+    """Check the numbers of heads of queries, and of keys and values, which may have fewer."""
     config = getattr(model, "config", None)
     heads = getattr(config, "num_attention_heads", None)
     return shape_problems(strategy, None, getattr(config, "num_key_value_heads", None) or heads)
 
 
 def _shared(model: torch.nn.Module) -> set[int]:
-    """Parameters that have more than one name."""
+    """Return the parameters that have more than one name."""
     names: dict[int, int] = {}
     for _, parameter in model.named_parameters(remove_duplicate=False):
         names[id(parameter)] = names.get(id(parameter), 0) + 1
@@ -96,7 +97,7 @@ def _shared(model: torch.nn.Module) -> set[int]:
 
 
 def _uncut(module: torch.nn.Module, name: str, style: str, parts: int) -> Problem | None:
-    """What hinders the cut. A vocabulary may be cut unevenly: its output is whole."""
+    """Return what prevents the cut. A vocabulary may be cut unevenly: its output is whole."""
     if style == REPLICATED:
         return None
     where = "strategy.tensor_parallel"
@@ -114,7 +115,7 @@ def _uncut(module: torch.nn.Module, name: str, style: str, parts: int) -> Proble
 def cut(model: torch.nn.Module, plan: Plan, mesh: DeviceMesh) -> None:
     """Replace the parameters of the planned modules by DTensors, in place; each rank keeps its part.
 
-    Every rank has the same weights before. What lies on other stages is left out.
+    Every rank has the same weights before. Modules of other stages are skipped.
     """
     modules = {
         name for name, m in model.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Embedding)
@@ -134,11 +135,13 @@ _STYLES: dict[str, Any] = {
 
 
 def planned_numel(name: str, shape: tuple[int, ...], plan: Plan, parts: int) -> int:
-    """Elements of a parameter on the rank that holds most of it, by the plan alone."""
+    """Return the elements of a parameter on the rank that holds most of it, by the plan alone."""
     return part_of(shape, name, plan.get(name.rpartition(".")[0]), parts)
 
 
 def partial_names(names: list[str], plan: Plan) -> list[str]:
-    """Parameters that are whole on every rank, but see only a part of the heads: their gradients are
-    summed over the ranks."""
+    """Return the parameters that are whole on every rank, but see only a part of the heads.
+
+    Their gradients are summed over the ranks.
+    """
     return [name for name in names if plan.get(name.rpartition(".")[0]) == REPLICATED]
