@@ -1,4 +1,4 @@
-"""Padding: what a model's answers must not depend on."""
+"""Padding: a model's predictions must not depend on it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from trainer.tasks.base import Batch, Task, TokenizedDataset
 log = logging.getLogger("galley")
 
 Compare = Callable[[torch.nn.Module, Task, TokenizedDataset, Ranks], tuple[torch.Tensor, torch.Tensor] | None]
-# Relative to a loss, or the length of an embedding, of at least 1: products of other shapes round otherwise.
+# Relative to a loss or an embedding of length at least 1: products of other shapes round differently.
 TOLERANCE: dict[Dtype, float] = {"fp32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}
 
 
 def agree_on_padding(model: Any, tokenizer: Any) -> None:
     """Give the model the tokenizer's padding token, by which decoders find the last token of a text.
 
-    Not where positions are counted from the model's own padding token (RoBERTa): those models read the
-    attention mask alone, and another token would move all positions.
+    Not if positions are counted from the model's own padding token (RoBERTa): those models read only the
+    attention mask, and another token would shift all positions.
     """
     if tokenizer.pad_token_id is None or counted_from_padding(model) is not None:
         return
@@ -37,7 +37,7 @@ def agree_on_padding(model: Any, tokenizer: Any) -> None:
 
 
 def counted_from_padding(model: torch.nn.Module) -> int | None:
-    """How many positions there are behind that of padding; None where padding has no position."""
+    """Return how many positions follow the padding's; None if padding has no position."""
     for name, module in model.named_modules():
         if "position" in name and isinstance(module, torch.nn.Embedding) and module.padding_idx is not None:
             return module.num_embeddings - module.padding_idx - 1
@@ -48,9 +48,10 @@ def counted_from_padding(model: torch.nn.Module) -> int | None:
 def padding_matters(
     model: torch.nn.Module, task: Task, dataset: TokenizedDataset, ranks: Ranks, compute: Dtype
 ) -> bool:
-    """Whether the shortest sample with a target is answered otherwise beside the longest. A collective.
+    """Return whether the answer for the shortest sample with a target changes beside the longest one. A
+    collective.
 
-    So it is with models that mix all positions (FNet) or read the last one (XLNet), and with
+    It does with models that mix all positions (FNet) or read the last one (XLNet), and with
     modules that ignore the attention mask. `compute` is the model's format.
     """
     was_training, task.step = model.training, None
@@ -59,17 +60,20 @@ def padding_matters(
     answers = compare(model, task, dataset, ranks)
     model.train(was_training)
     differs = answers is not None and _differ(*answers, TOLERANCE[compute])
-    found = bool(ranks.max_floats([float(differs)])[0])
-    if found:
+    matters = bool(ranks.max_floats([float(differs)])[0])
+    if matters:
         apart = "runs texts" if task.splits_by_length else "batches hold samples"
         log.info("padding changes the model's answers: evaluation %s of one length", apart)
-    return found
+    return matters
 
 
 def _losses(
     model: torch.nn.Module, task: Task, dataset: TokenizedDataset, ranks: Ranks
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """The loss of the shortest sample alone and beside the longest; None if no such sample is padded."""
+    """Return the loss of the shortest sample alone and beside the longest.
+
+    None if no such sample is padded.
+    """
     shortest, longest = _shortest_with_target(task, dataset), int(np.argmax(dataset.lengths))
     if shortest is None or dataset.lengths[shortest] == dataset.lengths[longest]:
         return None
@@ -78,8 +82,10 @@ def _losses(
 
 
 def _shortest_with_target(task: Task, dataset: TokenizedDataset) -> int | None:
-    """Without a target, such as a short text of which no token is masked, the loss is 0 whatever the model
-    answers. None if no sample shorter than the longest has one."""
+    """Return the shortest sample that has a target; None if no sample shorter than the longest has one.
+
+    Without a target, such as in a short text of which no token is masked, the loss is 0 for any model.
+    """
     lengths = dataset.lengths
     for row in np.argsort(lengths, kind="stable").tolist():
         if lengths[row] == lengths.max():
@@ -92,7 +98,7 @@ def _shortest_with_target(task: Task, dataset: TokenizedDataset) -> int | None:
 def _loss(
     model: torch.nn.Module, task: Task, dataset: TokenizedDataset, rows: list[int], ranks: Ranks
 ) -> torch.Tensor:
-    """Of the first row, [1]; the others only fill the batch."""
+    """Return the loss of the first row, [1]; the others only fill the batch."""
     batch = _batch(task, dataset, rows, ranks)
     weights = torch.zeros(len(rows), device=ranks.device)
     weights[0] = 1.0
@@ -102,7 +108,10 @@ def _loss(
 def _predictions(
     model: torch.nn.Module, task: Task, dataset: TokenizedDataset, ranks: Ranks
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of the shortest and the longest sample, texts of each length apart, and padded to the longest one."""
+    """Return the predictions of the shortest and the longest sample.
+
+    First with texts of each length apart, then padded to the longest one.
+    """
     rows = [int(np.argmin(dataset.lengths)), int(np.argmax(dataset.lengths))]
     batch = _batch(task, dataset, rows, ranks)
     task.unpadded = True
@@ -116,7 +125,7 @@ def _batch(task: Task, dataset: TokenizedDataset, rows: list[int], ranks: Ranks)
 
 
 def _differ(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> bool:
-    """Whether some row (the last axis) is further from its counterpart than rounding explains."""
+    """Return whether some row (the last axis) is further from its counterpart than rounding explains."""
     distance = torch.linalg.vector_norm(one - other, dim=-1)
     size = torch.linalg.vector_norm(one, dim=-1).clamp(min=1.0)
     return bool((distance > tolerance * size).any())
