@@ -8,22 +8,24 @@ from __future__ import annotations
 
 from typing import Any
 
-# The patchMergeKey of each list of a pod, by its field; a list of another name is replaced whole.
-MERGE_KEYS = {
-    "containers": "name",
-    "initContainers": "name",
-    "ephemeralContainers": "name",
-    "volumes": "name",
-    "env": "name",
-    "imagePullSecrets": "name",
-    "resourceClaims": "name",
-    "schedulingGates": "name",
-    "volumeMounts": "mountPath",
-    "volumeDevices": "devicePath",
-    "ports": "containerPort",
-    "hostAliases": "ip",
-    "topologySpreadConstraints": "topologyKey",
+# What names the items of each list of a pod (x-kubernetes-list-map-keys), by the list's field; a list of
+# another name is replaced whole.
+MERGE_KEYS: dict[str, tuple[str, ...]] = {
+    "containers": ("name",),
+    "initContainers": ("name",),
+    "ephemeralContainers": ("name",),
+    "volumes": ("name",),
+    "env": ("name",),
+    "imagePullSecrets": ("name",),
+    "resourceClaims": ("name",),
+    "schedulingGates": ("name",),
+    "volumeMounts": ("mountPath",),
+    "volumeDevices": ("devicePath",),
+    "ports": ("containerPort", "protocol"),
+    "hostAliases": ("ip",),
+    "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
 }
+_DEFAULTS = {"protocol": "TCP"}
 _DIRECTIVE = "$patch"
 
 
@@ -43,12 +45,24 @@ def _merge_mapping(value: dict[str, Any], patch: dict[str, Any]) -> dict[str, An
     return {name: part for name, part in {**value, **changed}.items() if name in changed or name not in patch}
 
 
-def _merge_items(value: list[Any], patch: list[dict[str, Any]], key: str) -> list[Any]:
-    found = {item.get(key): item for item in value}
+def _merge_items(value: list[Any], patch: list[dict[str, Any]], keys: tuple[str, ...]) -> list[Any]:
+    """Items that the patch names are merged or taken away, others are added at the end."""
+    found = list(value)
     for item in patch:
-        name = item.get(key)
+        named = [one for one in found if _is_named(one, item, keys)]
         if item.get(_DIRECTIVE) == "delete":
-            found.pop(name, None)
+            found = [one for one in found if one not in named]
+        elif named:
+            found = [merge(one, item) if one in named else one for one in found]
         else:
-            found[name] = merge(found.get(name), item)
-    return list(found.values())
+            found.append(merge(None, item))
+    return found
+
+
+def _is_named(item: Any, patch: dict[str, Any], keys: tuple[str, ...]) -> bool:
+    """Whether all keys agree. A further key without a default that the patch leaves out agrees with any."""
+    first, *further = keys
+    if item.get(first) != patch.get(first):
+        return False
+    stated = {key: patch.get(key, _DEFAULTS.get(key)) for key in further}
+    return all(item.get(key, _DEFAULTS.get(key)) == stated[key] for key in further if stated[key] is not None)
