@@ -36,7 +36,8 @@ class K8s:
         gpu_resource: the resource that `cluster.gpus_per_node` counts.
         resources: further resources of a pod, requested and limited: `{vpc.amazonaws.com/efa: 4,
             hugepages-2Mi: 5Gi, ephemeral-storage: 100Gi}`.
-        requests: what is requested of a resource where that is less than its limit: `{cpu: 4}`.
+        requests: what is requested of a resource if it is less than its limit: `{cpu: 4}`. Memory and
+            ephemeral-storage may be requested without a limit.
         tolerations: `{key, operator, value, effect}` each.
         affinity: as in a pod.
         topology_spread: `topologySpreadConstraints` of a pod; one without `labelSelector` is about the pods

@@ -22,6 +22,8 @@ _OPERATORS = (
     "batch.kubernetes.io/",
 )
 _FROM_CLUSTER = {"cpu": "cluster.cpus_per_node", "memory": "cluster.memory_gib_per_node"}
+# Kubernetes takes a request of these also without a limit; of devices and huge pages the two are equal.
+_FREE_REQUESTS = ("cpu", "memory", "ephemeral-storage")
 _NATIVE = re.compile(r"ephemeral-storage|hugepages-[0-9]+[KMG]i")
 _CAPABILITY = re.compile(r"(?!CAP_)[A-Z][A-Z0-9_]*")
 _PATCH = "launcher.k8s.patch"
@@ -43,7 +45,7 @@ def k8s_problems(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _resources(recipe: Recipe) -> Iterator[Problem]:
-    options, cluster = recipe.launcher.k8s, recipe.cluster
+    options = recipe.launcher.k8s
     for name in options.resources:
         where = f"launcher.k8s.resources.{name}"
         if name in _FROM_CLUSTER:
@@ -53,12 +55,11 @@ def _resources(recipe: Recipe) -> Iterator[Problem]:
         elif not _NATIVE.fullmatch(name) and (wrong := not_a_resource(name)) is not None:
             hint = "such as ephemeral-storage, hugepages-2Mi or vpc.amazonaws.com/efa"
             yield Problem(where, f"'{name}' {wrong}", hint)
-    limited = ["cpu", *(["memory"] if cluster.memory_gib_per_node is not None else []), *options.resources]
+    valid = list(dict.fromkeys((*_FREE_REQUESTS, *options.resources)))
     for name in options.requests:
-        if name not in limited and name != options.gpu_resource:
-            what = f"a pod has no limit of {name} that this could be less than"
-            hint = f"set {_FROM_CLUSTER[name]}=N" if name in _FROM_CLUSTER else valid_values(name, limited)
-            yield Problem(f"launcher.k8s.requests.{name}", what, hint)
+        if name not in valid and name != options.gpu_resource:
+            what = f"a pod has no limit of {name}, and may request no other resource without one"
+            yield Problem(f"launcher.k8s.requests.{name}", what, valid_values(name, valid))
 
 
 def _volumes(volumes: list[dict[str, Any]]) -> Iterator[Problem]:

@@ -297,17 +297,23 @@ def _env(env: list[Object], path: str, reserved: Collection[str]) -> Iterator[Pr
 
 
 def _resources(resources: Object, path: str) -> Iterator[Problem]:
-    """A request is no more than its limit; of devices and huge pages it is the limit."""
+    """A request is no more than its limit; of devices and huge pages it is the limit, which is required.
+
+    A limit without a request requests as much, and other requests need no limit:
+    https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/
+    """
     limits, requests = resources.get("limits", {}), resources.get("requests", {})
-    for name in dict.fromkeys((*limits, *requests)):
-        if name not in limits or name not in requests:
-            what = f"{name}: request {requests.get(name)} and limit {limits.get(name)} belong together"
-            yield Problem(f"{path}.requests.{name}", what, "state both")
+    for name in requests:
+        whole = "/" in name or name.startswith("hugepages-")
+        if name not in limits:
+            if whole:
+                what = f"{name}: request {requests[name]} without a limit"
+                yield Problem(f"{path}.requests.{name}", what, "state the limit; it is the request, too")
             continue
         request, limit = amount(requests[name]), amount(limits[name])
         if request > limit:
             what = f"{name}: request {requests[name]} is more than limit {limits[name]}"
             yield Problem(f"{path}.requests.{name}", what, "request as much, or less")
-        elif request < limit and ("/" in name or name.startswith("hugepages-")):
+        elif request < limit and whole:
             what = f"{name}: request {requests[name]} and limit {limits[name]} differ"
             yield Problem(f"{path}.requests.{name}", what, "devices and huge pages are not overcommitted")

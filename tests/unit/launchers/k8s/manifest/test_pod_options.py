@@ -83,6 +83,13 @@ OPTIONS: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {"*.resources.limits": {"cpu": "4"}, "*.resources.requests": {"cpu": "0.5"}},
     ),
     (
+        {"requests": {"memory": "1Gi", "ephemeral-storage": "2Gi"}},
+        {
+            "*.resources.limits": {"cpu": "4"},
+            "*.resources.requests": {"cpu": "4", "memory": "1Gi", "ephemeral-storage": "2Gi"},
+        },
+    ),
+    (
         {
             "volumes": [
                 {
@@ -225,8 +232,8 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"resources": {"nvidia.com/gpu": 1}}, "launcher.k8s.resources.nvidia.com/gpu", "cluster.gpus_per_node"),
     ({"resources": {"efa": 1}}, "launcher.k8s.resources.efa", "vpc.amazonaws.com/efa"),
     ({"resources": {"a.b/c": "much"}}, "a.b/c", "see launcher.k8s.resources"),
-    ({"requests": {"memory": "1Gi"}}, "launcher.k8s.requests.memory", "set cluster.memory_gib_per_node=N"),
-    ({"requests": {"disk": "1Gi"}}, "launcher.k8s.requests.disk", "valid: cpu"),
+    ({"requests": {"disk": "1Gi"}}, "launcher.k8s.requests.disk", "valid: cpu, memory, ephemeral-storage"),
+    ({"requests": {"hugepages-2Mi": "1Gi"}}, "launcher.k8s.requests.hugepages-2Mi", "valid: cpu, memory"),
     ({"requests": {"cpu": 5}}, "requests.cpu", "see launcher.k8s.requests"),
     ({"resources": {"a.b/c": 2}, "requests": {"a.b/c": 1}}, "requests.a.b/c", "see launcher.k8s.resources"),
     ({"volumes": [{"emptyDir": {}}]}, "launcher.k8s.volumes", "mountPath"),

@@ -115,6 +115,9 @@ MUTATIONS = [
     job(f"{CONTAINER}.env[0].name", "RANK", False),
     job(f"{CONTAINER}.env[1].name", "GALLEY_ATTEMPT", False),
     job(f"{CONTAINER}.resources.requests.cpu", "4001m", False),
+    job(
+        f"{CONTAINER}.resources", {"requests": {"a.b/c": "1"}}, False, f"{CONTAINER}.resources.requests.a.b/c"
+    ),
     job(f"{CONTAINER}.volumeMounts[2].name", "dshm", False),
     job(f"{CONTAINER}.volumeMounts[1].mountPath", "/galley", False),
     job(f"{CONTAINER}.volumeMounts[1].mountPath", "etc", False),
@@ -179,6 +182,11 @@ def test_a_wrong_manifest_is_refused_with_the_path(mutation: Mutation, crds: dic
 def test_what_galley_writes_is_accepted_by_galley_and_by_the_crd(kind: str, crds: dict[str, Schema]) -> None:
     assert object_problems(good(kind)) == []
     assert rejections(crds, good(kind)) == []
+
+
+@pytest.mark.parametrize("dropped", ["limits", "requests"])
+def test_a_request_needs_no_limit_and_a_limit_no_request(dropped: str) -> None:
+    assert list(object_problems(mutate(job(f"{CONTAINER}.resources.{dropped}", {}, False)))) == []
 
 
 def test_a_config_map_holds_a_mebibyte_as_the_server_counts() -> None:
