@@ -13,28 +13,30 @@ PREFIX = "embedded:"
 
 
 def is_embedded(name: str) -> bool:
+    """Return whether the name is that of an embedded model, tokenizer or set."""
     return name.startswith(PREFIX)
 
 
 def model_folder(name: str, cache: Path) -> Path:
-    """The Hugging Face folder of `embedded:NAME`; made in `cache` if it is a conversion."""
+    """Return the Hugging Face folder of `embedded:NAME`; made in `cache` if it is a conversion."""
     folder: Path = _load(MODELS, name)(cache)
     return folder
 
 
 def tokenizer_folder(name: str, cache: Path) -> Path:
-    """The Hugging Face folder of the tokenizer `embedded:NAME`."""
+    """Return the Hugging Face folder of the tokenizer `embedded:NAME`."""
     folder: Path = _load(TOKENIZERS, name)(cache)
     return folder
 
 
 def data_rows(name: str, split: SplitName) -> list[dict[str, Any]]:
-    """The rows of the embedded set `embedded:NAME`, which are the same on every machine."""
+    """Return the rows of the embedded set `embedded:NAME`, which are the same on every machine."""
     rows: list[dict[str, Any]] = _load(DATA, name)(split)
     return rows
 
 
 def _load(registry: Registry, name: str) -> Any:
+    """Return the registered function. Raises `ConfigError`, with similar names, for an unknown one."""
     short = name.removeprefix(PREFIX)
     if short not in registry:
         where = f"{registry.key}={name}"

@@ -42,7 +42,7 @@ CONFIG: dict[str, Any] = {
 }
 QUERY_SCALE = math.sqrt(3.0)
 
-# BERT's name -> DeBERTa's, inside a layer.
+# BERT's name -> DeBERTa's name, inside a layer.
 LAYER_NAMES = {
     "attention.self.query": "attention.self.query_proj",
     "attention.self.key": "attention.self.key_proj",
@@ -56,13 +56,14 @@ LAYER_NAMES = {
 
 
 def folder(cache: Path) -> Path:
-    """The converted model in `cache`, made on first use; safe when several processes ask at once."""
+    """Return the converted model in `cache`, made on first use. Safe if several processes ask at once."""
     source = minilm.folder("deberta_minilm")
     key = hashlib.sha256(f"{VERSION} {minilm.weights_digest()}".encode()).hexdigest()[:16]
     return made_once(cache / "assets" / f"deberta_minilm-{key}", lambda partial: _write(source, partial))
 
 
 def _write(source: Path, target: Path) -> None:
+    """Write the converted model and the tokenizer."""
     from safetensors.torch import load_file, save_file
     from transformers import DebertaV2Config
 
@@ -75,7 +76,7 @@ def _write(source: Path, target: Path) -> None:
 
 
 def convert(bert: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """DeBERTa's state dict from BERT's, with positional parts that are silent but can learn."""
+    """Return DeBERTa's state dict from BERT's, with positional parts that have no effect but can learn."""
     state: dict[str, torch.Tensor] = {}
     for name, tensor in bert.items():
         name = name.removeprefix("bert.")
@@ -88,6 +89,7 @@ def convert(bert: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _positional_parts() -> dict[str, torch.Tensor]:
+    """Return relative embeddings of zero, and random projections of them."""
     import torch
 
     width, generator = CONFIG["hidden_size"], torch.Generator().manual_seed(SEED)

@@ -13,7 +13,7 @@ from trainer.data.cache import cache_errors
 
 
 def made_once(target: Path, write: Callable[[Path], None]) -> Path:
-    """`target`, filled by `write` on first use; safe when several processes ask at once."""
+    """Return `target`, filled by `write` on first use. Safe if several processes ask at once."""
     if target.exists():
         return target
     with cache_errors(target.parent):
@@ -24,7 +24,8 @@ def made_once(target: Path, write: Callable[[Path], None]) -> Path:
         partial.chmod(0o755)
         partial.rename(target)
     except OSError:
-        if not target.exists():  # otherwise another process was faster
+        # Another process may have been faster: a folder that is not empty cannot be replaced by `rename`.
+        if not target.exists():
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -32,9 +33,9 @@ def made_once(target: Path, write: Callable[[Path], None]) -> Path:
 
 
 def package_folder(package: str, distribution: str, name: str) -> Path:
-    """The folder of an installed package, which is found but not imported.
+    """Return the folder of an installed package, which is found without being imported.
 
-    `name` is the embedded asset that needs it. Raises `ConfigError` where it is not installed.
+    `name` is the embedded asset that needs it. Raises `ConfigError` if it is not installed.
     """
     spec = find_spec(package)
     if spec is None or spec.origin is None:

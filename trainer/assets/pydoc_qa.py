@@ -1,8 +1,8 @@
 """Questions about Python's own documentation, with the answer as a span of the text. Needs no network.
 
 Source: the sentences of `trainer.assets.pydoc_pairs` (`pydoc_data.topics`), so that no topic is in
-both splits. A context is a few sentences that stand together; a question is one of them with a word
-or two replaced by "what", and those words, which the context holds once, are the answer.
+both splits. A context is a few neighboring sentences. A question is one of them with a word
+or two replaced by "what"; those words, which occur once in the context, are the answer.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ _WORD = re.compile(r"[A-Za-z_]+")
 
 
 def questions(split: str) -> list[dict[str, Any]]:
-    """Records as a flat SQuAD file has them (`id`, `context`, `question`, `answers`), of `train` or `eval`.
+    """Return records like those of a flat SQuAD file (`id`, `context`, `question`, `answers`).
 
-    The same, in the same order, on every machine whose Python carries the same text.
+    `split`: `train` or `eval`. The records are the same, in the same order, on every machine whose Python has
+    the same text.
     """
-    found = [record for topic in topics_of(split).values() for record in _of_topic(topic)]
-    return sorted(found, key=lambda record: str(record["id"]))[: NUM_QUESTIONS[split]]
+    records = [record for topic in topics_of(split).values() for record in _of_topic(topic)]
+    return sorted(records, key=lambda record: str(record["id"]))[: NUM_QUESTIONS[split]]
 
 
 def _of_topic(sentences: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the records of one topic."""
     records = [
         record
         for start in range(0, len(sentences) - 1, CONTEXT_SENTENCES)
@@ -40,6 +42,7 @@ def _of_topic(sentences: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _of_context(sentences: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield one record per sentence of a context that has a word to ask for."""
     context = ". ".join(sentence.rstrip(".") for sentence in sentences) + "."
     for sentence in sentences:
         spans = [span for span in _spans(sentence) if context.count(sentence[slice(*span)]) == 1]
@@ -56,7 +59,7 @@ def _of_context(sentences: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def _spans(sentence: str) -> list[tuple[int, int]]:
-    """Long words, and pairs of neighbors that end with one; never the first word of the sentence."""
+    """Return long words, and pairs of neighbors that end with one; never the first word of the sentence."""
     words = [match.span() for match in _WORD.finditer(sentence)][1:]
     long = [number for number, (start, end) in enumerate(words) if end - start >= MIN_LETTERS]
     pairs = [(words[n - 1][0], words[n][1]) for n in long if n and words[n][0] - words[n - 1][1] == 1]

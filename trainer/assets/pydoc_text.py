@@ -1,8 +1,8 @@
 """Python's own documentation as text, for language modeling. Needs no network.
 
-Source: `pydoc_data.topics`, which every CPython carries: 465 000 characters in 79 topics. A topic is
-wholly in one split, the same as in `pydoc_pairs`. Topics quote each other, and one has two names: what
-stands in a topic of the evaluation is left out of training.
+Source: `pydoc_data.topics`, which every CPython has: 465 000 characters in 79 topics. Each topic is
+in one split only, the same as in `pydoc_pairs`. Topics quote each other, and one has two names: paragraphs
+of a topic of the evaluation are left out of training.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import re
 from trainer.assets.pydoc_pairs import is_in_split
 
 _BLANK = re.compile(r"\n[^\S\n]*\n")
-# Shorter paragraphs are headings and code that everybody writes.
+# Shorter paragraphs are headings and common code, which may occur in both splits.
 QUOTED_LENGTH = 40
 
 
 def rows(split: str) -> list[dict[str, str]]:
-    """One text a topic, in the order of their names."""
+    """Return one text per topic, in the order of their names."""
     held_out = _texts("eval")
     if split == "eval":
         return [{"text": text} for text in held_out]
@@ -27,8 +27,9 @@ def rows(split: str) -> list[dict[str, str]]:
 
 
 def long_paragraphs(text: str) -> list[str]:
-    found = (paragraph.strip() for paragraph in _BLANK.split(text))
-    return [paragraph for paragraph in found if len(paragraph) >= QUOTED_LENGTH]
+    """Return the paragraphs that are long enough to be quotations."""
+    paragraphs = (paragraph.strip() for paragraph in _BLANK.split(text))
+    return [paragraph for paragraph in paragraphs if len(paragraph) >= QUOTED_LENGTH]
 
 
 def _texts(split: str) -> list[str]:

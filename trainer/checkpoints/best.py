@@ -1,4 +1,4 @@
-"""The best checkpoint of a run (`checkpoint.keep_best`): which it is, and the weights of model/."""
+"""The best checkpoint of a run (`checkpoint.keep_best`): which one it is, and the weights of model/."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ log = logging.getLogger("galley")
 class Best:
     """Compares evaluations by `metric`; an empty name compares nothing.
 
-    `kept` is the best one so far, the first of equals, as `load_best_model_at_end` of Transformers has it.
+    `kept` is the best one so far, the first of equals, like `load_best_model_at_end` of Transformers.
     """
 
     metric: str = ""
@@ -35,7 +35,10 @@ class Best:
 
     @classmethod
     def of(cls, recipe: Recipe, metrics: Mapping[str, Metric]) -> Best:
-        """`metrics`: of the task. Raises `ConfigError` if nobody has stated the metric's direction."""
+        """Return the comparison of a recipe. `metrics` are those of the task.
+
+        Raises `ConfigError` if nobody has stated the metric's direction.
+        """
         sought = None if recipe.eval.only else kept_best(recipe, metrics)
         if sought is None:
             return cls()
@@ -45,12 +48,12 @@ class Best:
         return cls(name, direction)
 
     def resume(self, kept: Kept | None) -> None:
-        """Go on from the best evaluation of earlier attempts, if it was chosen by the same metric."""
+        """Continue from the best evaluation of earlier attempts, if it was chosen by the same metric."""
         if kept is not None and kept.metric == self.metric:
             self.kept = kept
 
     def update(self, step: int, metrics: Mapping[str, float]) -> bool:
-        """Whether this evaluation is the best so far; then its checkpoint is to be saved."""
+        """Return whether this evaluation is the best so far, so that its checkpoint must be saved."""
         if self.direction is None:
             return False
         value = measured(f"checkpoint.keep_best={self.metric}", self.metric, metrics)
@@ -61,9 +64,9 @@ class Best:
 
 
 def resumed_best(own: Path, checkpoint: Checkpoint | None, ranks: Ranks) -> Kept | None:
-    """The best evaluation before this attempt, if its checkpoint is whole; otherwise a warning. A collective.
+    """Return the best evaluation before this attempt if its checkpoint is whole, else warn. A collective.
 
-    Attributes of the result: `folder` is empty for a checkpoint of the run itself.
+    `folder` of the result is empty for a checkpoint of the run itself.
     """
     kept = None if checkpoint is None else checkpoint.state.kept
     if checkpoint is None or kept is None:
@@ -77,11 +80,12 @@ def resumed_best(own: Path, checkpoint: Checkpoint | None, ranks: Ranks) -> Kept
 
 
 def kept_folder(own: Path, kept: Kept) -> Path:
-    """Where the best checkpoint is; `own`: the folder of the run's checkpoints."""
+    """Return the folder of the best checkpoint. `own` is the folder of the run's checkpoints."""
     return Path(kept.folder) if kept.folder else own / checkpoint_name(kept.step)
 
 
 def _problem(folder: Path, verified: Path) -> str:
+    """Return what is wrong with the checkpoint in `folder`. That in `verified` was verified already."""
     try:
         if folder != verified:
             verify(folder)
@@ -93,21 +97,22 @@ def _problem(folder: Path, verified: Path) -> str:
 def with_weights(
     state: Mapping[str, torch.Tensor], engine: Engine, checkpoint: Checkpoint
 ) -> dict[str, torch.Tensor]:
-    """The full state of the engine's model (`Engine.full_state`) as it was at a checkpoint of the same run.
+    """Return the full state of the engine's model (`Engine.full_state`) with the weights of a checkpoint.
 
-    What is not trained is no part of a checkpoint, and stays. Names that share a parameter share the tensor.
+    The checkpoint is of the same run. Weights that are not trained are not part of it, and stay. Names that
+    share a parameter share the tensor.
     """
     named = dict(engine.model.named_parameters(remove_duplicate=False))
     first = {id(parameter): name for name, parameter in reversed(named.items())}
     read: dict[str, torch.Tensor] = {}
-    found: dict[str, torch.Tensor] = {}
+    restored: dict[str, torch.Tensor] = {}
     for key, tensor in state.items():
         parameter = named.get(key)
         if parameter is not None and not parameter.requires_grad:
-            found[key] = tensor
+            restored[key] = tensor
             continue
         kind, name = ("buffer", key) if parameter is None else ("param", first[id(parameter)])
         if name not in read:
             read[name] = checkpoint.tensor(kind, name).to(tensor.dtype)
-        found[key] = read[name]
-    return found
+        restored[key] = read[name]
+    return restored

@@ -1,4 +1,4 @@
-"""What makes a checkpoint complete: its manifest, and the search for the last one that fits it."""
+"""The manifest, which makes a checkpoint complete, and the search for the newest complete checkpoint."""
 
 from __future__ import annotations
 
@@ -28,9 +28,12 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """`files` by name; `fingerprint` of the model whose state it is.
+    """What a checkpoint consists of.
 
-    `frozen_sha256` is of the weights that are not trained, which the checkpoint does not hold.
+    Attributes:
+        fingerprint: of the model whose state it is.
+        files: the record of each file, by name.
+        frozen_sha256: hash of the weights that are not trained, which the checkpoint does not hold.
     """
 
     fingerprint: str
@@ -45,8 +48,8 @@ class Kept:
     """The best evaluation so far, whose checkpoint is kept (`checkpoint.keep_best`).
 
     Attributes:
-        value: of `metric`; `metrics` are all of that evaluation.
-        folder: of the checkpoint, if it is another run's; empty for the run's own.
+        value: the value of `metric`; `metrics` are all of that evaluation.
+        folder: the checkpoint's folder, if it is another run's; empty for the run's own.
     """
 
     step: int
@@ -58,14 +61,14 @@ class Kept:
 
 @dataclass(frozen=True)
 class TrainState:
-    """Where training stands after `step` optimizer steps.
+    """The state of training after `step` optimizer steps.
 
     Attributes:
         epoch, batch: of the next global batch; they follow from `step` and are kept for readers.
-        optimizer_steps: steps that changed the weights.
+        optimizer_steps: the number of steps that changed the weights.
         best, misses: of early stopping by the metric `watched`: the best value so far, evaluations since it.
-        kept: the best evaluation; null without `checkpoint.keep_best`.
-        data_fingerprint: of the training samples, whose order the position refers to.
+        kept: the best evaluation; None without `checkpoint.keep_best`.
+        data_fingerprint: of the training samples, to whose order the position refers.
         stream: where the next sample begins, if the samples are a stream.
     """
 
@@ -96,12 +99,13 @@ class Found:
 
 
 def fingerprint(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """sha256 of the sorted parameter names and shapes."""
+    """Return the sha256 of the sorted parameter names and shapes."""
     lines = (f"{name} {list(shape)}\n" for name, shape in sorted(shapes.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def record(path: Path) -> FileRecord:
+    """Return size and hash of a file."""
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return FileRecord(path.stat().st_size, digest)
@@ -112,6 +116,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a checkpoint. Raises `CheckpointError` if it is missing or unreadable."""
     path = folder / MANIFEST_NAME
     try:
         return from_json(Manifest, path.read_bytes())
@@ -124,7 +129,10 @@ def read_state(folder: Path) -> TrainState:
 
 
 def verify(folder: Path) -> Manifest:
-    """Reads every byte. Raises `CheckpointError` that names the first file that is not as saved."""
+    """Read every byte.
+
+    Raises `CheckpointError` that names the first file that differs from what was saved.
+    """
     manifest = read_manifest(folder)
     for name, expected in manifest.files.items():
         path = folder / name
@@ -140,12 +148,12 @@ def verify(folder: Path) -> Manifest:
 
 
 def list_checkpoints(root: Path) -> list[Path]:
-    """All checkpoint folders, oldest first, whole or not."""
+    """Return all checkpoint folders, oldest first, whole or not."""
     return sorted((p for p in root.glob("step-*") if p.is_dir()), key=lambda p: int(p.name[5:]))
 
 
 def latest_complete(root: Path) -> Found:
-    """The newest checkpoint that passes `verify`."""
+    """Return the newest checkpoint that passes `verify`."""
     rejected: list[str] = []
     for folder in reversed(list_checkpoints(root)):
         try:
@@ -157,12 +165,12 @@ def latest_complete(root: Path) -> Found:
 
 
 def retain(root: Path, keep: int, best: Kept | None = None) -> None:
-    """Remove all but the newest `keep` checkpoints and the best, and what unfinished saves left behind."""
+    """Remove all but the newest `keep` checkpoints and the best, and remains of unfinished saves."""
     spared = "" if best is None or best.folder else checkpoint_name(best.step)
     for folder in list_checkpoints(root)[:-keep]:
         if folder.name == spared:
             continue
-        # The manifest goes first: a removal that is cut short leaves nothing that looks complete.
+        # Remove the manifest first: an interrupted removal then leaves nothing that looks complete.
         (folder / MANIFEST_NAME).unlink(missing_ok=True)
         shutil.rmtree(folder)
     for leftover in root.glob(".step-*"):
@@ -174,6 +182,6 @@ def to_state_json(state: TrainState) -> str:
 
 
 def records_from_json(parts: list[dict[str, dict[str, object]]]) -> dict[str, FileRecord]:
-    """The records that the ranks sent, as one mapping."""
+    """Return the records that the ranks sent, as one mapping."""
     merged = {name: body for part in parts for name, body in part.items()}
     return {name: from_json(FileRecord, json.dumps(body)) for name, body in sorted(merged.items())}

@@ -1,4 +1,4 @@
-"""Which checkpoint an attempt continues from: the run's own, or the one that the recipe names."""
+"""Choose the checkpoint that an attempt continues from: the run's own, or the one that the recipe names."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ log = logging.getLogger("galley")
 
 
 def find_checkpoint(own: Path, resume: bool, named: str | None, ranks: Ranks) -> Checkpoint | None:
-    """The newest whole checkpoint in `own` if the run is resumed, else the one at `named`, else None.
+    """Return the newest whole checkpoint in `own` if the run is resumed, else the one at `named`, else None.
 
-    Raises as `find_named`. A collective: the main rank alone reads and checks the files.
+    Raises like `find_named`. A collective: only the main rank reads and checks the files.
     """
     folder = _find_own(own, ranks) if resume else None
     if folder is None and named is not None:
@@ -30,23 +30,23 @@ def find_checkpoint(own: Path, resume: bool, named: str | None, ranks: Ranks) ->
 
 
 def find_named(path: Path, ranks: Ranks) -> Path:
-    """A checkpoint's folder, or the newest whole one of a run's. A collective.
+    """Return a checkpoint's folder, or the newest whole one of a run. A collective.
 
     Raises:
         ConfigError: there is no checkpoint.
-        CheckpointError: there is, but a file is missing or not as it was saved; it is named.
+        CheckpointError: there is one, but a file is missing or differs from what was saved; it is named.
     """
-    found, problem, missing = ranks.from_main(_examine(path) if ranks.is_main else None)
+    folder, problem, missing = ranks.from_main(_examine(path) if ranks.is_main else None)
     if missing:
         hint = "the folder of a run, or one of the folders in its checkpoints/"
         raise ConfigError(Problem(f"checkpoint.resume_from={path}", problem, hint))
     if problem:
         raise CheckpointError(f"checkpoint.resume_from: {problem}")
-    return Path(found)
+    return Path(folder)
 
 
 def _examine(path: Path) -> tuple[str, str, bool]:
-    """(folder, what is wrong, whether nothing is there)."""
+    """Return (folder, what is wrong, whether nothing exists)."""
     if path.name.startswith("step-") or (path / MANIFEST_NAME).exists():
         if not path.is_dir():
             return "", "there is no such checkpoint", True
@@ -55,19 +55,20 @@ def _examine(path: Path) -> tuple[str, str, bool]:
         except CheckpointError as error:
             return "", f"{path.parent}/{error}", False
         return str(path), "", False
-    found = latest_complete(path / "checkpoints")
-    for line in found.rejected:
+    newest = latest_complete(path / "checkpoints")
+    for line in newest.rejected:
         log.warning("checkpoint not usable: %s", line)
-    if found.folder is not None:
-        return str(found.folder), "", False
-    if found.rejected:
-        return "", f"{path}: no checkpoint is whole: {'; '.join(found.rejected)}", False
+    if newest.folder is not None:
+        return str(newest.folder), "", False
+    if newest.rejected:
+        return "", f"{path}: no checkpoint is whole: {'; '.join(newest.rejected)}", False
     return "", "there is no checkpoint", True
 
 
 def _find_own(own: Path, ranks: Ranks) -> Path | None:
-    found = latest_complete(own) if ranks.is_main else Found(None)
-    name, rejected = ranks.from_main([found.folder.name if found.folder else None, found.rejected])
+    """Return the newest whole checkpoint of the run itself; the others are logged."""
+    newest = latest_complete(own) if ranks.is_main else Found(None)
+    name, rejected = ranks.from_main([newest.folder.name if newest.folder else None, newest.rejected])
     for line in rejected:
         log.warning("checkpoint not usable: %s", line)
     return own / name if name else None

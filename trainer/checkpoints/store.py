@@ -1,6 +1,6 @@
-"""Saving and loading the state of an engine. Both are collectives: every rank takes part.
+"""Save and load the state of an engine. Both are collectives: every rank takes part.
 
-Saving has two halves: `take_snapshot` stops training for a copy, `write` does not need it any more.
+Saving has two halves: `take_snapshot` stops training for a copy, `write` does not need training any more.
 """
 
 from __future__ import annotations
@@ -37,16 +37,17 @@ from trainer.hosts.ranks import Ranks
 from trainer.run.failures import classify
 
 FP32_BYTES = 4
-# Headers, state and manifest, and a margin for what else is written meanwhile.
+# Headers, state and manifest, and a margin for other files that are written meanwhile.
 RESERVE_BYTES = 4 * 2**20
 
 
 def model_fingerprint(model: torch.nn.Module) -> str:
+    """Return the hash of the model's parameter names and shapes."""
     return fingerprint({name: tuple(p.shape) for name, p in model.named_parameters()})
 
 
 def checkpoint_bytes(engine: Engine) -> int:
-    """Size of a checkpoint, all ranks together."""
+    """Return the size of a checkpoint, all ranks together."""
     trained = sum(engine.full_numel(p) for p in engine.trainable.values())
     buffers = sum(t.nbytes for t in engine.buffers().values())
     return FP32_BYTES * (trained + engine.most_elements("optimizer", 1)) + buffers + RESERVE_BYTES
@@ -59,7 +60,7 @@ class Snapshot:
     Attributes:
         tensors: those that this rank owns, by their names in the file.
         manifest: without the files.
-        files: ranks that write one; with `strategy.state_dict=full` the main rank alone.
+        files: the number of ranks that write one; with `strategy.state_dict=full` only the main rank.
     """
 
     state: TrainState
@@ -69,7 +70,7 @@ class Snapshot:
 
 
 def take_snapshot(engine: Engine, state: TrainState) -> Snapshot:
-    """A collective: every rank takes part in gathering all tensors, and keeps a copy of its own."""
+    """Gather all tensors on all ranks; keep a copy of those that this rank owns. A collective."""
     ranks = engine.setup.ranks
     files = 1 if engine.setup.recipe.strategy.state_dict == "full" else ranks.world_size
     owners = share_out({name: engine.full_numel(p) for name, p in engine.trainable.items()}, files)
@@ -82,6 +83,7 @@ def take_snapshot(engine: Engine, state: TrainState) -> Snapshot:
     if ranks.is_main:
         buffers = engine.buffers()
         tensors |= {f"buffer/{name}": _copied(t) for name, t in buffers.items()}
+
     shapes = {name: engine.full_shape(p) for name, p in engine.parameters.items()}
     frozen = engine.setup.frozen_sha256
     manifest = Manifest(fingerprint(shapes), ranks.world_size, {}, frozen_sha256=frozen)
@@ -93,9 +95,9 @@ def _copied(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def make_room(root: Path, state: TrainState, engine: Engine) -> Path:
-    """The empty folder that a checkpoint is written into before it has its name. A collective.
+    """Return an empty folder, into which a checkpoint is written before it gets its name. A collective.
 
-    Raises `DiskFullError` on the main rank, before anything is written, where it would not fit.
+    Raises `DiskFullError` on the main rank, before anything is written, if the checkpoint would not fit.
     """
     partial = root / f".{checkpoint_name(state.step)}"
     if engine.setup.ranks.is_main:
@@ -108,6 +110,7 @@ def make_room(root: Path, state: TrainState, engine: Engine) -> Path:
 
 
 def _check_space(root: Path, needed: int) -> None:
+    """Raise `DiskFullError` if less than `needed` bytes are free."""
     free = shutil.disk_usage(root).free
     if free < needed:
         raise DiskFullError(
@@ -117,9 +120,9 @@ def _check_space(root: Path, needed: int) -> None:
 
 
 def write(partial: Path, snapshot: Snapshot, ranks: Ranks, keep: int) -> None:
-    """Write the checkpoint and drop the oldest beyond `keep`. A collective, apart from those of training.
+    """Write the checkpoint and remove the oldest beyond `keep`. A collective, apart from those of training.
 
-    Earlier checkpoints stay as they are until the new one is complete. Raises on every rank where
+    Earlier checkpoints stay as they are until the new one is complete. Raises on every rank if
     one could not write.
     """
     files: dict[str, FileRecord] = {}
@@ -129,9 +132,9 @@ def write(partial: Path, snapshot: Snapshot, ranks: Ranks, keep: int) -> None:
             files = _write_share(_share(partial, ranks, snapshot), snapshot.tensors)
     except (OSError, SafetensorError) as error:
         failure = error
-        _share(partial, ranks, snapshot).unlink(missing_ok=True)  # room for the report of it
-    said = {name: asdict(value) for name, value in files.items()}
-    reports = ranks.gather_json({"files": said, "failure": _describe(failure)}, apart=True)
+        _share(partial, ranks, snapshot).unlink(missing_ok=True)  # on a full disk: room for the error report
+    by_name = {name: asdict(value) for name, value in files.items()}
+    reports = ranks.gather_json({"files": by_name, "failure": _describe(failure)}, apart=True)
     if failure is not None:
         raise failure
     _refuse_failures(partial, [report["failure"] for report in reports])
@@ -140,10 +143,12 @@ def write(partial: Path, snapshot: Snapshot, ranks: Ranks, keep: int) -> None:
 
 
 def _describe(failure: Exception | None) -> list[str] | None:
+    """Return the class and the text of a failure, as JSON."""
     return None if failure is None else [classify(failure, "save"), str(failure)]
 
 
 def _refuse_failures(partial: Path, failures: list[list[str] | None]) -> None:
+    """Raise the first failure of another rank."""
     for rank, failure in enumerate(failures):
         if failure is not None:
             message = f"rank {rank} could not write into {partial.parent}: {failure[1]}"
@@ -151,7 +156,7 @@ def _refuse_failures(partial: Path, failures: list[list[str] | None]) -> None:
 
 
 def _complete(partial: Path, snapshot: Snapshot, records: dict[str, FileRecord], keep: int) -> None:
-    """The manifest last, then the name."""
+    """Write the manifest last, and then rename the folder: from that moment the checkpoint exists."""
     folder = partial.with_name(checkpoint_name(snapshot.state.step))
     write_atomic(partial / STATE_NAME, to_state_json(snapshot.state))
     records[STATE_NAME] = record(partial / STATE_NAME)
@@ -166,7 +171,7 @@ def _share(partial: Path, ranks: Ranks, snapshot: Snapshot) -> Path:
 
 
 def _write_share(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, FileRecord]:
-    """This rank's file, on the disk when this returns."""
+    """Write this rank's file. It is on the disk when this returns."""
     save_file(tensors, path)
     with path.open("rb") as stream:
         os.fsync(stream.fileno())
@@ -174,7 +179,7 @@ def _write_share(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, File
 
 
 def share_out(sizes: dict[str, int], world_size: int) -> dict[str, int]:
-    """name -> owning rank, the largest first to the rank that has least."""
+    """Return name -> owning rank. The largest tensors come first, each to the rank that has least."""
     loads = [0] * world_size
     owners = {}
     for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
@@ -185,7 +190,7 @@ def share_out(sizes: dict[str, int], world_size: int) -> dict[str, int]:
 
 
 class Checkpoint:
-    """A verified checkpoint, opened for reading. Tensors are read when they are asked for."""
+    """A verified checkpoint, opened for reading. Tensors are read on demand."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -199,9 +204,9 @@ class Checkpoint:
         return self._index[f"{kind}/{name}"].get_tensor(f"{kind}/{name}")  # type: ignore[no-any-return,no-untyped-call]
 
     def load_weights(self, model: torch.nn.Module, frozen_sha256: str) -> None:
-        """Into the bare model, before an engine wraps or partitions it; frozen weights stay as they are.
+        """Load into the bare model, before an engine wraps or partitions it. Frozen weights stay as they are.
 
-        Raises `CheckpointError` when the checkpoint is of another model, or of other frozen weights.
+        Raises `CheckpointError` if the checkpoint is of another model, or of other frozen weights.
         """
         if self.manifest.fingerprint != model_fingerprint(model):
             raise CheckpointError(
@@ -220,7 +225,7 @@ class Checkpoint:
                 buffer.copy_(self.tensor("buffer", name))
 
     def load_engine(self, engine: Engine) -> None:
-        """Optimizer state and loss scale.
+        """Load optimizer state and loss scale.
 
         Raises `CheckpointError` if the state is that of another optimizer.
         """

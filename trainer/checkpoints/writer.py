@@ -1,7 +1,7 @@
-"""Saving while training goes on: a step waits for the copy, a thread writes it.
+"""Save while training goes on: a step waits for the copy, a thread writes it.
 
-One checkpoint is written at a time: the next one, and the end of the run, wait for it. What the
-thread raises is raised at the next look at it, on every rank.
+One checkpoint is written at a time: the next one, and the end of the run, wait for it. An error of the
+thread is raised at the next call, on every rank.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger("galley")
 
 
 class Writer:
-    """Of the checkpoints of one run. The files are the same whether `asynchronous` or not."""
+    """Writes the checkpoints of one run. The files are the same whether `asynchronous` or not."""
 
     def __init__(self, root: Path, settings: Checkpoint) -> None:
         self._root = root
@@ -31,7 +31,7 @@ class Writer:
         self._pending: Future[None] | None = None
 
     def save(self, engine: Engine, state: TrainState) -> float:
-        """Begin to save; returns the seconds for which training stood still. A collective."""
+        """Begin to save; return the seconds for which training stood still. A collective."""
         started = time.perf_counter()
         self.wait()
         partial = make_room(self._root, state, engine)
@@ -42,18 +42,18 @@ class Writer:
         return time.perf_counter() - started
 
     def wait(self) -> None:
-        """Until what was begun is complete. Raises what its writing raised."""
+        """Wait until the checkpoint is complete. Raises what its writing raised."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()
 
     def check(self) -> None:
-        """Raises what the writing raised that has ended meanwhile; waits for nothing."""
+        """Raise what a finished writing raised. Does not wait."""
         if self._pending is not None and self._pending.done():
             self.wait()
 
     def finish(self) -> None:
-        """As `wait`, for a process that ends whatever came of it."""
+        """Wait like `wait`, but raise nothing: for a process that ends whatever the outcome."""
         if self._pending is not None:
             self._pending.exception()
 

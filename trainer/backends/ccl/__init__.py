@@ -21,16 +21,16 @@ from trainer.backends.ccl.toolchain import MODULE_NAME, BackendUnavailable, buil
 __all__ = ["BackendUnavailable", "environment", "register"]
 
 BACKEND = "ccl"
-_SHARED_MEMORY_OF_A_RANK = 32 * 2**20  # libfabric's shm provider fills 24 MiB of its 64
+_SHARED_MEMORY_OF_A_RANK = 32 * 2**20  # libfabric's shm provider uses 24 MiB of its 64
 
 
 def register(cache: Path, local_rank: int, local_size: int) -> str:
-    """Compile the extension if need be, load it, and register the backend; once a process.
+    """Compile the extension if need be, load it, and register the backend, once per process.
 
     Sets the variables of `environment` that are not set. Returns oneCCL's version.
 
     Raises:
-        BackendUnavailable: the package, a library, the compiler is missing, or it does not build.
+        BackendUnavailable: the package, a library or the compiler is missing, or it does not build.
     """
     parts = find_parts()
     for name, value in environment(local_rank, local_size, parts.fabric_dir).items():
@@ -41,12 +41,12 @@ def register(cache: Path, local_rank: int, local_size: int) -> str:
 
 
 def environment(local_rank: int, local_size: int, fabric_dir: Path) -> Mapping[str, str]:
-    """Variables of oneCCL for one of `local_size` ranks on this node.
+    """Return oneCCL's variables for one of `local_size` ranks on this node.
 
     The ranks find each other through the process group's own store and libfabric, whatever started
-    them; shared memory carries what stays on the node, where /dev/shm has room for it. Without
-    workers of its own (`CCL_WORKER_OFFLOAD=0`) the backend's one thread does oneCCL's work, and
-    takes no core while nothing is under way.
+    them. Shared memory carries the traffic inside the node, if /dev/shm has room for it. Without
+    its own workers (`CCL_WORKER_OFFLOAD=0`) the backend's one thread does oneCCL's work, and
+    uses no core while nothing is under way.
     """
     return {
         "CCL_ATL_SHM": "1" if _shared_memory_bytes() >= local_size * _SHARED_MEMORY_OF_A_RANK else "0",
@@ -61,7 +61,7 @@ def environment(local_rank: int, local_size: int, fabric_dir: Path) -> Mapping[s
 
 
 def _shared_memory_bytes() -> int:
-    """The size of /dev/shm: 64 MiB in a container that was given no more."""
+    """Return the size of /dev/shm: 64 MiB in a container without other settings."""
     try:
         size = os.statvfs("/dev/shm")  # noqa: S108
     except FileNotFoundError:
@@ -70,6 +70,7 @@ def _shared_memory_bytes() -> int:
 
 
 def _load(path: Path) -> ModuleType:
+    """Load the compiled extension, once per process."""
     if MODULE_NAME in sys.modules:
         return sys.modules[MODULE_NAME]
     spec = importlib.util.spec_from_file_location(MODULE_NAME, path)
@@ -85,6 +86,7 @@ def _load(path: Path) -> ModuleType:
 
 
 def _register(extension: ModuleType) -> None:
+    """Register the backend in torch, unless it is registered already."""
     import torch.distributed as dist
 
     if BACKEND in dist.Backend.backend_list:
@@ -94,5 +96,5 @@ def _register(extension: ModuleType) -> None:
         return extension.create(store, rank, size, timeout)
 
     dist.Backend.register_backend(BACKEND, create, devices=["cpu"])
-    # The thread of the backend must rest before the interpreter and oneCCL's own globals go.
+    # The backend's thread must stop before the interpreter and oneCCL's globals are destroyed.
     atexit.register(extension.prepare_exit)

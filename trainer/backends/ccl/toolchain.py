@@ -1,7 +1,7 @@
-"""Compile the extension against the oneCCL that is installed; once for all ranks and runs.
+"""Compile the extension against the installed oneCCL, once for all ranks and runs.
 
-The result is kept under a name made of everything that decides it, and put there in one step, so
-that ranks that start together, and a compiler that is killed, can do no harm: the lock is the
+The result is kept under a name made of everything that decides it, and moved there in one step, so
+that ranks that start together, and a compiler that is killed, do no harm. The lock is the
 kernel's (`flock`) and ends with the process that holds it.
 """
 
@@ -47,7 +47,7 @@ class Parts:
         versions: of the packages, for the name of the result.
         library: oneCCL's static library without SYCL.
         runtime_dir: Intel's compiler runtime.
-        fabric_dir: libfabric and its providers, loaded while it runs.
+        fabric_dir: libfabric and its providers, which are loaded at run time.
         hwloc: file name of the shared library.
     """
 
@@ -61,7 +61,10 @@ class Parts:
 
 
 def find_parts() -> Parts:
-    """Raises `BackendUnavailable` with the command that installs what is missing."""
+    """Find everything that the build needs.
+
+    Raises `BackendUnavailable` with the command that installs what is missing.
+    """
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
         raise BackendUnavailable("no C++ compiler: apt-get install g++")
@@ -81,6 +84,7 @@ def find_parts() -> Parts:
 
 
 def _version(package: str) -> str:
+    """Return the package with its version. Raises `BackendUnavailable` if it is not installed."""
     try:
         return f"{package} {distribution(package).version}"
     except PackageNotFoundError:
@@ -89,6 +93,7 @@ def _version(package: str) -> str:
 
 
 def _package_file(package: str, ending: str) -> Path:
+    """Return the file of a package whose path has this ending."""
     _version(package)
     for file in distribution(package).files or []:
         path = Path(os.path.normpath(file.locate()))
@@ -98,10 +103,10 @@ def _package_file(package: str, ending: str) -> Path:
 
 
 def build(parts: Parts, cache: Path) -> Path:
-    """The extension, compiled if it is not there yet. May be called by many processes at once.
+    """Return the extension, compiled if it does not exist yet. Many processes may call it at once.
 
     Raises:
-        BackendUnavailable: the compiler fails; the message carries its last lines.
+        BackendUnavailable: the compiler fails; the message contains its last lines.
     """
     target = cache / "ccl" / _key(parts) / f"{MODULE_NAME}.so"
     if target.exists():
@@ -115,12 +120,14 @@ def build(parts: Parts, cache: Path) -> Path:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock."""
     with path.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 
 def _compile(parts: Parts, target: Path) -> None:
+    """Compile into a temporary folder, then move the result to its place."""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         output = Path(folder) / target.name
         try:
@@ -133,6 +140,7 @@ def _compile(parts: Parts, target: Path) -> None:
 
 
 def _command(parts: Parts, source: Path) -> list[str]:
+    """Return the compiler's command without the output file."""
     import torch
 
     home = Path(torch.__file__).parent
@@ -150,13 +158,13 @@ def _command(parts: Parts, source: Path) -> list[str]:
         *(f"-l{name}" for name in _INTEL_RUNTIME),
         *(f"-l:{parts.hwloc}", "-ldl", "-lpthread"),
         *(f"-Wl,-rpath,{path}" for path in (*folders, parts.fabric_dir)),
-        # oneCCL's symbols stay inside, and its threads never outlive their code.
+        # Hide oneCCL's symbols, and never unload the library: its threads must not outlive their code.
         *("-Wl,--exclude-libs,ALL", "-Wl,-Bsymbolic", "-Wl,-z,nodelete"),
     ]
 
 
 def _key(parts: Parts) -> str:
-    """Of contents and commands, not of places: every run has its own copy of the sources."""
+    """Return a hash of contents and commands, not of paths: every run has its own copy of the sources."""
     import torch
 
     digest = hashlib.sha256()
