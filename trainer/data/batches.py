@@ -1,7 +1,8 @@
-"""Which samples every optimizer step sees, and how they are spread over ranks.
+"""Which samples every optimizer step sees, and how they are distributed over the ranks.
 
 The sequence of global batches is a pure function of (seed, epoch, lengths, global_size,
-length_grouped): no rank count and no state enters it, so that a run is resumed by its step alone.
+length_grouped): it does not depend on the number of ranks or on any state, so that a run is resumed by its
+step alone.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
 
-# Batches sorted together. As LengthGroupedSampler of Transformers: large enough that batches are
-# even, small enough that an epoch stays shuffled (at least four groups where there are samples).
+# Batches that are sorted together, like in Transformers' LengthGroupedSampler: large enough that batches are
+# even, small enough that an epoch stays shuffled (at least four groups if there are enough samples).
 MEGABATCH_BATCHES = 50
 
 
@@ -33,7 +34,12 @@ class GlobalBatch:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one rank holds at once: positions in the dataset, and 1.0 or 0.0 for those that count."""
+    """The samples that one rank holds at once.
+
+    Attributes:
+        samples: positions in the dataset.
+        weights: 1.0 for samples that count, 0.0 for others.
+    """
 
     samples: Indices
     weights: NDArray[np.float32]
@@ -53,7 +59,7 @@ class BatchPlan:
         self.steps_per_epoch = math.ceil(len(lengths) / global_size)
 
     def epoch(self, epoch: int) -> list[Indices]:
-        """The global batches of one epoch, in order."""
+        """Return the global batches of one epoch, in order."""
         random = np.random.default_rng([self.seed, epoch])
         order = random.permutation(len(self.lengths))
         whole = len(order) - len(order) % self.global_size
@@ -63,7 +69,7 @@ class BatchPlan:
         return batches + ([order[whole:]] if whole < len(order) else [])
 
     def from_step(self, step: int) -> Iterator[GlobalBatch]:
-        """Endlessly, from optimizer step `step` on: what a run that was resumed there still sees."""
+        """Yield batches without end from optimizer step `step` on: those of a run that is resumed there."""
         while True:
             epoch, first = divmod(step, self.steps_per_epoch)
             for index, samples in enumerate(self.epoch(epoch)[first:], first):
@@ -71,11 +77,12 @@ class BatchPlan:
                 step += 1
 
     def total_steps(self, epochs: float, max_steps: int | None) -> int:
+        """Return the number of steps of the run."""
         steps = math.ceil(epochs * self.steps_per_epoch)
         return steps if max_steps is None else min(steps, max_steps)
 
     def _grouped(self, order: Indices, random: np.random.Generator) -> list[Indices]:
-        """Sort by length inside megabatches, cut into batches, shuffle the batches."""
+        """Sort by length inside megabatches, cut into batches, and shuffle the batches."""
         num_batches = len(order) // self.global_size
         group = max(1, min(num_batches // 4, MEGABATCH_BATCHES)) * self.global_size
         parts = [order[start : start + group] for start in range(0, len(order), group)]
@@ -85,10 +92,10 @@ class BatchPlan:
 
 
 class SourcePlan(BatchPlan):
-    """Every global batch is of one source, drawn by weight; lengths are not grouped.
+    """Every global batch is of one source, drawn by weight. Lengths are not grouped.
 
-    A source is gone through in random order, again and again within an epoch, in whole batches; what is
-    left at the end of a round comes in another one. A source with fewer samples than a batch gives all
+    A source is read in random order, again and again within an epoch, in whole batches; samples that are
+    left at the end of a round come in another one. A source with fewer samples than a batch gives all
     of them, none twice. An epoch has as many batches as all samples would make.
     """
 
@@ -105,19 +112,20 @@ class SourcePlan(BatchPlan):
     def epoch(self, epoch: int) -> list[Indices]:
         random = np.random.default_rng([self.seed, epoch])
         chosen = random.choice(len(self.sources), self.steps_per_epoch, p=self.shares)
-        # From 1: a trailing 0 adds nothing to a seed, so that one source's order would follow from the draws.
+        # From 1: NumPy ignores a trailing 0 in a seed, so that source 0 would repeat the draws above.
         streams = [self._rounds(own, [self.seed, epoch, n]) for n, own in enumerate(self.sources, 1)]
         return [next(streams[number]) for number in chosen]
 
-    def _rounds(self, own: Indices, seed: list[int]) -> Iterator[Indices]:
-        random, size = np.random.default_rng(seed), min(self.global_size, len(own))
+    def _rounds(self, members: Indices, seed: list[int]) -> Iterator[Indices]:
+        """Yield batches of one source without end."""
+        random, size = np.random.default_rng(seed), min(self.global_size, len(members))
         while True:
-            order = random.permutation(own)
-            yield from (order[start : start + size] for start in range(0, len(own) - size + 1, size))
+            order = random.permutation(members)
+            yield from (order[start : start + size] for start in range(0, len(members) - size + 1, size))
 
 
 class StreamPlan(BatchPlan):
-    """The global batches of a stream, one after the other; its epoch is the run of `num_steps`."""
+    """The global batches of a stream, one after the other. Its epoch is the run of `num_steps`."""
 
     def __init__(self, lengths: Any, seed: int, global_size: int, num_steps: int) -> None:
         self.lengths = lengths
@@ -139,11 +147,11 @@ class StreamPlan(BatchPlan):
 def split(
     samples: Indices, lengths: NDArray[np.int32], world_size: int, micro_size: int
 ) -> list[list[MicroBatch]]:
-    """Micro-batches of one global batch: `[round][rank]`, at most `micro_size` samples each.
+    """Return the micro-batches of one global batch: `[round][rank]`, at most `micro_size` samples each.
 
-    The samples of a round are of like length and dealt one by one, so that ranks finish together.
-    No round is added for samples that are not there. Every rank gets a micro-batch in every
-    round: one without a sample of its own gets one of weight 0, because engines synchronise in
+    The samples of a round have similar lengths and are dealt one by one, so that ranks finish together.
+    No round is added for missing samples. Every rank gets a micro-batch in every
+    round: a rank without a sample gets one of weight 0, because engines synchronise in
     backward.
     """
     order = samples[np.argsort(lengths[samples], kind="stable")]
@@ -154,16 +162,17 @@ def split(
     ]
 
 
-def _micro_batch(own: Indices, part: Indices) -> MicroBatch:
-    if len(own):
-        return MicroBatch(own, np.ones(len(own), dtype=np.float32))
+def _micro_batch(members: Indices, part: Indices) -> MicroBatch:
+    """Return the rank's samples; if there are none, one of the round with weight 0."""
+    if len(members):
+        return MicroBatch(members, np.ones(len(members), dtype=np.float32))
     return MicroBatch(part[:1], np.zeros(1, dtype=np.float32))
 
 
 def even(micro_batches: list[MicroBatch], count: int, size: int) -> MicroBatch:
-    """`count` micro-batches of `size` samples each, one behind the other.
+    """Return `count` micro-batches of `size` samples each, one after the other.
 
-    What is missing is filled up with samples of weight 0.
+    Missing samples are replaced by samples of weight 0.
     """
     filler = micro_batches[0].samples[0]
     samples = np.full((count, size), filler, dtype=np.int64)
@@ -175,9 +184,9 @@ def even(micro_batches: list[MicroBatch], count: int, size: int) -> MicroBatch:
 
 
 def eval_batches(lengths: NDArray[np.int32], batch_size: int, one_length: bool = False) -> list[Indices]:
-    """Batches of like length for evaluation, longest first; the same on any number of ranks.
+    """Return batches of similar length for evaluation, longest first, the same on any number of ranks.
 
-    With `one_length` a batch holds samples of one length alone, so that none is padded.
+    With `one_length` a batch holds only samples of one length, so that none is padded.
     """
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
     borders = np.flatnonzero(np.diff(lengths[order])) + 1 if one_length else np.empty(0, dtype=np.int64)

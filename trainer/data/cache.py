@@ -1,4 +1,4 @@
-"""Where made things are kept between runs: converted models, tokenized data."""
+"""The cache, which keeps results between runs: converted models, tokenized data."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def cache_root(data: Data) -> Path:
-    """`data.cache_dir`, else `$XDG_CACHE_HOME/galley`, else `~/.cache/galley`; made if need be.
+    """Return `data.cache_dir`, else `$XDG_CACHE_HOME/galley`, else `~/.cache/galley`; create it if need be.
 
-    Raises `ConfigError` where it cannot be made.
+    Raises `ConfigError` if it cannot be created.
     """
     if data.cache_dir is not None:
         folder = Path(data.cache_dir).expanduser()
@@ -31,7 +31,7 @@ def cache_root(data: Data) -> Path:
 
 @contextmanager
 def cache_errors(folder: Path) -> Iterator[None]:
-    """Raises `ConfigError` for a folder that cannot be made or written; a full disk is another failure."""
+    """Raise `ConfigError` for a folder that cannot be created or written. A full disk is another failure."""
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
 """Texts prepared for language modeling, and kept in the cache.
 
-A sample is `input_ids` and `context`: so many tokens in front that are read but not measured.
+A sample has `input_ids` and `context`: the number of tokens at its start that are read but not measured.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Preparation:
     """How texts become samples.
 
     Attributes:
-        size: tokens of a sample at most.
-        packing: texts are joined; otherwise each is a sample, truncated.
-        separator: the token behind every text; null puts none.
-        special: with the tokens that the tokenizer puts around a text.
-        stride: between evaluation windows.
-        first: the token before every text (BOS); null puts none.
-        side: of a text that is not packed and too long, `right` keeps the beginning, `left` the end.
+        size: the most tokens of a sample.
+        packing: whether texts are joined; otherwise each is a sample, truncated.
+        separator: the token after every text; None for no token.
+        special: whether the tokenizer puts its special tokens around a text.
+        stride: tokens between the starts of evaluation windows.
+        first: the token before every text (BOS); None for no token.
+        side: for a text that is not packed and too long: `right` keeps the beginning, `left` the end.
     """
 
     size: int
@@ -50,12 +50,12 @@ class Preparation:
     side: str = "right"
 
     def cut(self, tokens: Tokens) -> Tokens:
-        """At most `size` tokens of a text that is not packed."""
+        """Return at most `size` tokens of a text that is not packed."""
         return tokens[-self.size :] if self.side == "left" else tokens[: self.size]
 
 
 class TextEncoder:
-    """Texts to token sequences as a preparation says."""
+    """Turns texts into token sequences, as a preparation defines it."""
 
     def __init__(self, tokenizer: Any, preparation: Preparation, workers: int) -> None:
         self.preparation = preparation
@@ -64,15 +64,16 @@ class TextEncoder:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that decides the tokens of a text; JSON."""
+        """Return all that decides the tokens of a text, as JSON."""
         return {"format": FORMAT, "tokens": self._how.identity, **asdict(self.preparation)}
 
     def sequences(self, texts: Iterable[str], training: bool) -> Iterator[Tokens]:
+        """Yield the sequence of each text."""
         for _, tokens in self.pairs(((text, text) for text in texts), training):
             yield tokens
 
     def pairs(self, items: Iterable[tuple[Any, str]], training: bool) -> Iterator[tuple[Any, Tokens]]:
-        """Items that carry a text, each with the text's sequence."""
+        """Yield items that carry a text, each with the text's sequence."""
         encoded = encode_all(items, lambda item: item[1], self._how, self.workers)
         for (item, _), tokens in encoded:
             yield item, self._finished(np.asarray(tokens, dtype=np.uint32), training)
@@ -89,12 +90,12 @@ class TextEncoder:
 
 
 def training_samples(table: Table, encoder: TextEncoder, cache: Path) -> ArrowDataset:
-    """Pieces of the joined texts, or one truncated sample a text."""
+    """Return pieces of the joined texts, or one truncated sample per text."""
     return stored(_key(table, encoder, "train"), lambda: _training(table, encoder), cache)
 
 
 def evaluation_windows(table: Table, encoder: TextEncoder, cache: Path) -> ArrowDataset:
-    """Sliding windows over the joined texts, or over each text that is not packed."""
+    """Return sliding windows over the joined texts, or over each text that is not packed."""
     return stored(_key(table, encoder, "eval"), lambda: _evaluation(table, encoder), cache)
 
 
@@ -129,21 +130,23 @@ def _evaluation(table: Table, encoder: TextEncoder) -> pa.Table:
 
 
 def _is_measured(window: Window) -> bool:
-    """The first token of a window has nothing before it from which it could be told."""
+    """Return whether the window predicts a token. Nothing predicts the first token of a window."""
     return window.end - window.start > max(1, window.context)
 
 
 def _sequences(table: Table, encoder: TextEncoder, training: bool) -> list[Tokens]:
+    """Encode the texts that are not empty."""
     texts = [text for text in table.columns["text"] if text.strip()]
     blank = len(table) - len(texts)
     if blank:
         log.warning("%s: %d empty texts are left out", table.where, blank)
-    found = list(encoder.sequences(texts, training))
-    log.info("%s: %d texts, %d tokens", table.where, len(texts), sum(map(len, found)))
-    return found
+    sequences = list(encoder.sequences(texts, training))
+    log.info("%s: %d texts, %d tokens", table.where, len(texts), sum(map(len, sequences)))
+    return sequences
 
 
 def _table(table: Table, samples: list[Tokens], contexts: list[int]) -> pa.Table:
+    """Return the samples as an Arrow table. Raises `ConfigError` if there are none."""
     if not samples:
         raise ConfigError(Problem(table.where, "has no text of two tokens"))
     offsets = np.cumsum([0, *map(len, samples)], dtype=np.int32)

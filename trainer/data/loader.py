@@ -1,4 +1,4 @@
-"""The micro-batches of a step on the host: made by the rank itself, or ahead of it by processes of its own.
+"""The micro-batches of a step on the host, collated by the rank itself, or ahead of it by worker processes.
 
 What is drawn for a sample follows from the seed, the step and the sample, so that both make the same batches.
 """
@@ -26,11 +26,11 @@ Inputs = list[tuple[Batch, torch.Tensor]]
 
 @dataclass(frozen=True)
 class Share:
-    """What part of every step one rank collates, and how.
+    """The part of every step that one rank collates, and how.
 
     Attributes:
         rank, world_size: among the ranks that see different samples.
-        even: all micro-batches are of one shape.
+        even: whether all micro-batches have one shape.
     """
 
     rank: int
@@ -41,7 +41,7 @@ class Share:
 
 
 class StepInputs(Dataset[Inputs]):
-    """A global batch -> this rank's micro-batches of it."""
+    """Maps a global batch to this rank's micro-batches of it."""
 
     def __init__(self, task: Task, train: TokenizedDataset, lengths: NDArray[Any], share: Share) -> None:
         self._task, self._train, self._lengths, self.share = task, train, lengths, share
@@ -50,11 +50,11 @@ class StepInputs(Dataset[Inputs]):
         self._task.step = batch.step
         share = self.share
         rounds = split(batch.samples, self._lengths, share.world_size, share.micro_size)
-        own = [by_rank[share.rank] for by_rank in rounds]
+        micro_batches = [by_rank[share.rank] for by_rank in rounds]
         if not share.even:
-            return [self._collated(micro) for micro in own]
-        # Collated as one, they are of one length.
-        whole, weights = self._collated(even(own, share.accumulation, share.micro_size))
+            return [self._collated(micro) for micro in micro_batches]
+        # Collated as one batch, all micro-batches get the same padded length.
+        whole, weights = self._collated(even(micro_batches, share.accumulation, share.micro_size))
         cut = {name: tensor.chunk(share.accumulation) for name, tensor in whole.items()}
         parts = weights.chunk(share.accumulation)
         return [({n: t[number] for n, t in cut.items()}, part) for number, part in enumerate(parts)]
@@ -66,8 +66,11 @@ class StepInputs(Dataset[Inputs]):
 
 @dataclass(frozen=True)
 class _Bound:
-    """What a process does first: it ends with the rank, whose connections to the other ranks it holds open
-    by its fork, so that they would not see that the rank is gone."""
+    """The first call of a worker process: it makes the process end with the rank.
+
+    By its fork the process holds the rank's connections to the other ranks open; if it lived on, they would
+    not see that the rank is gone.
+    """
 
     bind: Callable[[], None]
 
@@ -76,7 +79,7 @@ class _Bound:
 
 
 class Ahead:
-    """Makes the inputs of the coming steps in `workers` processes; without them in this one, at the call.
+    """Makes the inputs of the coming steps in `workers` processes; without workers in this one, at the call.
 
     The processes are forked: they read the data set that this one has open. They end with `close`, or with
     this process.
@@ -88,10 +91,10 @@ class Ahead:
         self._share: Share | None = None
 
     def take(self, batch: GlobalBatch, inputs: StepInputs) -> Inputs:
-        """The inputs of this step, which is the one after the last call's, or that step again.
+        """Return the inputs of this step: the one after the last call's, or that step again.
 
-        A step is asked for again, with smaller micro-batches, where memory has run out: what was made ahead
-        is of no use then, and is made anew.
+        A step is requested again, with smaller micro-batches, after memory ran out. Inputs that were made
+        ahead are then useless, and are made anew.
         """
         if not self._workers:
             return inputs[batch]
@@ -104,19 +107,21 @@ class Ahead:
         return next(self._made)
 
     def _start(self, first: int, inputs: StepInputs) -> Iterator[Inputs]:
+        """Start the worker processes at step `first`."""
         loader = DataLoader(
             inputs,
             batch_size=None,  # an item is a step
-            sampler=self._steps(first),  # any iterable will do
+            sampler=self._steps(first),  # DataLoader accepts any iterable
             num_workers=self._workers,
             multiprocessing_context="fork",
-            # It draws a seed for its processes, which must not be the next number of the model's dropout.
+            # DataLoader draws a seed for its processes: not from the generator of the model's dropout.
             generator=torch.Generator(),
             worker_init_fn=_Bound(bound_to_me()),
         )
         return iter(loader)
 
     def _steps(self, first: int) -> Iterator[GlobalBatch]:
+        """Yield the global batches up to the end of the run."""
         batches = self._plan.from_step(first)
         for _ in range(first, self._end):
             yield next(batches)
@@ -125,4 +130,4 @@ class Ahead:
         """End the processes."""
         made, self._made, self._share = self._made, None, None
         if made is not None:
-            made._shutdown_workers()  # type: ignore[attr-defined]  # otherwise when it is collected
+            made._shutdown_workers()  # type: ignore[attr-defined]  # at once, not when it is garbage-collected

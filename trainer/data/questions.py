@@ -1,4 +1,4 @@
-"""The raw splits of question answering data, checked: from `data.path`, an embedded set, or the hub."""
+"""Read and check the raw splits of question answering data: from `data.path`, an embedded set, or the hub."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ log = logging.getLogger("galley")
 
 
 def read_question_sets(data: Data, need: Need = "both") -> dict[SplitName, QuestionSet]:
-    """The splits that are read, at most `sample_limit` questions each. Raises `ConfigError`."""
+    """Return the splits that are read, at most `sample_limit` questions each. Raises `ConfigError`."""
     sources = [_read(source, need) for source in sources_of(data)]
-    found = limited(data, gathered(data, sources, joined_questions))
-    for questions in found.values():
+    splits = limited(data, gathered(data, sources, joined_questions))
+    for questions in splits.values():
         log.info("%s", questions.describe())
-    return found
+    return splits
 
 
 def _read(data: Data, need: Need) -> dict[SplitName, QuestionSet]:
+    """Return the splits of one source, whole."""
     if data.path is not None:
         return load_question_sets(data, need=need)
     if is_embedded(data.name):

@@ -1,5 +1,7 @@
-"""The raw rows of the recipe's data by role, checked: from `data.path`, an embedded set, or the hub,
-or from several of them in a mixture."""
+"""Read and check the raw rows of the recipe's data by role.
+
+They come from `data.path`, an embedded set, or the hub, or from several of them in a mixture.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ HUB_SPLITS: dict[SplitName, tuple[str, ...]] = {"train": ("train",), "eval": ("v
 
 
 def read_tables(data: Data, roles: Sequence[Role], need: Need = "both") -> dict[SplitName, Table]:
-    """The splits that are read (`splits_read`), at most `sample_limit` rows each.
+    """Return the splits that are read (`splits_read`), at most `sample_limit` rows each.
 
     Raises `ConfigError` that names what is wrong.
     """
@@ -35,7 +37,7 @@ def read_tables(data: Data, roles: Sequence[Role], need: Need = "both") -> dict[
 
 
 def _numbered(tables: Mapping[SplitName, Table], number: int) -> dict[SplitName, Table]:
-    """The tables with a column that says which source of the mixture a row is of."""
+    """Return the tables with a column that holds the number of the source of each row."""
     return {
         split: replace(table, columns={**table.columns, SOURCE: [number] * len(table)})
         for split, table in tables.items()
@@ -43,38 +45,39 @@ def _numbered(tables: Mapping[SplitName, Table], number: int) -> dict[SplitName,
 
 
 def taken(data: Data, tables: Mapping[SplitName, Table]) -> dict[SplitName, Table]:
-    """At most `sample_limit` rows of each split; how many, is logged."""
-    found = limited(data, tables)
-    for table in found.values():
+    """Return at most `sample_limit` rows of each split, and log their number."""
+    chosen = limited(data, tables)
+    for table in chosen.values():
         log.info("%s: %d samples", table.where, len(table))
-    return found
+    return chosen
 
 
 def one_source(data: Data, roles: Sequence[Role], need: Need) -> dict[SplitName, Table]:
-    """The splits of one source, whole."""
+    """Return the splits of one source, whole."""
     if data.path is not None:
         return load_tables(data, roles, need=need)
     if not is_embedded(data.name):
         return _hub(data, roles, need)
-    found: dict[SplitName, Table] = {}
+    tables: dict[SplitName, Table] = {}
     for split in splits_read(data, need):
         rows = list(enumerate(data_rows(data.name, split), 1))
-        found[split] = to_table(rows, roles, data, f"{data.name} ({split})")
-    return found
+        tables[split] = to_table(rows, roles, data, f"{data.name} ({split})")
+    return tables
 
 
 def _hub(data: Data, roles: Sequence[Role], need: Need) -> dict[SplitName, Table]:
-    found: dict[SplitName, Table] = {}
+    """Return the splits of a set on the hub, whole."""
+    tables: dict[SplitName, Table] = {}
     for name, (stored, rows) in hub_splits(data, data.streaming, need).items():
         where = f"data.name={data.name} ({stored})"
-        found[name] = to_table(list(enumerate(rows, 1)), roles, data, where)
-    return found
+        tables[name] = to_table(list(enumerate(rows, 1)), roles, data, where)
+    return tables
 
 
 def hub_splits(data: Data, streaming: bool = False, need: Need = "both") -> dict[SplitName, tuple[str, Any]]:
-    """The splits that are read, as the `datasets` library gives them, each with its name there.
+    """Return the splits that are read, as the `datasets` library gives them, each with its name there.
 
-    Raises `ConfigError` where the set cannot be loaded or lacks a split.
+    Raises `ConfigError` if the set cannot be loaded or lacks a split.
     """
     use_cache_if_unreachable()
     import datasets
@@ -82,7 +85,7 @@ def hub_splits(data: Data, streaming: bool = False, need: Need = "both") -> dict
     where = f"data.name={data.name}"
     with hub_errors("data.name", data.name):
         loaded: Any = datasets.load_dataset(data.name, data.subset, streaming=streaming)
-    found: dict[SplitName, tuple[str, Any]] = {}
+    splits: dict[SplitName, tuple[str, Any]] = {}
     for name in splits_read(data, need):
         named = data.train_split if name == "train" else data.eval_split
         candidates = (named,) if named else HUB_SPLITS[name]
@@ -95,5 +98,5 @@ def hub_splits(data: Data, streaming: bool = False, need: Need = "both") -> dict
                     f"it has {', '.join(loaded)}: set data.{name}_split",
                 )
             )
-        found[name] = (stored, loaded[stored])
-    return found
+        splits[name] = (stored, loaded[stored])
+    return splits

@@ -1,4 +1,4 @@
-"""The raw splits of the recipe's data, checked: from `data.path`, an embedded set, or the hub."""
+"""Read and check the raw splits of the recipe's data: from `data.path`, an embedded set, or the hub."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ log = logging.getLogger("galley")
 
 @dataclass(frozen=True)
 class Splits:
-    """What is trained and measured on.
+    """The data that are trained on and evaluated.
 
     Attributes:
-        eval: null where nothing is measured and no such split is read.
+        eval: None if nothing is evaluated and no such split is read.
         num_labels: classes of the whole training data, whatever `data.max_samples` leaves of it.
-        names: of all classes in the order of their numbers; null where they are numbers without names.
+        names: of all classes in the order of their numbers; None if they are numbers without names.
     """
 
     train: Split
@@ -43,9 +43,9 @@ def read_splits(
     need: Need = "both",
     known: Callable[[], Sequence[str]] = list,
 ) -> Splits:
-    """The splits, at most `sample_limit` rows each, with classes as numbers.
+    """Return the splits, at most `sample_limit` rows each, with classes as numbers.
 
-    `known` gives the classes of the stored model (`class_order`); it is asked where labels are text.
+    `known` returns the classes of the stored model (`class_order`); it is called if labels are text.
     Raises `ConfigError` that names what is wrong.
     """
     sources = [_read(source, labels, need) for source in sources_of(data)]
@@ -53,9 +53,11 @@ def read_splits(
     problems = label_problems(data, whole, labels)
     if problems:
         raise DataError(problems)
+
     chosen = limited(data, whole)
     for split in chosen.values():
         log.info("%s", describe(split))
+
     order = class_order(whole, data.label_names, known)
     if order is None:
         return Splits(chosen["train"], chosen.get("eval"), count_labels(whole["train"].labels))
@@ -69,35 +71,36 @@ def read_splits(
 
 
 def _read(data: Data, labels: Labels, need: Need) -> dict[SplitName, Split]:
+    """Return the splits of one source, whole."""
     if data.path is not None:
         return load_splits(data, labels=labels, need=need)
     return _embedded(data, labels, need) if is_embedded(data.name) else _hub(data, labels, need)
 
 
 def count_labels(labels: Sequence[Any]) -> int:
-    """Outputs that a model of these labels has: one for numbers, else one a class."""
+    """Return the number of outputs of a model of these labels: one for numbers, else one per class."""
     if isinstance(labels[0], float):
         return 1
     return 1 + max(max(label, default=0) if isinstance(label, list) else label for label in labels)
 
 
 def _embedded(data: Data, labels: Labels, need: Need) -> dict[SplitName, Split]:
-    found: dict[SplitName, Split] = {}
+    splits: dict[SplitName, Split] = {}
     for split in splits_read(data, need):
         rows, where = data_rows(data.name, split), f"{data.name} ({split})"
-        found[split] = to_split(
+        splits[split] = to_split(
             list(enumerate(rows, 1)), find_columns(list(rows[0]), data, where, labels), where, kind=labels
         )
-    return found
+    return splits
 
 
 def _hub(data: Data, labels: Labels, need: Need) -> dict[SplitName, Split]:
     where = f"data.name={data.name}"
-    found: dict[SplitName, Split] = {}
+    splits: dict[SplitName, Split] = {}
     for name, (stored, rows) in hub_splits(data, need=need).items():
         source = f"{where} ({stored})"
         columns = find_columns(rows.column_names, data, source, labels)
         feature = rows.features[columns.label]
         names = getattr(getattr(feature, "feature", feature), "names", None)
-        found[name] = to_split(list(enumerate(rows, 1)), columns, source, kind=labels, names=names)
-    return found
+        splits[name] = to_split(list(enumerate(rows, 1)), columns, source, kind=labels, names=names)
+    return splits

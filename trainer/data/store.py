@@ -1,6 +1,6 @@
 """Prepared samples on disk: memory-mapped, keyed by content, written by one process.
 
-One Arrow file a split, with the columns that its task wants: lists of integers, single numbers,
+One Arrow file per split, with the columns that its task needs: lists of integers, single numbers,
 texts. A checksum of all values is in the metadata of its schema.
 """
 
@@ -32,7 +32,7 @@ Flat = tuple[NDArray[Any], NDArray[np.int64]]
 
 
 class ArrowDataset:
-    """Prepared samples, as `TokenizedDataset` says. Reads from the memory map; holds none in memory.
+    """Prepared samples; implements `TokenizedDataset`. Reads from the memory map, and keeps none in memory.
 
     A sample has every column of the table: lists as arrays, numbers as int or float, texts as str.
     """
@@ -54,16 +54,16 @@ class ArrowDataset:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """The column `label`, where the samples are labeled with one class."""
+        """Return the column `label`, if the samples are labeled with one class."""
         return self.numbers("label").astype(np.int64)
 
     def numbers(self, name: str) -> NDArray[Any]:
-        """A column of single numbers, whole."""
+        """Return a whole column of single numbers."""
         values: NDArray[Any] = self._numbers[name]
         return values
 
     def texts(self, name: str) -> list[str]:
-        """A column of texts, whole."""
+        """Return a whole column of texts."""
         values: list[str] = self._texts[name].to_pylist()
         return values
 
@@ -77,20 +77,23 @@ class ArrowDataset:
 
 
 def digest(settings: dict[str, Any], columns: Iterable[Sequence[Any]]) -> str:
-    """sha256 of all that decides the samples: settings (JSON), and columns of texts or other JSON."""
-    found = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    """Return the sha256 of all that decides the samples.
+
+    That is settings (JSON), and columns of texts or other JSON.
+    """
+    running = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for column in columns:
         for value in column:
             text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-            found.update(f"{len(text)}:".encode())
-            found.update(text.encode("utf-8", "surrogatepass"))
-    return found.hexdigest()
+            running.update(f"{len(text)}:".encode())
+            running.update(text.encode("utf-8", "surrogatepass"))
+    return running.hexdigest()
 
 
 def stored(key: str, make: Callable[[], pa.Table], cache: Path) -> ArrowDataset:
-    """The samples of this content key from the cache, or made now and put there.
+    """Return the samples of this content key from the cache, or make them and put them there.
 
-    A file that is cut short or otherwise unreadable is made again, which is said in the log.
+    A file that is cut short or otherwise unreadable is made again, with a warning in the log.
     """
     path = cache / "tokenized" / f"{key}.arrow"
     if path.exists():
@@ -109,17 +112,20 @@ def _columns(table: pa.Table, kind: Callable[[pa.DataType], bool]) -> list[str]:
 
 
 def _flat(table: pa.Table, name: str) -> Flat:
+    """Return a column of lists as all its values and the offsets of the lists."""
     column = table[name].combine_chunks()
     return column.flatten().to_numpy(), column.offsets.to_numpy().astype(np.int64)
 
 
 def _slice(flat: Flat, index: int) -> NDArray[Any]:
+    """Return one list of a flat column."""
     values, offsets = flat
-    start = offsets[0]
+    start = offsets[0]  # not 0 if the column is a slice of another
     return values[offsets[index] - start : offsets[index + 1] - start]
 
 
 def _write(table: pa.Table, path: Path) -> None:
+    """Write the table under a temporary name, and rename it: readers never see half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
         partial = Path(stream.name)
@@ -136,7 +142,7 @@ def _write(table: pa.Table, path: Path) -> None:
 
 
 def _open(path: Path) -> pa.Table:
-    """The table, mapped into memory. Raises `pa.ArrowException` or `OSError` for a damaged file."""
+    """Return the table, mapped into memory. Raises `pa.ArrowException` or `OSError` for a damaged file."""
     with pa.memory_map(str(path)) as source:
         table = pa.ipc.open_file(source).read_all()
     table.validate(full=True)
@@ -146,7 +152,7 @@ def _open(path: Path) -> pa.Table:
 
 
 def _checksum(table: pa.Table) -> bytes:
-    """CRC-32 of every value, and of the lengths of all lists and texts."""
+    """Return the CRC-32 of every value, and of the lengths of all lists and texts."""
     crc = 0
     for field in table.schema:
         if pa.types.is_list(field.type):

@@ -1,6 +1,6 @@
-"""Texts read while training: shuffled, mixed, packed, and taken up again at any sample.
+"""Texts that are read while training: shuffled, mixed, packed, and resumable at any sample.
 
-A position is JSON. It says where the texts of the next sample are, not what they are: reading goes on
+A position is JSON. It describes where the texts of the next sample are, not what they are: reading continues
 from there, with the same samples as if it had never stopped. Every rank reads the same stream and
 keeps its own samples, so that the samples of a step do not depend on the number of ranks.
 """
@@ -31,7 +31,7 @@ from trainer.data.tokenize.packing import Tokens
 from trainer.tasks.base import Sample
 
 Position = Any
-# Draws of the source of a text that are made at once.
+# The number of draws of a source that are made at once.
 DRAWS = 1024
 
 
@@ -45,12 +45,12 @@ class Reader(Protocol):
     identity: Any
 
     def read(self, epoch: int, position: Position, count: int) -> tuple[list[str], Position]:
-        """At most `count` texts from `position` (null: the first), and where the next begins."""
+        """Return at most `count` texts from `position` (None: the first), and the position of the next."""
         ...
 
 
 class FileReader:
-    """Files in an order drawn anew each epoch; a position is [file, row]."""
+    """Files in an order that is drawn anew for each epoch. A position is [file, row]."""
 
     def __init__(self, data: Data, seed: int) -> None:
         self.files = find_files(data_folder(data), "train")
@@ -61,25 +61,26 @@ class FileReader:
     def read(self, epoch: int, position: Position, count: int) -> tuple[list[str], Position]:
         number, row = position or [0, 0]
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self.files)).tolist()
-        found: list[str] = []
-        while number < len(order) and len(found) < count:
+        texts_read: list[str] = []
+        while number < len(order) and len(texts_read) < count:
             texts = self._texts(self.files[order[number]], [epoch, number, row])
-            taken = list(islice(texts, count - len(found)))
-            found += taken
+            taken = list(islice(texts, count - len(texts_read)))
+            texts_read += taken
             row += len(taken)
             self._open = ([epoch, number, row], texts)
-            if len(found) < count:
+            if len(texts_read) < count:
                 number, row = number + 1, 0
-        return found, [number, row] if number < len(order) else None
+        return texts_read, [number, row] if number < len(order) else None
 
     def _texts(self, path: Path, place: list[int]) -> Iterator[str]:
-        """Where it was left off, or from row `place[2]` of the file."""
+        """Return the open iterator if it is at this place, else open the file at row `place[2]`."""
         if self._open is not None and self._open[0] == place:
             return self._open[1]
         return _file_texts(path, self._data, self._documents, skip=place[2])
 
 
 def _file_texts(path: Path, data: Data, documents: Documents, skip: int) -> Iterator[str]:
+    """Yield the texts of a file. Raises `DataError` for a row without a text."""
     name = None
     for line, row in read_rows(path, documents, skip):
         if name is None:
@@ -90,12 +91,13 @@ def _file_texts(path: Path, data: Data, documents: Documents, skip: int) -> Iter
 
 
 def _head(path: Path) -> str:
+    """Return a hash of the file's beginning, which together with its size identifies it."""
     with path.open("rb") as stream:
         return hashlib.sha256(stream.read(1 << 16)).hexdigest()
 
 
 class RowsReader:
-    """Rows that can be taken by their number: embedded sets. A position is the next row."""
+    """Rows that are read by their number: embedded sets. A position is the next row."""
 
     def __init__(self, data: Data) -> None:
         rows = data_rows(data.name, "train")
@@ -110,9 +112,9 @@ class RowsReader:
 
 
 class HubReader:
-    """A set as the `datasets` library streams it; a position is what the library calls its state.
+    """A set as the `datasets` library streams it. A position is the library's state.
 
-    `load` gives the set as an iterable that is at its beginning.
+    `load` returns the set as an iterable that is at its beginning.
     """
 
     def __init__(self, load: Callable[[], Any], data: Data) -> None:
@@ -148,7 +150,7 @@ class ShuffledTexts:
         self._reader, self._seed, self._window = reader, seed, window
 
     def texts(self, position: Position) -> Iterator[tuple[Position, str]]:
-        """Each text with its own position. Raises `DataError` for a source without a text."""
+        """Yield each text with its own position. Raises `DataError` for a source without a text."""
         epoch, number, start, taken = position or [0, 0, None, 0]
         useful = position is not None
         while True:
@@ -180,10 +182,12 @@ class MixedTexts:
         self._shares = np.asarray(weights) / sum(weights)
 
     def texts(self, position: Position) -> Iterator[tuple[Position, str]]:
+        """Yield each text with its own position."""
         drawn, places = position or [0, [None] * len(self._sources)]
         streams = [source.texts(place) for source, place in zip(self._sources, places, strict=True)]
         heads = [next(stream) for stream in streams]
         while True:
+            # Seeded per block of draws, so that a resumed stream can begin at any draw.
             random = np.random.default_rng([self._seed, drawn // DRAWS])
             for chosen in random.choice(len(heads), DRAWS, p=self._shares)[drawn % DRAWS :]:
                 yield [drawn, [head[0] for head in heads]], heads[chosen][1]
@@ -204,7 +208,7 @@ class SameLength:
 class SampleStream:
     """Pieces of the joined texts, of `data.max_length` tokens each, numbered from 0, without end.
 
-    Samples are asked for in rising order; what was passed is forgotten. A position is [position of a
+    Samples must be requested in rising order; earlier ones are forgotten. A position is [position of a
     text, tokens of it that were used].
     """
 
@@ -219,13 +223,13 @@ class SampleStream:
         raise TypeError("a stream has no end")
 
     def seek(self, index: int, position: Position) -> None:
-        """Sample `index` is the one at `position`."""
+        """Continue such that sample `index` is the one at `position`."""
         self._next, self._position = index, position
         self._pieces = self._read(position)
         self._held: dict[int, Tokens] = {}
 
     def position(self, index: int) -> Position:
-        """Where sample `index` begins; no sample from there on may have been asked for."""
+        """Return where sample `index` begins. No sample from there on may have been requested."""
         while self._next < index:
             self._advance()
         if self._next != index:
@@ -244,21 +248,24 @@ class SampleStream:
         self._next += 1
 
     def _read(self, position: Position) -> Iterator[tuple[Tokens, Position]]:
-        """Each piece with the position of the one behind it."""
+        """Yield each piece with the position of the next one."""
         place, used = position or [None, 0]
         held: deque[tuple[Position, Tokens]] = deque()
         total = 0
         for text, tokens in self._encoder.pairs(self._texts.texts(place), training=True):
             held.append((text, tokens))
             total += len(tokens) - (used if len(held) == 1 else 0)
-            while total > self._size:  # one token more tells where the next piece begins
+            while total > self._size:  # one more token shows where the next piece begins
                 piece, used = _take(held, used, self._size)
                 total -= self._size
                 yield piece, [held[0][0], used]
 
 
 def _take(held: deque[tuple[Position, Tokens]], used: int, size: int) -> tuple[Tokens, int]:
-    """The next `size` tokens, of the first text without the `used` ones; and how many are used then."""
+    """Return the next `size` tokens, and how many tokens of the first remaining text are used then.
+
+    `used`: tokens of the first text that were used before.
+    """
     parts = []
     while size:
         tokens = held[0][1]
@@ -272,7 +279,7 @@ def _take(held: deque[tuple[Position, Tokens]], used: int, size: int) -> tuple[T
 
 
 def open_stream(data: Data, encoder: TextEncoder, seed: int) -> SampleStream:
-    """The training samples of the recipe's data, which are not read yet."""
+    """Return the training samples of the recipe's data, which are not read yet."""
     texts = [ShuffledTexts(_reader(source, seed), seed, data.shuffle_buffer) for source in sources_of(data)]
     weights = [source.weight for source in data.mix]
     mixed = MixedTexts(texts, weights, seed) if data.mix else texts[0]
@@ -282,24 +289,26 @@ def open_stream(data: Data, encoder: TextEncoder, seed: int) -> SampleStream:
 
 
 def first_texts(data: Data, seed: int, count: int) -> list[str]:
-    """The first texts of a stream, as many of each source, in an order that follows from the seed."""
+    """Return the first texts of a stream, equally many of each source. The order follows from the seed."""
     sources = sources_of(data)
     share = max(1, count // len(sources))
     return [text for source in sources for text in _first(_reader(source, seed), share)]
 
 
 def _first(reader: Reader, count: int) -> list[str]:
-    found, position = reader.read(0, None, count)
-    while len(found) < count and position is not None:
-        more, position = reader.read(0, position, count - len(found))
-        found += more
-    return found
+    """Return the first texts of one source."""
+    texts, position = reader.read(0, None, count)
+    while len(texts) < count and position is not None:
+        more, position = reader.read(0, position, count - len(texts))
+        texts += more
+    return texts
 
 
 def _reader(data: Data, seed: int) -> Reader:
+    """Return the reader of one source."""
     if data.path is not None:
         return FileReader(data, seed)
     if is_embedded(data.name):
         return RowsReader(data)
-    alone = replace(data, hold_out=1, streaming=False)  # of the set only its training split
+    alone = replace(data, hold_out=1, streaming=False)  # only the set's training split is read
     return HubReader(lambda: hub_splits(alone, streaming=True)["train"][1], data)

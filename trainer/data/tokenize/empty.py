@@ -1,4 +1,4 @@
-"""Samples of which a tokenizer leaves nothing."""
+"""Detect samples for which a tokenizer returns no token."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from galley.errors import DataError, Problem
 
 
 def check_lengths(where: str, lengths: Sequence[int]) -> None:
-    """Raises `DataError` for samples without a token: no model computes anything from none.
+    """Raise `DataError` for samples without a token: no model can compute anything from them.
 
-    A tokenizer with special tokens makes some of any text.
+    A tokenizer with special tokens returns some for any text.
     """
     empty = [number for number, length in enumerate(lengths, 1) if length == 0]
     if empty:

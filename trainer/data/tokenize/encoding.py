@@ -1,4 +1,4 @@
-"""Texts to token numbers, in this process or in several."""
+"""Turn texts into token numbers, in this process or in several."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 Tokens = list[int]
 
 CHUNK = 256
-# Chunks that wait, for each worker: enough that none is idle while results are taken in order.
+# Chunks that wait per worker: enough that none is idle while results are taken in order.
 AHEAD = 3
 
 _held: Tokenization | None = None
@@ -29,9 +29,9 @@ class Truncation:
     """How a text that is too long is shortened.
 
     Attributes:
-        length: tokens at most, special ones included.
+        length: the most tokens, special ones included.
         side: `right` keeps the beginning of a text, `left` its end.
-        strategy: of pairs, `longest_first` or `only_second`.
+        strategy: for pairs, `longest_first` or `only_second`.
         stride: tokens that two neighboring windows of a text share.
     """
 
@@ -43,14 +43,16 @@ class Truncation:
 
 @dataclass(frozen=True)
 class Tokenization:
-    """All that decides the tokens of a text. The tokens are made from these values alone, so that no
-    setting of a tokenizer can be missing in a key that has `identity`.
+    """All that decides the tokens of a text.
+
+    The tokens are made from these values alone, so that no setting of a tokenizer can be missing in a key
+    that has `identity`.
 
     Attributes:
-        serialized: the tokenizer as `tokenizer.json` has it, without truncation and padding.
-        special: with the tokens that the tokenizer puts around a text.
-        split_special: special tokens that stand in a text are read as ordinary text.
-        truncation: null keeps texts whole.
+        serialized: the tokenizer as in `tokenizer.json`, without truncation and padding.
+        special: whether the tokenizer puts its special tokens around a text.
+        split_special: whether special tokens inside a text are read as ordinary text.
+        truncation: None keeps texts whole.
     """
 
     serialized: str
@@ -60,22 +62,22 @@ class Tokenization:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All values, as JSON."""
+        """Return all values, as JSON."""
         return asdict(self)
 
     def encode(self, texts: Sequence[Any]) -> list[Any]:
-        """The encodings (ids, offsets, …) of texts, or of pairs of texts."""
+        """Return the encodings (ids, offsets, …) of texts, or of pairs of texts."""
         encodings: list[Any] = self.backend.encode_batch(list(texts), add_special_tokens=self.special)
         return encodings
 
     def ids(self, texts: Sequence[str]) -> list[Tokens]:
-        """Their token numbers alone, which is faster."""
+        """Return only the token numbers, which is faster."""
         encoded = self.backend.encode_batch_fast(texts, add_special_tokens=self.special)
         return [entry.ids for entry in encoded]
 
     @cached_property
     def backend(self) -> Any:
-        """The tokenizer of these values alone."""
+        """Return a tokenizer that is made of these values alone."""
         from tokenizers import Tokenizer
 
         backend: Any = Tokenizer.from_str(self.serialized)
@@ -95,15 +97,16 @@ def tokenization(
     strategy: str = "longest_first",
     stride: int = 0,
 ) -> Tokenization:
-    """How a fast tokenizer of Transformers reads texts, at most `length` tokens of each."""
+    """Return how a fast tokenizer of Transformers reads texts, at most `length` tokens of each."""
     backend: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
-    # Left over from the tokenizer's last call: what is wanted is stated by the caller.
+    # These are left over from the tokenizer's last call; the caller states what is needed.
     del backend["truncation"], backend["padding"]
     cut = None if length is None else Truncation(length, tokenizer.truncation_side, strategy, stride)
     return Tokenization(json.dumps(backend), special, bool(tokenizer.split_special_tokens), cut)
 
 
 def chunks(items: Iterable[Item], size: int = CHUNK) -> Iterator[list[Item]]:
+    """Yield lists of at most `size` items."""
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk
@@ -112,10 +115,10 @@ def chunks(items: Iterable[Item], size: int = CHUNK) -> Iterator[list[Item]]:
 def encode_all(
     items: Iterable[Item], text_of: Callable[[Item], str], how: Tokenization, workers: int = 0
 ) -> Iterator[tuple[Item, Tokens]]:
-    """Each item with the tokens of its text, in order.
+    """Yield each item with the tokens of its text, in order.
 
-    With `workers` the texts are tokenized by as many processes, at most a few chunks ahead of what is
-    taken, so that a stream without an end can be read.
+    With `workers`, that many processes tokenize the texts, at most a few chunks ahead of the reader,
+    so that a stream without an end can be read.
     """
     if workers == 0:
         for chunk in chunks(items):
@@ -138,10 +141,12 @@ def encode_all(
 
 
 def _start(how: Tokenization) -> None:
+    """Prepare a worker process: it ends with its parent, and keeps the tokenization."""
     die_with_parent()
     globals()["_held"] = how
 
 
 def _work(texts: list[str]) -> list[Tokens]:
+    """Tokenize a chunk in a worker process."""
     assert _held is not None, "_start comes first"  # noqa: S101
     return _held.ids(texts)

@@ -21,12 +21,12 @@ LABEL_TYPES = {int: pa.int32(), float: pa.float32(), list: pa.list_(pa.int32())}
 
 
 def content_key(split: Split, how: Tokenization) -> str:
-    """Of all that decides the tokens: texts, labels, tokenizer, truncation."""
+    """Return the key of all that decides the tokens: texts, labels, tokenizer, truncation."""
     return digest({"format": FORMAT, **how.identity}, [*split.texts, split.labels])
 
 
 def tokenized(split: Split, tokenizer: Any, max_length: int, cache: Path) -> ArrowDataset:
-    """The split from the cache, or tokenized now and put there; see `trainer.data.store`."""
+    """Return the split from the cache, or tokenize it and put it there; see `trainer.data.store`."""
     how = tokenization(tokenizer, max_length)
     return stored(content_key(split, how), lambda: _encode(split, how, max_length), cache)
 

@@ -1,4 +1,7 @@
-"""Token sequences cut for language modeling: pieces, evaluation windows, fill-in-the-middle. Pure."""
+"""Cut token sequences for language modeling: pieces, evaluation windows, fill-in-the-middle.
+
+Pure functions.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,10 @@ class Window:
 
 
 def windows(length: int, size: int, stride: int) -> Iterator[Window]:
-    """Windows over `length` tokens, each token being measured in exactly one of them.
+    """Yield windows over `length` tokens, such that each token is measured in exactly one of them.
 
-    A token is measured in the first window that holds it, so with as much context as there is: at
-    least `size - stride` tokens, but in the first window. `stride` is at most `size`.
+    A token is measured in the first window that holds it, with as much context as possible: at
+    least `size - stride` tokens, except in the first window. `stride` is at most `size`.
     """
     measured = 0
     for start in range(0, length, stride):
@@ -37,7 +40,7 @@ def windows(length: int, size: int, stride: int) -> Iterator[Window]:
 
 
 def pieces(sequences: Sequence[Tokens], size: int) -> list[Tokens]:
-    """All sequences joined and cut every `size` tokens; the last piece may be shorter, of two at least."""
+    """Join all sequences and cut them every `size` tokens. The last piece may be shorter, of two at least."""
     whole = np.concatenate(sequences) if sequences else np.empty(0, dtype=np.uint32)
     cut = [whole[start : start + size] for start in range(0, len(whole), size)]
     return [piece for piece in cut if len(piece) > 1]
@@ -48,9 +51,9 @@ class FillInTheMiddle:
     """Rearranges texts, so that a model learns to fill a gap (Bavarian et al., arXiv:2207.14255).
 
     A text is cut at two places into prefix, middle and suffix, and becomes, with the sentinel tokens
-    P, M and S, `P prefix S suffix M middle` (PSM) or `P S suffix M prefix middle` (SPM). Cuts lie
-    between tokens. Whether and where follows from the seed and the text alone, wherever and in
-    whatever order it is read.
+    P, M and S, `P prefix S suffix M middle` (PSM) or `P S suffix M prefix middle` (SPM). Cuts are
+    between tokens. Whether and where follows from the seed and the text alone, independent of when and in
+    what order it is read.
     """
 
     prefix: int
@@ -61,6 +64,7 @@ class FillInTheMiddle:
     seed: int
 
     def apply(self, tokens: Tokens) -> Tokens:
+        """Rearrange a text, or return it unchanged."""
         random = np.random.default_rng([self.seed, zlib.crc32(np.ascontiguousarray(tokens).data)])
         if random.random() >= self.rate:
             return tokens

@@ -1,4 +1,4 @@
-"""Sources and targets, tokenized each by itself: `input_ids`, `labels`, and the text of the `target`."""
+"""Tokenize sources and targets, each by itself: `input_ids`, `labels`, and the text of the `target`."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Translation:
-    """How a source and its target become tokens: all that decides it.
+    """All that decides how a source and its target become tokens.
 
     Attributes:
         prefix: text before every source.
-        end: the token behind every target, where the tokenizer does not put it itself.
-        source_length, target_length: tokens at most.
+        end: the token after every target, if the tokenizer does not add it itself.
+        source_length, target_length: the most tokens.
     """
 
     sources: Tokenization
@@ -42,12 +42,13 @@ class Translation:
 
 
 def translation(tokenizer: Any, prefix: str, end: int, source_length: int, target_length: int) -> Translation:
+    """Return how a tokenizer reads sources and targets."""
     sources, targets = (tokenization(tokenizer, length) for length in (source_length, target_length))
     return Translation(sources, targets, prefix, end, source_length, target_length)
 
 
 def source_target(table: Table, how: Translation, workers: int, cache: Path) -> ArrowDataset:
-    """The table's `source` and `target`, from the cache or tokenized now by `workers` processes."""
+    """Return the table's `source` and `target`, from the cache or tokenized now by `workers` processes."""
     key = digest({"format": FORMAT, **asdict(how)}, [table.columns["source"], table.columns["target"]])
     return stored(key, lambda: _encode(table, how, workers), cache)
 
@@ -62,16 +63,17 @@ def _encode(table: Table, how: Translation, workers: int) -> pa.Table:
 
 
 def _tokens(table: Table, what: str, texts: Sequence[str], how: Tokenization, workers: int) -> list[Tokens]:
-    found = [tokens for _, tokens in encode_all(texts, str, how, workers)]
+    """Tokenize one column, and log how many texts are truncated."""
+    sequences = [tokens for _, tokens in encode_all(texts, str, how, workers)]
     longest = how.truncation.length if how.truncation else None
-    full = sum(len(tokens) == longest for tokens in found)
+    full = sum(len(tokens) == longest for tokens in sequences)
     if full:
         log.warning("%s: %d %s reach %d tokens, where they are truncated", table.where, full, what, longest)
-    return found
+    return sequences
 
 
 def _ended(tokens: Tokens, how: Translation) -> Tokens:
-    """With the token that ends a text, where the tokenizer does not put it itself."""
+    """Add the token that ends a text, if the tokenizer does not add it itself."""
     if tokens[-1:] == [how.end]:
         return tokens
     room = how.target_length - 1

@@ -1,7 +1,7 @@
 """Words with tags, as word pieces: `input_ids`, `token_type_ids`, `labels`, `words`.
 
-The first piece of a word carries its tag's number in `labels` and the word's position in `words`, every
-other position `IGNORED`. A word has no piece where the tokenizer drops its characters, and beyond
+The first piece of a word has its tag's number in `labels` and the word's position in `words`; every
+other position has `IGNORED`. A word has no piece if the tokenizer drops its characters, or beyond
 `max_length` tokens.
 """
 
@@ -42,10 +42,10 @@ SCHEMA = pa.schema(
 
 
 def read_tag_tables(data: Data, need: Need = "both") -> tuple[dict[SplitName, Table], list[str]]:
-    """The splits with tags as text, and the names of all tags: `data.label_names`, or those that the
-    hub knows, or all of training, whatever `data.max_samples` leaves of it.
+    """Return the splits with tags as text, and the names of all tags.
 
-    Raises `ConfigError` that names what is wrong.
+    The names are `data.label_names`, or those that the hub knows, or all of training, whatever
+    `data.max_samples` leaves of it. Raises `ConfigError` that names what is wrong.
     """
     sources = [_named_tables(source, data.label_names, need) for source in sources_of(data)]
     whole = gathered(data, [tables for tables, _ in sources], joined)
@@ -59,23 +59,24 @@ def read_tag_tables(data: Data, need: Need = "both") -> tuple[dict[SplitName, Ta
 def _named_tables(
     source: Data, names: list[str] | None, need: Need
 ) -> tuple[dict[SplitName, Table], list[str] | None]:
-    """The splits of one source, and the names that it declares for the numbers of its tags."""
+    """Return the splits of one source, and the names that it declares for the numbers of its tags."""
     names = names or declared_tags(source) or _names_on_the_hub(source)
     return name_tags(one_source(source, ROLES["token_classification"], need), names), names
 
 
 def _names_on_the_hub(data: Data) -> list[str] | None:
+    """Return the names of tags that a set on the hub declares."""
     if data.path is not None or is_embedded(data.name):
         return None
     stored, rows = hub_splits(data, need="train")["train"]
     roles = ROLES["token_classification"]
     column = column_names(rows.column_names, roles, data, f"data.name={data.name} ({stored})")["tags"]
-    found: list[str] | None = getattr(getattr(rows.features[column], "feature", None), "names", None)
-    return found
+    names: list[str] | None = getattr(getattr(rows.features[column], "feature", None), "names", None)
+    return names
 
 
 def tagged(table: Table, names: Sequence[str], tokenizer: Any, max_length: int, cache: Path) -> ArrowDataset:
-    """The pieces of the table's `tokens` with its `tags`, numbered as in `names`."""
+    """Return the pieces of the table's `tokens` with its `tags`, numbered as in `names`."""
     how = tokenization(tokenizer, max_length)
     settings = {"format": FORMAT, "names": list(names), **how.identity}
     columns = [table.columns["tokens"], table.columns["tags"]]
@@ -97,23 +98,23 @@ def _encode(table: Table, names: Sequence[str], how: Tokenization, max_length: i
 
 
 def first_pieces(offsets: Sequence[tuple[int, int]], words: Sequence[str]) -> NDArray[np.int32]:
-    """For each piece the position of the word that begins with it, else `IGNORED`.
+    """Return for each piece the position of the word that begins with it, else `IGNORED`.
 
     `offsets` are those of the words joined by single spaces. A piece belongs to the word of its last
-    character that is not such a space: some tokenizers count the space before a word as its own.
+    character that is not such a space: some tokenizers count the space before a word as part of the word.
     """
     owners = [IGNORED if end else n for n, word in enumerate(words) for end in [*[False] * len(word), True]]
-    found = np.full(len(offsets), IGNORED, dtype=np.int32)
+    positions = np.full(len(offsets), IGNORED, dtype=np.int32)
     begun: set[int] = {IGNORED}
     for place, (start, end) in enumerate(offsets):
         word = next((owner for owner in reversed(owners[start:end]) if owner != IGNORED), IGNORED)
         if word not in begun:
-            found[place] = word
+            positions[place] = word
             begun.add(word)
-    return found
+    return positions
 
 
 def _labels(places: NDArray[np.int32], tags: Sequence[int]) -> NDArray[np.int32]:
-    """The tag's number where a word begins."""
+    """Return the tag's number at each position where a word begins."""
     numbers = [IGNORED if place == IGNORED else tags[place] for place in places.tolist()]
     return np.array(numbers, dtype=np.int32)

@@ -1,7 +1,7 @@
-"""Two texts a sample, or three with a hard negative, each tokenized by itself.
+"""Two texts per sample, or three with a hard negative, each tokenized by itself.
 
 `input_ids` of all, `first_length` and `second_length` of the first two, and `source`: the number of the
-source in the mixture, 0 where it does not matter.
+source in the mixture, 0 if it does not matter.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
 
 
 def text_pairs(table: Table, tokenizer: Any, max_length: int, cache: Path) -> ArrowDataset:
-    """The texts of each row, each of at most `max_length` tokens."""
+    """Return the texts of each row, each of at most `max_length` tokens."""
     how, names = tokenization(tokenizer, max_length), list(table.columns)
     key = digest({"format": FORMAT, "columns": names, **how.identity}, list(table.columns.values()))
     return stored(key, lambda: _encode(table, how, max_length), cache)
@@ -51,8 +51,8 @@ def _encode(table: Table, how: Tokenization, max_length: int) -> pa.Table:
 
 
 def _tokens(texts: list[str | None], how: Tokenization, where: str) -> list[Any]:
-    """Of each text; none where there is no text."""
-    found = [entry.ids for entry in how.encode([text for text in texts if text is not None])]
-    check_lengths(where, [len(tokens) for tokens in found])
-    rest = iter(found)
+    """Return the tokens of each text; an empty list if there is no text."""
+    encoded = [entry.ids for entry in how.encode([text for text in texts if text is not None])]
+    check_lengths(where, [len(tokens) for tokens in encoded])
+    rest = iter(encoded)
     return [[] if text is None else next(rest) for text in texts]

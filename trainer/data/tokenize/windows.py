@@ -1,8 +1,8 @@
-"""Questions and contexts cut into overlapping windows of tokens, each with the answer's place in it.
+"""Questions and contexts cut into overlapping windows of tokens, each with the answer's position in it.
 
-One row a window: `input_ids`, `token_type_ids`; `char_starts`, `char_ends` (characters of the context
+One row per window: `input_ids`, `token_type_ids`; `char_starts`, `char_ends` (characters of the context
 that a token covers, -1 for tokens of the question and special ones); `start`, `end` (first and last
-token of the first answer, or the first token of the window where it does not lie wholly in it);
+token of the first answer, or the first token of the window if the answer is not wholly in it);
 `question`, its position in the split.
 """
 
@@ -40,14 +40,14 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class WindowSize:
-    """`length`: tokens of a window; `stride`: tokens of the context that two neighbors share."""
+    """The size of a window: `length` in tokens; `stride`: tokens of the context that two neighbors share."""
 
     length: int
     stride: int
 
 
 def windows(split: QuestionSet, tokenizer: Any, size: WindowSize, cache: Path) -> ArrowDataset:
-    """The windows of all questions, in their order, from the cache or made now."""
+    """Return the windows of all questions, in their order, from the cache or made now."""
     how = tokenization(tokenizer, size.length, strategy="only_second", stride=size.stride)
     content = [[q.question, q.context, list(map(list, q.spans))] for q in split.questions]
     return stored(
@@ -71,7 +71,7 @@ def _table(split: QuestionSet, how: Tokenization, size: WindowSize) -> pa.Table:
 
 
 def _cut(split: QuestionSet, how: Tokenization, limit: int) -> list[str]:
-    """The questions, the long ones cut to their first `limit` tokens."""
+    """Return the questions, the long ones cut to their first `limit` tokens."""
     texts = [question.question for question in split.questions]
     alone = replace(how, special=False, truncation=None)
     offsets = [entry.offsets for entry in alone.encode(texts)]
@@ -84,6 +84,7 @@ def _cut(split: QuestionSet, how: Tokenization, limit: int) -> list[str]:
 
 
 def _window(window: Any, question: Question) -> dict[str, Any]:
+    """Return the columns of one window."""
     offsets = np.array(window.offsets, dtype=np.int32)
     inside = np.array([part == 1 for part in window.sequence_ids])
     offsets[~inside] = -1
@@ -101,7 +102,7 @@ def _window(window: Any, question: Question) -> dict[str, Any]:
 def _place(
     offsets: NDArray[np.int32], inside: NDArray[np.bool_], spans: Sequence[tuple[int, int]]
 ) -> tuple[int, int]:
-    """First and last token of the first answer; (0, 0) where it is not wholly in the window."""
+    """Return the first and last token of the first answer; (0, 0) if it is not wholly in the window."""
     tokens = np.flatnonzero(inside)
     if not spans or not len(tokens):
         return 0, 0
@@ -114,6 +115,6 @@ def _place(
 
 
 def _never_whole(questions: Sequence[Question], rows: Sequence[dict[str, Any]]) -> int:
-    """Questions whose answer no window holds."""
+    """Count the questions whose answer no window holds."""
     held = {row["question"] for row in rows if row["end"] > 0}
     return sum(bool(q.answers) and number not in held for number, q in enumerate(questions))
