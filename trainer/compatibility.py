@@ -35,6 +35,23 @@ def make_ddp(model: torch.nn.Module, sync_buffers: bool, **options: Any) -> Dist
     return ddp
 
 
+def with_one_opening_dtype(stage: Any) -> Any:
+    """Return a `PipelineStage` that opens its connections with fp32 on both sides.
+
+    torch 2.9 sends an int64 that the neighbor receives as fp32, and Gloo aborts the process.
+    """
+    opening = stage._get_init_p2p_neighbors_ops
+
+    def operations() -> Any:
+        found = opening()
+        for operation in found:
+            operation.tensor = operation.tensor.float()
+        return found
+
+    stage._get_init_p2p_neighbors_ops = operations
+    return stage
+
+
 def returns_tuple(layer: torch.nn.Module) -> bool:
     """Return whether a decoder layer of Transformers returns its hidden states inside a tuple.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -42,6 +43,18 @@ def test_buffers_are_synced_at_the_start_and_if_wanted_in_each_forward(
     monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", version)
     ddp: Any = compatibility.make_ddp(torch.nn.Linear(1, 1), sync_buffers=wanted)
     assert (ddp.at_start, ddp.each_forward) == (True, wanted)
+
+
+class StageOf29:
+    """What torch 2.9 sends to a neighbor that receives fp32."""
+
+    def _get_init_p2p_neighbors_ops(self) -> list[Any]:
+        return [SimpleNamespace(tensor=torch.tensor(1)), SimpleNamespace(tensor=torch.zeros(1))]
+
+
+def test_stages_open_their_connections_with_one_dtype() -> None:
+    stage = compatibility.with_one_opening_dtype(StageOf29())
+    assert [op.tensor.dtype for op in stage._get_init_p2p_neighbors_ops()] == [torch.float32] * 2
 
 
 class LayerOf50(torch.nn.Module):

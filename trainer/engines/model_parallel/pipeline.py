@@ -18,6 +18,7 @@ from torch.distributed.pipelining import (
     ScheduleInterleaved1F1B,
 )
 
+from trainer.compatibility import with_one_opening_dtype
 from trainer.engines.base import Batch, Setup, StepLoss, persistent_buffers
 from trainer.engines.model_parallel.grid import PIPELINE, TENSOR
 from trainer.engines.model_parallel.mesh import MeshEngine, sum_in_buckets
@@ -151,15 +152,18 @@ class PipelineEngine(MeshEngine):
         hidden = torch.empty(*shape, config.hidden_size, device="meta", requires_grad=True)
         tokens = torch.empty(*shape, dtype=torch.int64, device="meta")
         logits = torch.empty(*shape, self._vocabulary, device="meta", requires_grad=True)
-        return PipelineStage(
-            self.stages[str(index)],
-            index,
-            self.num_stages,
-            self.setup.ranks.device,
-            input_args=tokens if index == 0 else hidden,
-            output_args=logits if index == self.num_stages - 1 else hidden,
-            group=self.grid.mesh.get_group(PIPELINE),
+        stage: PipelineStage = with_one_opening_dtype(
+            PipelineStage(
+                self.stages[str(index)],
+                index,
+                self.num_stages,
+                self.setup.ranks.device,
+                input_args=tokens if index == 0 else hidden,
+                output_args=logits if index == self.num_stages - 1 else hidden,
+                group=self.grid.mesh.get_group(PIPELINE),
+            )
         )
+        return stage
 
     @property
     def _vocabulary(self) -> int:
