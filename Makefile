@@ -13,11 +13,19 @@ waiting := $(addprefix tests/integration/, ccl hosts k8s mpi ray slurm)
 # Unit tests that load torch; the others come first, since they fail sooner.
 with_torch := tests/unit/trainer
 
+# Of the target test-SET: unit tests of what calls the libraries, and one place of each strategy of the matrix.
+versions = $(@:test-%=%)
+library_tests := tests/unit/trainer tests/unit/hpo tests/unit/galley/strategy
+matrix := tests/integration/train/test_training.py -k "every_strategy_gives and (1-4 or 2-2 or 2-1)"
+test_versions = PYTHON=$(PYTHON) scripts/setup.sh $(versions) \
+	&& .venv-$(versions)/bin/python -P -m pytest -q $(if $(PYTEST_ARGS), $(PYTEST_ARGS), -n 2 --dist loadfile $(library_tests)) \
+	$(if $(PYTEST_ARGS),, && .venv-$(versions)/bin/python -P -m pytest -q $(matrix))
+
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart check unit test acceptance lint format docs reference bench system clean
+.PHONY: help setup quickstart check unit test test-oldest test-middle acceptance lint format docs reference bench system clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 setup: ## make .venv with the pinned packages; nothing to do when it is there
 	@PYTHON=$(PYTHON) scripts/setup.sh
@@ -42,6 +50,12 @@ else
 	@$(pytest) -n 3 --dist loadfile $(waiting)
 endif
 
+test-oldest: ## what concerns the libraries, with the oldest versions that are supported, in .venv-oldest
+	@$(test_versions)
+
+test-middle: ## the same with versions between the oldest and the pinned ones, in .venv-middle
+	@$(test_versions)
+
 acceptance: setup ## MRPC under two strategies, language models, dialogue, questions; forty trials: an hour on two idle cores
 	@$(pytest) tests/acceptance
 
@@ -64,5 +78,5 @@ bench: setup ## measure start-up next to a bare `import hydra`
 	@$(bin)/python -P -m benchmarks.startup
 
 clean: ## remove everything that was built, .venv included; run folders stay
-	@rm -rf .venv .setup site .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@rm -rf .venv .venv-oldest .venv-middle .setup site .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -type d -not -path './runs/*' -prune -exec rm -rf {} +
