@@ -26,6 +26,7 @@ from galley.errors import ConfigError
 from galley.rundir import RunFolder
 from galley.urls import resolved
 from hpo.backends.base import HpoBackend, Search
+from hpo.backends.optuna_constraints import state_constraints
 from hpo.backends.optuna_samplers import check_sampler, make_sampler
 from hpo.backends.optuna_storage import answered, close_storage, open_storage
 from hpo.backends.optuna_study import foreign, open_study, refuse_foreign
@@ -109,8 +110,7 @@ class OptunaBackend(HpoBackend):
         for name, value in (("run", trial.run), ("state", trial.state), ("message", trial.message)):
             live.set_user_attr(name, value)
         self._report(live, trial)
-        for name, excess in self._violations(trial).items():
-            live.set_constraint(name, excess)
+        state_constraints(live, self._violations(trial))
         values = [trial.values[o.metric] for o in self.search.objectives] if trial.values else None
         self._study.tell(trial.number, values, STATES[trial.state])
 

@@ -13,6 +13,7 @@ from optuna.samplers import BaseSampler
 from galley.errors import ConfigError, Problem
 from hpo.backends.base import Search
 from hpo.backends.grid import check_finite
+from hpo.backends.optuna_constraints import with_constraints
 from hpo.space.points import size_of
 
 PACKAGES = {"gp": ("scipy", "torch"), "cmaes": ("cmaes",)}
@@ -75,13 +76,17 @@ def make_sampler(search: Search, generator: random.Random) -> BaseSampler:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if sampler == "tpe":  # points that still run count as bad: parallel draws keep apart
             together = search.settings.parallel > 1 or search.settings.share
-            return optuna.samplers.TPESampler(seed=seed, constant_liar=together)
+            return with_constraints(optuna.samplers.TPESampler, seed=seed, constant_liar=together)
         if sampler == "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=seed, population_size=population(search))
+            return with_constraints(
+                optuna.samplers.NSGAIISampler, seed=seed, population_size=population(search)
+            )
         if sampler == "nsga3":
-            return optuna.samplers.NSGAIIISampler(seed=seed, population_size=population(search))
+            return with_constraints(
+                optuna.samplers.NSGAIIISampler, seed=seed, population_size=population(search)
+            )
         if sampler == "gp":
-            return optuna.samplers.GPSampler(seed=seed)
+            return with_constraints(optuna.samplers.GPSampler, seed=seed)
         if sampler == "cmaes":
             return optuna.samplers.CmaEsSampler(seed=seed)
         return optuna.samplers.RandomSampler(seed=seed)

@@ -11,13 +11,6 @@ from typing import Any
 import pytest
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
-from optuna.testing.pytest_samplers import (
-    BasicSamplerTestCase,
-    MultiObjectiveSamplerTestCase,
-    RelativeSamplerTestCase,
-    SingleOnlySamplerTestCase,
-)
-from optuna.testing.pytest_storages import StorageTestCase
 
 from galley.errors import ConfigError
 from galley.schema import Hpo
@@ -28,6 +21,10 @@ from hpo.backends.optuna_storage import open_storage
 from hpo.space.dimensions import read_space
 from hpo.study.values import Constraint, Objective, Trial
 
+# Optuna has shipped them since 5.0.
+samplers = pytest.importorskip("optuna.testing.pytest_samplers")
+storages = pytest.importorskip("optuna.testing.pytest_storages")
+
 OBJECTIVES = (Objective("eval/f1", "maximize"), Objective("wall_s", "minimize"))
 
 
@@ -36,7 +33,7 @@ def make_search(folder: Path, space: dict[str, Any], objectives: int = 2, **sett
     return Search("study", folder, read_space(space), OBJECTIVES[:objectives], (), 1, hpo)
 
 
-class TestStorage(StorageTestCase):
+class TestStorage(storages.StorageTestCase):
     """The file of a study's folder, behind the kernel's lock."""
 
     @pytest.fixture
@@ -54,22 +51,22 @@ class Sampled:
 
 
 @pytest.mark.parametrize("sampler", [None, "nsga2", "nsga3", "gp", "cmaes", "random"], indirect=True)
-class TestSampler(Sampled, BasicSamplerTestCase):
+class TestSampler(Sampled, samplers.BasicSamplerTestCase):
     pass
 
 
 @pytest.mark.parametrize("sampler", ["cmaes"], indirect=True)
-class TestRelativeSampler(Sampled, RelativeSamplerTestCase):
+class TestRelativeSampler(Sampled, samplers.RelativeSamplerTestCase):
     """Without GP: as a sweep makes it, its first ten points are random ones."""
 
 
 @pytest.mark.parametrize("sampler", [None, "nsga2", "nsga3", "gp", "random"], indirect=True)
-class TestMultiObjectiveSampler(Sampled, MultiObjectiveSamplerTestCase):
+class TestMultiObjectiveSampler(Sampled, samplers.MultiObjectiveSamplerTestCase):
     pass
 
 
 @pytest.mark.parametrize("sampler", ["cmaes"], indirect=True)
-class TestSingleOnlySampler(Sampled, SingleOnlySamplerTestCase):
+class TestSingleOnlySampler(Sampled, samplers.SingleOnlySamplerTestCase):
     pass
 
 
