@@ -14,7 +14,7 @@ from cli.options import Options
 from galley.paths import ROOT, install
 from galley.system.half_precision import cost_text, measure_here, this_cpu
 from galley.system.machine import probe
-from galley.system.packages import package_versions
+from galley.system.packages import TESTED, package_versions, tested
 
 PROGRAMS = ("git", "gcc", "nvidia-smi", "mpirun", "mpiexec", "sbatch", "srun", "squeue", "kubectl")
 CREDENTIALS = ("HF_TOKEN", "WANDB_API_KEY", "KUBECONFIG")
@@ -67,9 +67,18 @@ def _formats() -> list[Finding]:
 
 
 def _packages() -> list[Finding]:
+    """`ok` is null for a version outside of what is tested."""
     found = package_versions()
-    needed = ("torch", "transformers", "accelerate", "deepspeed", "datasets")
-    return [Finding(name, found.get(name, install("train")), name in found) for name in needed]
+    return [
+        _package(name, found[name]) if name in found else Finding(name, install("train"), False)
+        for name in TESTED
+    ]
+
+
+def _package(name: str, installed: str) -> Finding:
+    note = tested(name, installed)
+    is_outside = note.startswith("outside")
+    return Finding(name, f"{installed} ({note})" if note else installed, None if is_outside else True)
 
 
 def _programs() -> list[Finding]:
