@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from operator import attrgetter
 from typing import Any
 
 from galley.errors import ConfigError, Problem, valid_values
@@ -46,12 +47,22 @@ class Registry:
         return name in self.built_in or name in self.installed
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*self.built_in, *(name for name in self.installed if name not in self.built_in)])
+        return iter([*self.built_in, *self.installed])
 
     @cached_property
-    def installed(self) -> dict[str, str]:
-        """Name -> `MODULE:ATTRIBUTE` of the entry points, whose names are those that Galley has not."""
-        return {point.name: point.value for point in entry_points(group=self.group)}
+    def installed(self) -> dict[str, EntryPoint]:
+        """The entry points by name, without those that would replace something of Galley's."""
+        points = entry_points(group=self.group)
+        return {point.name: point for point in points if point.name not in {**self.built_in, **self.hidden}}
+
+    def chosen(self, recipe: object) -> str:
+        """The name that a recipe has chosen."""
+        return str(attrgetter(self.key)(recipe))
+
+    def provider(self, name: str) -> dict[str, str]:
+        """{distribution: version} of the installed package that brings `name`; empty for Galley's own."""
+        point = None if name in self.built_in or ":" in name else self.installed.get(name)
+        return {point.dist.name: point.dist.version} if point is not None and point.dist is not None else {}
 
     def load(self, name: str, base: Callable[..., Any] | None = None) -> Any:
         """The implementation called `name`, or the user's own subclass of `base`, `MODULE:CLASS`.
@@ -61,7 +72,9 @@ class Registry:
         where = f"{self.key}={name}"
         if base is not None and ":" in name:
             return own_class(where, name, base)
-        path = self.built_in.get(name) or self.hidden.get(name) or self.installed.get(name)
+        path = self.built_in.get(name) or self.hidden.get(name)
+        if path is None and name in self.installed:
+            path = self.installed[name].value
         if path is None:
             raise ConfigError(Problem(where, f"'{name}' is not known", valid_values(name, self)))
         module, _, attribute = path.partition(":")
@@ -169,3 +182,6 @@ DATA = Registry(
 """`embedded:NAME`: functions of the split that give its rows as {column: value}, in a fixed order."""
 WITH_GROUPS = (LAUNCHERS, TASKS, BACKENDS, TRACKERS)
 """Those whose names are options of a config group, too: `launcher=slurm` is conf/launcher/slurm.yaml."""
+CHOSEN_BY_RECIPES = (LAUNCHERS, TASKS, ENGINES, BACKENDS, TRACKERS)
+EMBEDDED = (MODELS, TOKENIZERS, DATA)
+EMBEDDED_PREFIX = "embedded:"

@@ -145,7 +145,8 @@ def _check_options(request: Request, loader: Loader) -> None:
             del request.groups[group]
             request.values.append((f"{group}.kind", f"++{group}.kind={option}"))
         elif option not in options:
-            request.problems.append(no_such_option(request.typed[group], option, group, options))
+            known = [*options, *_from_packages(group)]
+            request.problems.append(no_such_option(request.typed[group], option, group, known))
             del request.groups[group]
     recipes = loader.options("recipes")
     if loader.recipe_file is not None and by_path(request.recipe) == loader.recipe_file:
@@ -158,8 +159,12 @@ def _check_options(request: Request, loader: Loader) -> None:
 
 def _is_from_outside(group: str, option: str) -> bool:
     """Whether the option is no file of the group, but what a package or a folder of plugins brings."""
-    registry = next((one for one in WITH_GROUPS if one.key == f"{group}.kind"), None)
-    return registry is not None and (":" in option or option in registry.installed)
+    has_registry = any(one.key == f"{group}.kind" for one in WITH_GROUPS)
+    return has_registry and (":" in option or option in _from_packages(group))
+
+
+def _from_packages(group: str) -> list[str]:
+    return [name for one in WITH_GROUPS if one.key == f"{group}.kind" for name in one.installed]
 
 
 def _take_file(request: Request, file: RecipeFile) -> None:

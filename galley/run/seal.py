@@ -15,7 +15,7 @@ from galley.rundir import RunFolder, write_atomic
 from galley.schema import Hpo, Recipe
 from galley.spec import CodeSnapshot, Layout, RunSpec
 from galley.system.git import git_state
-from galley.system.packages import package_versions
+from galley.system.packages import extension_versions, package_versions
 
 # All that a worker may execute or read: the program, not its tests and documents.
 PROGRAM = (
@@ -53,7 +53,7 @@ def seal_with(recipe: Recipe, layout: Layout, code: CodeSnapshot, packages: dict
         recipe=replace(recipe, precision=precision, run_dir=None, detach=False, after=None, hpo=Hpo()),
         layout=layout,
         code=code,
-        packages=packages,
+        packages={**packages, **extension_versions(recipe)},
         python=platform.python_version(),
     )
 

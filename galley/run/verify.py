@@ -64,7 +64,7 @@ def _same(now: Path | None, then: Path | None) -> bool:
 
 
 def _packages(spec: RunSpec) -> Iterator[str]:
-    now: Mapping[str, str] = {**package_versions(), "python": platform.python_version()}
+    now: Mapping[str, str] = {**package_versions(spec.packages), "python": platform.python_version()}
     then = {**spec.packages, "python": spec.python}
     for name in sorted({*now, *then}):
         if now.get(name) != then.get(name):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
+
+from galley.registry import CHOSEN_BY_RECIPES, EMBEDDED, EMBEDDED_PREFIX
+from galley.schema import Recipe
 
 PACKAGES = (
     "accelerate", "datasets", "deepspeed", "hydra-core", "numpy", "omegaconf", "peft", "pyarrow",
@@ -36,12 +40,24 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, re.findall(r"\d+", re.split(r"[+a-z]", version)[0])))
 
 
-def package_versions() -> dict[str, str]:
-    """Installed versions of the packages that decide a result."""
-    found = {}
-    for name in PACKAGES:
+def package_versions(further: Iterable[str] = ()) -> dict[str, str]:
+    """Return the installed versions of the packages that decide every result, and of `further` ones."""
+    versions = {}
+    for name in (*PACKAGES, *further):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
+
+
+def extension_versions(recipe: Recipe) -> dict[str, str]:
+    """Return the versions of the packages from outside Galley that bring what the recipe names."""
+    versions: dict[str, str] = {}
+    for registry in CHOSEN_BY_RECIPES:
+        versions |= registry.provider(registry.chosen(recipe))
+    for registry in EMBEDDED:
+        name = registry.chosen(recipe)
+        if name.startswith(EMBEDDED_PREFIX):
+            versions |= registry.provider(name.removeprefix(EMBEDDED_PREFIX))
+    return versions

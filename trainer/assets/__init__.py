@@ -8,8 +8,7 @@ from typing import Any
 from galley.data.files import SplitName
 from galley.errors import ConfigError, Problem, valid_values
 from galley.registry import DATA, MODELS, TOKENIZERS, Registry
-
-PREFIX = "embedded:"
+from galley.registry import EMBEDDED_PREFIX as PREFIX
 
 
 def is_embedded(name: str) -> bool:

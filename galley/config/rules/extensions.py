@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from galley.config.rules.model import own_code_problems
-from galley.errors import Problem
-from galley.registry import BACKENDS, ENGINES, LAUNCHERS, TASKS, TRACKERS
+from galley.errors import Problem, valid_values
+from galley.registry import (
+    BACKENDS,
+    DATA,
+    EMBEDDED_PREFIX,
+    ENGINES,
+    LAUNCHERS,
+    MODELS,
+    TASKS,
+    TOKENIZERS,
+    TRACKERS,
+    Registry,
+)  # fmt: skip
 from galley.schema import Recipe
 
 
@@ -34,3 +45,20 @@ def extension_problems(recipe: Recipe) -> Iterator[Problem]:
             section = registry.key.partition(".")[0]
             what = f"is read only by a {section} from outside Galley, not by {registry.key}={kind}"
             yield Problem(f"{section}.options", what, "leave it out")
+    yield from _embedded(recipe)
+
+
+def _embedded(recipe: Recipe) -> Iterator[Problem]:
+    """Names of embedded models and data that nothing has."""
+    names: list[tuple[Registry, str, str | None]] = [
+        (MODELS, MODELS.key, recipe.model.name),
+        (TOKENIZERS, TOKENIZERS.key, recipe.model.tokenizer),
+        (MODELS, "task.distillation.teacher", recipe.task.distillation.teacher),
+    ]
+    if recipe.data.path is None and not recipe.data.mix:
+        names.append((DATA, DATA.key, recipe.data.name))
+    names += [(DATA, f"data.mix.{number}.name", one.name) for number, one in enumerate(recipe.data.mix)]
+    for registry, key, name in names:
+        short = (name or "").removeprefix(EMBEDDED_PREFIX)
+        if name is not None and short != name and short not in registry:
+            yield Problem(f"{key}={name}", "is not embedded", valid_values(short, registry))

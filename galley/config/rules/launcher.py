@@ -164,7 +164,9 @@ UNREAD: dict[str, tuple[Unread, ...]] = {
 
 def unread_problems(recipe: Recipe) -> Iterator[Problem]:
     """Options of the launcher in force that are set, and that nothing would read; each once."""
-    section = _SECTIONS[recipe.launcher.kind]
+    section = _SECTIONS.get(recipe.launcher.kind)
+    if section is None:  # of a launcher from outside Galley, whose options are its own
+        return
     told = set[str]()
     for row in UNREAD[section]:
         because = row.because(recipe)
@@ -185,7 +187,7 @@ def unread_warnings(recipe: Recipe) -> list[str]:
     """Options of launchers that the run is not started by, and a time limit that nobody keeps."""
     kind, found = recipe.launcher.kind, []
     for section in dict.fromkeys(_SECTIONS.values()):
-        names = _set_options(recipe, section) if section != _SECTIONS[kind] else []
+        names = _set_options(recipe, section) if section != _SECTIONS.get(kind) else []
         if names:
             found.append(f"launcher={kind} does not read launcher.{section}: {', '.join(names)}")
     if recipe.cluster.time_limit_min is not None and kind in ("local", "mpi", "ray"):

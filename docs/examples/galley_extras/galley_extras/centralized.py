@@ -10,7 +10,7 @@ from trainer.engines.ddp import DdpEngine
 
 
 class CentralizedEngine(DdpEngine):
-    """DDP, in which the mean of each output's gradient is subtracted for weights of two and more dimensions."""
+    """DDP that subtracts the mean of each output's gradient, for weights of two and more dimensions."""
 
     @classmethod
     def promise(cls, strategy: Strategy) -> Promise:
