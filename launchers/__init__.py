@@ -12,7 +12,5 @@ if TYPE_CHECKING:
 
 def make_launcher(name: str) -> Launcher:
     """The launcher called `name`, imported now. Raises `ConfigError` if there is none."""
-    from launchers.base import Launcher
-
-    launcher: Launcher = LAUNCHERS.load(name, Launcher)()
+    launcher: Launcher = LAUNCHERS.load(name)()
     return launcher

@@ -35,7 +35,7 @@ def type_text(hint: Any) -> str:
         return "null"
     named = next((one for one in arguments[1:] if isinstance(one, NameIn)), None)
     if origin is typing.Annotated and named is not None:
-        return " | ".join([*named.also, *named.registry.built_in, "MODULE:CLASS"])
+        return " | ".join([*named.also, *named.registry.built_in, *(["MODULE:CLASS"] if named.own else [])])
     if origin is typing.Annotated:
         return f"{type_text(arguments[0])} {bounds_text(arguments[1:])}".strip()
     if origin is typing.Literal:

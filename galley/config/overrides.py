@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT_RECIPE = "quickstart"
 PUBLISHED_PROFILE = "full"
+WITH_CLASSES_OF_ONES_OWN = ("task", "tracker")  # groups, of what only the ranks import
 
 
 @dataclass
@@ -159,8 +160,7 @@ def _check_options(request: Request, loader: Loader) -> None:
 
 def _is_from_outside(group: str, option: str) -> bool:
     """Whether the option is no file of the group, but what a package or a folder of plugins brings."""
-    has_registry = any(one.key == f"{group}.kind" for one in WITH_GROUPS)
-    return has_registry and (":" in option or option in _from_packages(group))
+    return option in _from_packages(group) or (group in WITH_CLASSES_OF_ONES_OWN and ":" in option)
 
 
 def _from_packages(group: str) -> list[str]:

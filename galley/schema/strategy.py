@@ -65,7 +65,7 @@ class Strategy:
     """
 
     name: str = "ddp"
-    engine: Annotated[str, NameIn(ENGINES)] = "torch"
+    engine: Annotated[str, NameIn(ENGINES, own=True)] = "torch"
     data_parallel: bool = True
     shard: Literal["none", "optimizer", "grads", "params"] = "none"
     backend: Literal["auto", "gloo", "nccl", "ccl", "mpi", "probe"] = "auto"

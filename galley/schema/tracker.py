@@ -24,7 +24,7 @@ class Tracker:
         options: of a tracker from outside Galley, which is given them as they are.
     """
 
-    kind: Annotated[str, NameIn(TRACKERS, ("none",))] = "none"
+    kind: Annotated[str, NameIn(TRACKERS, ("none",), own=True)] = "none"
     project: str = "galley"
     entity: str | None = None
     name: str | None = None

@@ -38,13 +38,14 @@ Minutes = Annotated[int, Field(gt=0), BeforeValidator(minutes_of)]
 
 @dataclass(frozen=True)
 class NameIn:
-    """A name in a registry, one of the words `also`, or `MODULE:CLASS` from a folder of plugins.
+    """A name in a registry, one of the words `also`, or with `own` a class in a folder of plugins (`MODULE:CLASS`).
 
     Packages that are not Galley's are asked for theirs only if the name is none of Galley's.
     """
 
     registry: Registry
     also: tuple[str, ...] = ()
+    own: bool = False
 
     def names(self) -> list[str]:
         return [*self.also, *self.registry]
@@ -58,6 +59,6 @@ class NameIn:
         return {"type": "string", "enum": self.names()}
 
     def _checked(self, name: str) -> str:
-        if ":" in name or name in self.also or name in self.registry:
+        if (self.own and ":" in name) or name in self.also or name in self.registry:
             return name
         raise PydanticCustomError("name", "is not a name")

@@ -14,5 +14,5 @@ def make_backend(search: Search, trials: Sequence[Trial]) -> HpoBackend:
 
     Raises `ConfigError` if there is none, its packages are missing, or it cannot express the search.
     """
-    backend: type[HpoBackend] = BACKENDS.load(search.settings.kind, HpoBackend)
+    backend: type[HpoBackend] = BACKENDS.load(search.settings.kind)
     return backend(search, trials)

@@ -23,7 +23,7 @@ from galley.schema import Recipe
 
 def extension_problems(recipe: Recipe) -> Iterator[Problem]:
     """Names are checked by the schema; of `MODULE:CLASS` the file must be there. Nothing is imported."""
-    kinds = {
+    kinds: dict[Registry, str] = {
         TASKS: recipe.task.kind,
         LAUNCHERS: recipe.launcher.kind,
         ENGINES: recipe.strategy.engine,
