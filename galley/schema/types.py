@@ -38,7 +38,7 @@ Minutes = Annotated[int, Field(gt=0), BeforeValidator(minutes_of)]
 
 @dataclass(frozen=True)
 class NameIn:
-    """A name in a registry, one of the words `also`, or with `own` a class in a folder of plugins (`MODULE:CLASS`).
+    """A name in a registry, one of the words `also`, or (`own`) a class in a folder of plugins.
 
     Packages that are not Galley's are asked for theirs only if the name is none of Galley's.
     """

@@ -78,7 +78,7 @@ class Telemetry:
         values = {name: value for name, value in self.last.items() if name.startswith(named)}
         if "loss" in self.last:
             values["train/loss"] = self.last["loss"]
-        return {name: float(value) for name, value in values.items()}
+        return {name: float(value) for name, value in values.items() if value is not None}
 
     def _remember(self, row: Row) -> None:
         """Keep the last value that was measured; null means that none was."""
