@@ -100,7 +100,7 @@ class Contrastive(TextTask):
         is itself a collective.
         """
         lengths = flat["attention_mask"].sum(1)
-        sizes: list[int] = torch.unique(lengths).tolist()  # type: ignore[no-untyped-call]
+        sizes: list[int] = lengths.unique().tolist()  # type: ignore[no-untyped-call]
         most = len(sizes) if self.ranks is None else int(self.ranks.max_floats([float(len(sizes))])[0])
         rows, means = list[torch.Tensor](), list[torch.Tensor]()
         for number in range(most):
