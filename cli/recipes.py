@@ -10,7 +10,7 @@ from pathlib import Path
 from cli.options import Options
 from galley.config.compose import compose_recipe
 from galley.config.project import config_dir_option
-from galley.config.recipe_file import ENDINGS, yaml_names
+from galley.config.recipe_file import yaml_file, yaml_names
 from galley.errors import ConfigError, Problem, valid_values
 from galley.paths import RECIPES, command
 from galley.rundir import write_atomic
@@ -58,8 +58,8 @@ def recipes(words: Sequence[str], options: Options) -> int:
 def recipe_files(options: Options) -> dict[str, Path]:
     """Name -> file of all recipes, the user's included."""
     folders = [RECIPES, *(folder / "recipes" for folder in options.config_dirs)]
-    files = [file for folder in folders for ending in ENDINGS for file in folder.glob(f"*{ending}")]
-    return dict(sorted((file.stem, file) for file in files))
+    found = {name: yaml_file(folder / name) for folder in folders for name in yaml_names(folder)}
+    return {name: file for name, file in sorted(found.items()) if file is not None}
 
 
 def profiles(path: Path) -> list[str]:

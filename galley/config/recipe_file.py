@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from galley.config.choices import RECIPE_GROUP
+from galley.errors import ConfigError, Problem
 from galley.quoting import override
 
 ENDINGS = (".yaml", ".yml")
@@ -53,9 +54,16 @@ class RecipeFile:
 
 
 def yaml_file(base: Path) -> Path | None:
-    """`base` with one of the endings, if there is such a file."""
-    found = (base.with_name(base.name + ending) for ending in ENDINGS)
-    return next((file for file in found if file.is_file()), None)
+    """Return `base` with one of the endings, or None if there is no such file.
+
+    Raises `ConfigError` if there is one with each ending: which of them is meant would be a guess.
+    """
+    found = [base.with_name(base.name + ending) for ending in ENDINGS]
+    found = [file for file in found if file.is_file()]
+    if len(found) > 1:
+        what = f"goes by the same name as {found[1]}"
+        raise ConfigError(Problem(str(found[0]), what, "rename or remove one of them"))
+    return found[0] if found else None
 
 
 def yaml_names(folder: Path) -> set[str]:

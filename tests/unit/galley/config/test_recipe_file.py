@@ -12,6 +12,7 @@ from cli.recipes import recipe_files
 from galley.config.compose import compose_recipe, explain_sources
 from galley.config.hydra_bridge import parse_override
 from galley.config.recipe_file import with_absolute_path
+from galley.errors import ConfigError
 from tests.support import problems, user_recipe
 
 BATCH = "batch: {global_size: 8}\n"
@@ -84,6 +85,22 @@ def test_a_recipe_of_a_folder_may_end_in_yml(tmp_path: Path) -> None:
     assert recipe_files(Options(config_dirs=(tmp_path,)))["mine"] == tmp_path / "recipes/mine.yml"
     (tmp_path / "recipes/quickstart.yml").write_text(BATCH)
     assert "has the name of the shipped" in problems("recipe=mine", user_dir=tmp_path)[0]
+
+
+@pytest.mark.parametrize("beside", ["recipes/mine", "conf/optim/mine"])
+def test_two_files_of_one_name_are_refused(tmp_path: Path, beside: str) -> None:
+    """Neither is taken in silence, be it a recipe or an option that a recipe chooses."""
+    user_recipe(tmp_path, f"{BATCH}defaults: [{{override /optim: mine}}]\n")
+    for ending in (".yaml", ".yml"):
+        file = (tmp_path / beside).with_suffix(ending)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("lr: 1e-3\n" if "optim" in beside else BATCH)
+    (told,) = problems("recipe=mine", user_dir=tmp_path)
+    one, other = (str((tmp_path / beside).with_suffix(ending)) for ending in (".yaml", ".yml"))
+    assert told == f"{one}: goes by the same name as {other}\n    rename or remove one of them"
+    if "recipes" in beside:
+        with pytest.raises(ConfigError, match="goes by the same name"):
+            recipe_files(Options(config_dirs=(tmp_path,)))
 
 
 @pytest.mark.parametrize(
