@@ -143,10 +143,22 @@ def prepare_run(asked: Asked, options: Options) -> Prepared:
             *layout_warnings(recipe, layout, facts),
             *place_warnings(recipe),
             *unread_warnings(recipe),
+            *direction_warnings(recipe),
             *memory_warnings(estimate, layout, facts),
             *([] if launcher.remote else map(str, missing_packages(recipe))),
         ],
     )
+
+
+def direction_warnings(recipe: Recipe) -> list[str]:
+    """Directions of metrics that the recipe states against their table."""
+    from galley.metrics import direction_warnings as of_run
+
+    if recipe.hpo.kind == "none":
+        return of_run(recipe)
+    from hpo.objectives import direction_warnings as of_sweep
+
+    return [*of_run(recipe), *of_sweep(recipe)]
 
 
 def settle(words: Sequence[str], recipe: Recipe, options: Options) -> tuple[list[str], Choice | None]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.options import Options
-from cli.prepare import Asked, ask, refuse_missing_packages
+from cli.prepare import Asked, ask, direction_warnings, refuse_missing_packages
 from galley.errors import ConfigError, Problem
 from galley.schema import Recipe
 
@@ -32,6 +32,8 @@ def start_sweep(asked: Asked, options: Options) -> int:
     """Begin the study and run it to its end, unless `detach=true`."""
     from hpo.sweep import begin, detach
 
+    for warning in direction_warnings(asked.recipe):
+        print(f"warning: {warning}", file=sys.stderr)
     if asked.recipe.hpo.kind == "wandb":
         return _export_to_wandb(asked.recipe, asked.words, options)
     refuse_missing_packages(asked.recipe)

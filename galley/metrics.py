@@ -153,6 +153,30 @@ def split_direction(words: str) -> tuple[str, str | None]:
     return (name, direction) if colon else (words, None)
 
 
+def direction_warnings(recipe: Recipe) -> list[str]:
+    """What `eval.mode` and `checkpoint.keep_best` say against the table of metrics, which they override."""
+    known, found = task_metrics(recipe), list[str | None]()
+    if recipe.eval.mode is not None:
+        name, direction = watched(recipe, known)
+        found.append(contradiction(f"eval.mode={recipe.eval.mode}", name, direction, known))
+    if recipe.checkpoint.keep_best is not None:
+        name, word = split_direction(recipe.checkpoint.keep_best)
+        where = f"checkpoint.keep_best={recipe.checkpoint.keep_best}"
+        found.append(contradiction(where, name, DIRECTIONS.get(word or ""), known))
+    return [warning for warning in found if warning is not None]
+
+
+def contradiction(
+    where: str, metric: str, direction: Direction | None, known: Mapping[str, Metric]
+) -> str | None:
+    """A warning if the stated direction of a metric is not that of its table; None if nothing is stated."""
+    if direction is None or metric not in known or known[metric].direction == direction:
+        return None
+    usual = known[metric].direction
+    better = "greater" if usual == "maximize" else "smaller"
+    return f"{where} is to {direction} '{metric}', of which the {better} is better ({usual})"
+
+
 def is_better(value: float, best: float | None, direction: Direction) -> bool:
     """Whether `value` improves on the best one so far; a value that is not a number never does."""
     if math.isnan(value) or best is None:

@@ -13,6 +13,7 @@ from galley.metrics import (
     RUN_METRICS,
     Direction,
     Metric,
+    contradiction,
     describe_range,
     is_own_task,
     known_metrics,
@@ -47,6 +48,16 @@ def read_objectives(recipe: Recipe) -> tuple[tuple[Objective, ...], tuple[Constr
     if problems:
         raise ConfigError(problems)
     return tuple(objectives), tuple(constraints)
+
+
+def direction_warnings(recipe: Recipe) -> list[str]:
+    """Objectives whose stated direction is not that of the table of metrics, which they override."""
+    known = known_metrics(recipe)
+    found = (
+        contradiction(f"hpo.objectives[{number}]", objective.metric, objective.direction, known)
+        for number, objective in enumerate(read_objectives(recipe)[0])
+    )
+    return [warning for warning in found if warning is not None]
 
 
 def directions(recipe: Recipe, objectives: Sequence[Objective]) -> dict[str, Direction]:
@@ -187,7 +198,7 @@ def _choose_bounds(objectives: Sequence[Objective], recipe: Recipe) -> Iterator[
             yield from error.problems
         else:
             if name not in known:
-                hint = f"'hpo.constraints=[{{metric: {name}, max: LIMIT}}]', or min"
+                hint = f"make it an objective, {name}:max or {name}:min"
                 yield unknown_direction(where, name, hint)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import sacrebleu
 
+from cli.prepare import direction_warnings
 from galley.config.rules.recipe import recipe_problems
 from galley.errors import ConfigError, Problem
 from galley.metrics import (
@@ -24,7 +25,7 @@ from galley.metrics import (
     task_metrics,
     watched,
 )
-from galley.schema import Eval, Hpo, Recipe, Seq2Seq, Task
+from galley.schema import Checkpoint, Eval, Hpo, Recipe, Seq2Seq, Task
 from hpo.objectives import directions, read_objectives
 from hpo.study.values import Objective
 from trainer.metrics.entities import entity_metrics
@@ -204,8 +205,52 @@ def test_a_bound_of_the_choice_has_the_direction_of_its_metric(tmp_path: Path) -
     bounds = {"eval/cer": 0.5}
     mine = own(tmp_path, "Made", hpo=replace(recipe.hpo, objectives=["eval/loss"],
                                              choose=replace(choose, bounds=bounds)))  # fmt: skip
-    with pytest.raises(ConfigError, match=r"bounds\.eval/cer: does not say which way"):
+    with pytest.raises(
+        ConfigError,
+        match=r"bounds\.eval/cer: does not say which way.*\n.*make it an objective, eval/cer:max",
+    ):
         read_objectives(mine)
+
+
+@pytest.mark.parametrize(
+    ("settings", "objectives", "warnings"),
+    [
+        ({}, ["eval/loss:min", "eval/f1", "samples_per_s:max"], []),
+        (
+            {},
+            ["eval/f1:max", "eval/loss:max"],
+            ["hpo.objectives[1] is to maximize 'eval/loss', of which the smaller is better (minimize)"],
+        ),
+        (
+            {"eval": Eval(mode="min", patience=2)},
+            ["eval/f1"],
+            ["eval.mode=min is to minimize 'eval/f1', of which the greater is better (maximize)"],
+        ),
+        ({"eval": Eval(metric="eval/loss", mode="min")}, ["eval/f1"], []),
+        ({"checkpoint": Checkpoint(keep_best="eval/loss:min")}, ["eval/f1"], []),
+        (
+            {"checkpoint": Checkpoint(keep_best="eval/loss:max")},
+            [{"metric": "wall_s", "direction": "maximize"}],
+            [
+                "checkpoint.keep_best=eval/loss:max is to maximize 'eval/loss', of which the smaller is "
+                "better (minimize)",
+                "hpo.objectives[0] is to maximize 'wall_s', of which the smaller is better (minimize)",
+            ],
+        ),
+    ],
+)
+def test_a_direction_against_the_table_is_a_warning(
+    settings: dict[str, Any], objectives: list[Any], warnings: list[str]
+) -> None:
+    sweep = Hpo("random", objectives=objectives)
+    assert direction_warnings(Recipe(hpo=sweep, **settings)) == warnings
+    assert direction_warnings(Recipe(**settings)) == [w for w in warnings if not w.startswith("hpo")]
+
+
+def test_a_direction_of_ones_own_metric_is_held_against_its_class(tmp_path: Path) -> None:
+    sought = Hpo("random", objectives=["eval/cer:max"])
+    assert len(direction_warnings(own(tmp_path, "Speech", hpo=sought))) == 1
+    assert direction_warnings(own(tmp_path, "Made", hpo=sought)) == []
 
 
 def test_no_number_is_never_better() -> None:
