@@ -52,6 +52,14 @@ def with_one_opening_dtype(stage: Any) -> Any:
     return stage
 
 
+def without_outputs(schedule: Any) -> dict[str, bool]:
+    """Options of `schedule.step`, so that it does not put the outputs of all chunks together.
+
+    torch 2.9 always does, and would pass the option on to the model.
+    """
+    return {"return_outputs": False} if "return_outputs" in signature(schedule.step).parameters else {}
+
+
 def returns_tuple(layer: torch.nn.Module) -> bool:
     """Return whether a decoder layer of Transformers returns its hidden states inside a tuple.
 

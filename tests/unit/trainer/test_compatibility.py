@@ -57,6 +57,20 @@ def test_stages_open_their_connections_with_one_dtype() -> None:
     assert [op.tensor.dtype for op in stage._get_init_p2p_neighbors_ops()] == [torch.float32] * 2
 
 
+class ScheduleOf29:
+    def step(self, *args: Any, target: Any = None, losses: Any = None, **kwargs: Any) -> None: ...
+
+
+class ScheduleOf213:
+    def step(self, *args: Any, target: Any = None, return_outputs: bool = True, **kwargs: Any) -> None: ...
+
+
+def test_only_a_schedule_that_can_leave_outputs_out_is_asked_to() -> None:
+    """Another one would hand the option to the model."""
+    assert compatibility.without_outputs(ScheduleOf29()) == {}
+    assert compatibility.without_outputs(ScheduleOf213()) == {"return_outputs": False}
+
+
 class LayerOf50(torch.nn.Module):
     def forward(self, hidden_states: Any, output_attentions: bool = False, **rest: Any) -> Any:
         return (hidden_states,)

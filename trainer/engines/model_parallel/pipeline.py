@@ -18,7 +18,7 @@ from torch.distributed.pipelining import (
     ScheduleInterleaved1F1B,
 )
 
-from trainer.compatibility import with_one_opening_dtype
+from trainer.compatibility import with_one_opening_dtype, without_outputs
 from trainer.engines.base import Batch, Setup, StepLoss, persistent_buffers
 from trainer.engines.model_parallel.grid import PIPELINE, TENSOR
 from trainer.engines.model_parallel.mesh import MeshEngine, sum_in_buckets
@@ -114,7 +114,7 @@ class PipelineEngine(MeshEngine):
 
         schedule = self._schedule_for(len(inputs), tuple(inputs[0][0]["input_ids"].shape))
         losses: list[torch.Tensor] = []
-        options: dict[str, Any] = {"attention_mask": mask, "return_outputs": False}
+        options: dict[str, Any] = {"attention_mask": mask, **without_outputs(schedule)}
         if self._has_last:
             options |= {"target": torch.arange(len(inputs)), "losses": losses}
         schedule.step(*([tokens] if self.grid.stage == 0 else []), **options)
