@@ -26,7 +26,8 @@ class Registry:
         group: of the entry points, `galley.launchers`.
         built_in: name -> `MODULE:ATTRIBUTE`.
         hidden: likewise, of what Galley chooses by itself: no recipe names it.
-        extras: name -> the optional dependencies of Galley that it needs, where it does.
+        extras: name -> the optional dependencies of Galley that it needs, if any.
+        libraries: name -> the module that it imports, if it is not Galley's; for a check before the start.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class Registry:
         built_in: Mapping[str, str],
         hidden: Mapping[str, str] | None = None,
         extras: Mapping[str, str] | None = None,
+        libraries: Mapping[str, str] | None = None,
     ) -> None:
         self.key = key
         self.group = group
         self.built_in = built_in
         self.hidden = hidden or {}
         self.extras = extras or {}
+        self.libraries = libraries or {}
 
     def __contains__(self, name: object) -> bool:
         return name in self.built_in or name in self.installed
@@ -150,6 +153,7 @@ TRACKERS = Registry(
         "mlflow": "galley.trackers.mlflow:MlflowTracker",
         "trackio": "galley.trackers.trackio:TrackioTracker",
     },
+    libraries={"wandb": "wandb", "tensorboard": "tensorboardX", "mlflow": "mlflow", "trackio": "trackio"},
 )
 MODELS = Registry(
     "model.name",

@@ -7,8 +7,8 @@ from importlib.util import find_spec
 
 from galley.errors import Problem
 from galley.paths import install
+from galley.registry import TRACKERS
 from galley.schema import Recipe
-from galley.trackers import LIBRARIES
 
 ENGINES = ("torch", "transformers", "accelerate", "datasets", "safetensors")
 
@@ -20,10 +20,9 @@ def missing_packages(recipe: Recipe) -> Iterator[Problem]:
         what = f"{', '.join(engines)}: not installed, and nothing can be trained without"
         yield Problem("packages", what, f"install them into Galley's environment: {install('train')}")
     tracker = recipe.tracker.kind
-    if tracker in LIBRARIES and find_spec(LIBRARIES[tracker]) is None:
-        hint = (
-            f"install it into Galley's environment: pip install {LIBRARIES[tracker]}; or choose tracker=none"
-        )
-        yield Problem(f"tracker={tracker}", f"{LIBRARIES[tracker]} is not installed", hint)
+    library = TRACKERS.libraries.get(tracker)
+    if library is not None and find_spec(library) is None:
+        hint = f"install it into Galley's environment: pip install {library}; or choose tracker=none"
+        yield Problem(f"tracker={tracker}", f"{library} is not installed", hint)
     if recipe.train.energy and find_spec("codecarbon") is None:
         yield Problem("train.energy", "CodeCarbon is not installed", install("energy"))

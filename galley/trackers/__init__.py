@@ -26,8 +26,6 @@ from galley.urls import cleaned, url_problem, variable
 
 log = logging.getLogger("galley")
 
-LIBRARIES = {"wandb": "wandb", "tensorboard": "tensorboardX", "mlflow": "mlflow", "trackio": "trackio"}
-
 
 class Tracking:
     """A tracker that cannot hurt the run: its first failure is logged, and ends the tracking. What was opened

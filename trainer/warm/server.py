@@ -34,10 +34,10 @@ os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
 
 import torch
 
+from galley.registry import TRACKERS
 from galley.rundir import RunFolder
 from galley.system import ipc
 from galley.system.pdeathsig import adopt_orphans, bound_to_me
-from galley.trackers import LIBRARIES
 from trainer import engines
 from trainer.run.warm_imports import MODULES
 from trainer.warm import huge_pages, leader, preloaded
@@ -110,8 +110,8 @@ def prepare(run_dir: Path) -> bool:
         # Under every strategy, since Transformers imports DeepSpeed when a model is saved.
         os.environ.setdefault("DS_ACCELERATOR", spec.layout.device)
         importlib.import_module("deepspeed")
-        if spec.recipe.tracker.kind in LIBRARIES:
-            importlib.import_module(LIBRARIES[spec.recipe.tracker.kind])
+        if spec.recipe.tracker.kind in TRACKERS.libraries:
+            importlib.import_module(TRACKERS.libraries[spec.recipe.tracker.kind])
         is_new = preloaded.hold(spec.recipe)
         if is_new:
             huge_pages.collapse()
