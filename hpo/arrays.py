@@ -1,4 +1,4 @@
-"""Trials as job arrays of Slurm: submitted at once, as many at a time started as `hpo.parallel` says."""
+"""Trials as job arrays of Slurm: submitted at once; at most `hpo.parallel` of them run at a time."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ Start = Callable[[], Watch]
 
 
 def start_array(runs: TrialRuns, study: Study, trials: Sequence[Trial]) -> list[Start]:
-    """An array for those that ask Slurm for the same. Each trial's function gives its watch.
+    """Submit one array per group of trials that request the same from Slurm.
 
-    Or it raises what `TrialRuns.start` would.
+    Returns one function per trial, which returns the trial's watch or raises what `TrialRuns.start` would
+    raise.
     """
     starts: dict[int, Start] = {}
     alike: dict[tuple[object, ...], list[tuple[Trial, Prepared]]] = {}
@@ -38,6 +39,7 @@ def start_array(runs: TrialRuns, study: Study, trials: Sequence[Trial]) -> list[
 
 
 def _submit(study: Study, members: Sequence[tuple[Trial, Prepared]]) -> dict[int, Start]:
+    """Submit one array; return a function per trial number."""
     facts = members[0][1].facts
     folder = _folder(study, _count(study))
     planned = [(one.spec, one.folder.root, one.attempt) for _, one in members]
@@ -46,6 +48,7 @@ def _submit(study: Study, members: Sequence[tuple[Trial, Prepared]]) -> dict[int
         handles = submit_array(plan, folder, [one.folder for _, one in members])
     except (ConfigError, SubmissionError) as error:
         return {trial.number: _raise(error) for trial, _ in members}
+
     watches = [
         Watch(one.launcher, handle, one.folder, one.spec)
         for (_, one), handle in zip(members, handles, strict=True)
@@ -54,9 +57,9 @@ def _submit(study: Study, members: Sequence[tuple[Trial, Prepared]]) -> dict[int
 
 
 def recall_last_array(study: Study) -> None:
-    """Record the trials' jobs where a controller was killed while it submitted them.
+    """Record the trials' jobs if a controller was killed while it submitted them.
 
-    Raises `SubmissionError` where Slurm does not tell.
+    Raises `SubmissionError` if Slurm does not answer.
     """
     count = _count(study)
     if count and (_folder(study, count - 1) / "runs").exists():
@@ -68,11 +71,13 @@ def _count(study: Study) -> int:
 
 
 def _folder(study: Study, number: int) -> Path:
-    """Whose name is that of the job."""
+    """Return the array's folder; its name is the job name."""
     return study.folder.root / "arrays" / f"{study.name}-{number}"
 
 
 def _raise(error: ConfigError | SubmissionError) -> Start:
+    """Return a function that raises the error."""
+
     def start() -> Watch:
         raise error
 
@@ -80,4 +85,5 @@ def _raise(error: ConfigError | SubmissionError) -> Start:
 
 
 def _give(watch: Watch) -> Start:
+    """Return a function that returns the watch."""
     return lambda: watch

@@ -1,4 +1,4 @@
-"""What is wrong with a sweep, found before anything is written or started."""
+"""Find what is wrong with a sweep before anything is written or started."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from hpo.space.known_points import read_known_points
 from hpo.space.points import config_groups, count_points, draw, point_words, size_of
 from hpo.study.values import Constraint, Objective, Params, SpaceDim
 
-_TRIES = 24  # random points that may show that a value works beside others
+_TRIES = 24  # random points that may show that a value works together with others
 
 
 def sweep_problems(recipe: Recipe) -> list[Problem]:
-    """Everything that can be seen in the recipe itself."""
+    """Return every problem that the recipe itself shows."""
     if recipe.hpo.kind == "wandb":
         what = "is run by W&B's agents: Galley writes it down for them, and has nothing to plan or to run"
         return [Problem("hpo=wandb", what, f"{command()} sweep hpo=wandb …")]
@@ -43,12 +43,14 @@ def sweep_problems(recipe: Recipe) -> list[Problem]:
         objectives, constraints = read_objectives(recipe)
     except ConfigError as error:
         problems += error.problems
+
     problems += [*_backend_problems(recipe), *_array_problems(recipe)]
     problems += population_problems(recipe, space, objectives)
     return [*problems, *_pruning_problems(recipe, objectives, constraints)]
 
 
 def _backend_problems(recipe: Recipe) -> Iterator[Problem]:
+    """Yield settings that the backend lacks, and contradictions between settings."""
     hpo = recipe.hpo
     for name in ("sampler", "storage"):
         if getattr(hpo, name) is not None and hpo.kind != "optuna":
@@ -67,6 +69,7 @@ def _backend_problems(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _array_problems(recipe: Recipe) -> Iterator[Problem]:
+    """Yield what a job array cannot do."""
     hpo = recipe.hpo
     if not hpo.array:
         return
@@ -87,6 +90,7 @@ def _has_size(recipe: Recipe) -> bool:
 
 
 def _size_problems(recipe: Recipe, space: Sequence[SpaceDim]) -> Iterator[Problem]:
+    """Yield problems of the space and of the number of trials."""
     hpo = recipe.hpo
     if not space:
         hint = "hpo.space, or KEY='interval(LOW, HIGH)' and KEY=A,B on the command line"
@@ -107,7 +111,7 @@ def _size_problems(recipe: Recipe, space: Sequence[SpaceDim]) -> Iterator[Proble
 
 
 def _known_problems(recipe: Recipe, space: Sequence[SpaceDim]) -> Iterator[Problem]:
-    """What is wrong with the points that are to be tried first."""
+    """Yield what is wrong with the points that are tried first."""
     hpo = recipe.hpo
     if hpo.points is None:
         return
@@ -142,6 +146,7 @@ def check_known_points(points: Sequence[Params], compose: Callable[[Params], Any
 def _pruning_problems(
     recipe: Recipe, objectives: Sequence[Objective], constraints: Sequence[Constraint]
 ) -> Iterator[Problem]:
+    """Yield reasons why pruning could not work, or would never act."""
     kind = recipe.hpo.pruning.kind
     if kind == "none":
         return
@@ -170,14 +175,14 @@ def _pruning_problems(
 
 
 def largest_bracket(hpo: Hpo) -> int | None:
-    """How many trials are compared with each other at most; None where their number is not known."""
+    """Return how many trials are compared with each other at most; None if their number is unknown."""
     if hpo.trials is None or hpo.pruning.kind != "hyperband":
         return hpo.trials
     return -(-hpo.trials // len(rungs(hpo.pruning.min_fraction, hpo.pruning.eta)))
 
 
 def only_at_the_end(recipe: Recipe, evaluated: bool) -> bool:
-    """Whether a trial tells nothing of its objectives before its last step, as far as the recipe shows it."""
+    """Return whether a trial reports no objective before its last step, as far as the recipe shows."""
     train, settings = recipe.train, recipe.eval
     if evaluated and settings.every_epochs is not None:
         return train.max_steps is None and settings.every_epochs >= train.epochs
@@ -226,15 +231,15 @@ def _some_points(space: Sequence[SpaceDim]) -> Iterator[Params]:
 def check_points(space: Sequence[SpaceDim], compose: Callable[[Params], Any], seed: int) -> None:
     """Compose every choice, and both ends of every range, on top of the recipe.
 
-    A value that breaks a rule between keys passes where some point of the space holds it and composes.
-    Raises `ConfigError` with the problems of all that never do.
+    A value that breaks a rule between keys passes if some point of the space holds it and composes.
+    Raises `ConfigError` with the problems of all values that never do.
     """
     problems: list[Problem] = []
     for dim in space:
         values = dim.choices if dim.kind == "categorical" else tuple(dict.fromkeys(dim.bounds))
         for value in values:
-            found = _problems_of(dim, value, space, compose, seed)
-            problems += [_named(dim, problem) for problem in found]
+            value_problems = _problems_of(dim, value, space, compose, seed)
+            problems += [_named(dim, problem) for problem in value_problems]
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
 
@@ -242,7 +247,7 @@ def check_points(space: Sequence[SpaceDim], compose: Callable[[Params], Any], se
 def _problems_of(
     dim: SpaceDim, value: Any, space: Sequence[SpaceDim], compose: Callable[[Params], Any], seed: int
 ) -> Sequence[Problem]:
-    """Why no point with this value composes; empty where one does."""
+    """Return why no point with this value composes; empty if one does."""
     generator = random.Random(f"{seed}-{dim.key}-{value}")
     by_key = {other.key: other for other in space}
     alone = _with_parents(dim, by_key)
@@ -262,7 +267,7 @@ def _problems_of(
 
 
 def _with_parents(dim: SpaceDim, by_key: dict[str, SpaceDim]) -> Params:
-    """Values of the dimensions on which this one depends, under which it exists."""
+    """Return values of the dimensions on which this one depends, such that it exists."""
     params: Params = {}
     for key, values in dim.when.items():
         params |= {**_with_parents(by_key[key], by_key), key: values[0]}
@@ -270,7 +275,7 @@ def _with_parents(dim: SpaceDim, by_key: dict[str, SpaceDim]) -> Params:
 
 
 def _is_of_key(dim: SpaceDim, problems: Sequence[Problem]) -> bool:
-    """Whether the key or the value itself is wrong, whatever stands beside it."""
+    """Return whether the key or the value itself is wrong, whatever the other values are."""
     words = ("is not a key", "is not a valid value", f"is not a {dim.key}", "is a section", "cannot be read")
     return any(word in f"{problem.what} {problem.hint}" for problem in problems for word in words)
 

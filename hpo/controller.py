@@ -1,8 +1,8 @@
 """The loop of a sweep: slots that are refilled as their trials end, without a barrier.
 
-All that it knows is in the journal. It may be killed at any instant: the next controller folds the
-journal, adopts what the last one left running, and goes on to exactly as many trials. Where the study is
-shared, the next one may be there already.
+All that it knows is in the journal. It may be killed at any time: the next controller reads the
+journal, adopts the trials that the last one left running, and continues to exactly as many trials. If the
+study is shared, the next controller may be running already.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from launchers.lifecycle.supervise import Interrupts
 log = logging.getLogger("galley")
 
 POLL_S = 0.05
-# A failure that another attempt may not have -> whether it counts against `hpo.retries`.
+# Failures that another attempt may avoid -> whether the attempt counts against `hpo.retries`.
 RETRIED: dict[FailureClass, bool] = {"node": True, "hang": True, "preempted": False, "disk_full": True}
-# Memory that runs out belongs to the point, not to the attempt.
+# Memory runs out because of the point, not of the attempt: another attempt would fail, too.
 INFEASIBLE: frozenset[FailureClass] = frozenset({"oom"})
-ASK_AGAIN_S = 10.0  # a scheduler, or the storage of a backend, that did not answer
-_BACKOFF_S = 2.0  # after the second failure of a trial, then twice as long each time
+ASK_AGAIN_S = 10.0  # after a scheduler, or the storage of a backend, did not answer
+_BACKOFF_S = 2.0  # wait after the second failure of a trial; twice as long after each further one
 
 
 class InterruptedSweepError(GalleyError):
-    """The command was asked to end; the sweep can be resumed."""
+    """The command was interrupted; the sweep can be resumed."""
 
     exit_code = INTERRUPTED_EXIT_CODE
 
@@ -63,8 +63,8 @@ class Active:
     """A trial in a slot.
 
     Attributes:
-        pruned: why it is to be ended.
-        not_before: `time.monotonic()` of the next try to end it.
+        pruned: the reason to end it early; empty if there is none.
+        not_before: `time.monotonic()` of the next attempt to end it.
     """
 
     number: int
@@ -97,11 +97,11 @@ class Controller:
         self._active: list[Active] = []
         self._waiting: list[tuple[float, int]] = []  # (not before, trial) to be started again
         self._exhausted = False
-        self._silent_until = 0.0  # `time.monotonic()`: the backend is not asked before
-        self._said: set[str] = set()  # what there is to mend; empty: that it does not answer
+        self._silent_until = 0.0  # `time.monotonic()` before which the backend is not asked
+        self._said: set[str] = set()  # warnings already logged: what to repair; "" if it does not answer
 
     def run(self) -> None:
-        """Until every trial has ended.
+        """Run until every trial has ended.
 
         Raises:
             DiskFullError: a trial has no room for its next file, and no other would have.
@@ -111,7 +111,7 @@ class Controller:
         try:
             if self._study.hpo.array:
                 recall_last_array(self._study)
-            drop_spent(self._study)  # of a controller that was killed before it did
+            drop_spent(self._study)  # the last controller may have been killed before it did this
             more = True
             while more:
                 more = self._go_on()
@@ -121,7 +121,7 @@ class Controller:
             self._take_down()
 
     def _go_on(self) -> bool:
-        """One look at everything; whether there is anything left to do."""
+        """Handle all events once; return whether anything is left to do."""
         if self._interrupts.requested():
             raise self._interrupted()
         if self._is_cancelled():
@@ -138,24 +138,27 @@ class Controller:
         return bool(left) or not self._ledger.is_heard()
 
     def _rest(self, seconds: float) -> None:
-        """Until a trial's process has ended, which is seen at once, or for `seconds`."""
+        """Wait until the process of a trial has ended, or for `seconds`."""
         if self._more_to_ask():
             self._runs.look_ahead()
         ends = [active.watch.end_descriptor for active in self._active]
         proc.await_end([end for end in ends if end is not None], seconds)
 
     def _is_cancelled(self) -> bool:
-        """By a request, or by another controller that has seen one."""
+        """Return whether the study was cancelled by a request, or by another controller that has seen one."""
         self._ledger.follow()
         if not self._study.cancelled and self._study.folder.cancel_request.exists():
             self._ledger.record(Cancelled(time.time()))
+            # Remove the request only after the journal has it: if this process is killed between, it stays.
             self._study.folder.cancel_request.unlink(missing_ok=True)
         return self._study.cancelled
 
     def _more_to_ask(self) -> bool:
+        """Return whether the backend may have more points."""
         return not self._exhausted and not self._ledger.is_whole()
 
     def _fill(self) -> None:
+        """Start trials while there are free slots."""
         if self._study.hpo.array:
             self._fill_array()
             return
@@ -166,7 +169,7 @@ class Controller:
             self._start(self._study.trials[number])
 
     def _fill_array(self) -> None:
-        """All trials that there are to start, at once."""
+        """Start all trials that are ready, at once."""
         numbers: list[int] = []
         while len(numbers) < len(self._free) and (number := self._next()) is not None:
             numbers.append(number)
@@ -175,7 +178,7 @@ class Controller:
             self._begin(trial, begin)
 
     def _next(self) -> int | None:
-        """A trial to start again, else a new one; None where there is none now."""
+        """Return a trial to start again, else a new one; None if there is none now."""
         due = [entry for entry in self._waiting if entry[0] <= time.monotonic() and self._has_room()]
         if due:
             self._waiting.remove(due[0])
@@ -186,11 +189,14 @@ class Controller:
         return self._ask() if self._free and self._more_to_ask() else None
 
     def _has_room(self) -> bool:
-        """For a trial that starts again: an array has its own throttle, and may have all the slots."""
+        """Return whether a trial may start again.
+
+        With an array, which Slurm throttles, there are more slots.
+        """
         return len(self._active) < self._study.hpo.parallel
 
     def _is_to_start(self, trial: Trial) -> bool:
-        """Take up a trial that another controller left: watched, ended, or to be started again."""
+        """Handle a trial that another controller left: watch it, end it, or return True to start it again."""
         left = self._runs.recover(trial)
         if isinstance(left, Watch):
             self._active.append(Active(trial.number, self._free.popleft(), left))
@@ -204,6 +210,7 @@ class Controller:
         return self._with_backend(self._ask_now)
 
     def _ask_now(self) -> int | None:
+        """Ask the backend for a trial; None if it has none."""
         number = self._ledger.ask()
         if number is not None:
             self._say_repeated(self._study.trials[number])
@@ -211,7 +218,7 @@ class Controller:
         return number
 
     def _say_repeated(self, trial: Trial) -> None:
-        """A point of a small space that was drawn again: under the same seed it is the same training."""
+        """Warn if a small space repeats a point: with the same seed it is the same training."""
         earlier = self._study.earlier(trial)
         if earlier is not None:
             log.warning(
@@ -219,11 +226,13 @@ class Controller:
             )
 
     def _with_backend(self, use: Callable[[], int | None]) -> int | None:
-        """What `use` returns; None while the backend's storage is silent: what runs goes on without it."""
+        """Return what `use` returns; None while the backend's storage is silent: running trials go on without
+        it.
+        """
         if time.monotonic() < self._silent_until:
             return None
         try:
-            found = use()
+            answer = use()
         except NoAnswerError as error:
             to_mend = str(error) if isinstance(error.__cause__, ConfigError) else ""
             if to_mend not in self._said:
@@ -233,13 +242,13 @@ class Controller:
             return None
         self._silent_until = 0.0
         self._said.clear()
-        return found
+        return answer
 
     def _start(self, trial: Trial) -> None:
         self._begin(trial, lambda: self._runs.start(trial, self._free[0]))
 
     def _begin(self, trial: Trial, start: Callable[[], Watch]) -> None:
-        """The trial runs in the next slot, or ends as what `start` raised says."""
+        """Run the trial in the next slot, or end it if `start` raises."""
         try:
             watch = start()
         except ConfigError as error:
@@ -251,7 +260,7 @@ class Controller:
             self._active.append(Active(trial.number, self._free.popleft(), watch))
 
     def _conclude(self, number: int, result: RunResult) -> None:
-        """A run has ended: the trial is over, or tried again."""
+        """End the trial of a run that has ended, or try it again."""
         failure = result.failure_class
         if result.state == "succeeded":
             self._judge(number, result)
@@ -263,6 +272,7 @@ class Controller:
             self._end(number, "failed", f"{failure or result.state}: {result.message}")
 
     def _judge(self, number: int, result: RunResult) -> None:
+        """End a trial whose run succeeded, by its metrics."""
         study, folder = self._study, RunFolder(Path(self._study.trials[number].run))
         nodes = folder.read_spec().layout.nodes
         metrics = measure(result, folder.read_metrics(), study.hpo, nodes)
@@ -271,6 +281,7 @@ class Controller:
         self._end(number, verdict.state, verdict.message, verdict.values, metrics, verdict.feasible)
 
     def _retry(self, number: int, result: RunResult, failure: FailureClass) -> None:
+        """Start the trial again later, unless its retries are used up."""
         counted = RETRIED[failure]
         done = self._study.retries.get(number, 0)
         if counted and done >= self._study.hpo.retries:
@@ -283,13 +294,14 @@ class Controller:
         self._waiting.append((time.monotonic() + wait_s, number))
 
     def _prune(self) -> None:
+        """End the trials that the pruner gives up."""
         for active in list(self._active):
             active.pruned = active.pruned or self._pruner.judge(self._study.trials[active.number])
             if not active.pruned or time.monotonic() < active.not_before:
                 continue
             try:
                 result = active.watch.end(self._grace_s)
-            except SubmissionError:  # its cluster does not answer now, which is no reason to end the study
+            except SubmissionError:  # the cluster does not answer now, which is no reason to end the study
                 active.not_before = time.monotonic() + ASK_AGAIN_S
                 continue
             self._leave_slot(active)
@@ -311,6 +323,7 @@ class Controller:
         metrics: Params | None = None,
         feasible: bool = False,
     ) -> None:
+        """Record the end of a trial."""
         attempts = _attempts(self._study.trials[number])
         self._ledger.end(
             Ended(number, state, time.time(), values or {}, metrics or {}, feasible, message, attempts)
@@ -318,8 +331,11 @@ class Controller:
         drop_spent(self._study)
 
     def _take_down(self) -> None:
-        """End what runs. A job in a scheduler's hands goes on, for the next controller, unless somebody asked
-        for the end of the study: not where this process was told to leave, nor where it failed."""
+        """End the running trials.
+
+        A scheduler's job continues, for the next controller, unless somebody cancelled the study or
+        interrupted it from the keyboard: not if this process was terminated, nor if it failed.
+        """
         asked = self._study.cancelled or signal.SIGINT in self._interrupts.received
         left = [active for active in self._active if asked or not active.watch.remote]
         self._active.clear()
@@ -329,6 +345,7 @@ class Controller:
             self._runs.close()
 
     def _interrupted(self) -> GalleyError:
+        """Return the error of this interruption."""
         ended = len(self._study.trials) - len(self._study.running())
         message = (
             f"interrupted after {ended} of {self._study.target or '?'} trials; "
@@ -339,6 +356,6 @@ class Controller:
 
 
 def _attempts(trial: Trial) -> int:
-    """How often the trial's run was started."""
+    """Return how often the trial's run was started."""
     handles = RunFolder(Path(trial.run)).read_handles()
     return handles[-1].attempt if handles else 0

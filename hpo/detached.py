@@ -11,7 +11,7 @@ from hpo.sweep import run
 
 
 def main(study_dir: str) -> int:
-    """Exit code of the sweep. Standard output is the study's `sweep.log`."""
+    """Run the sweep; return its exit code. Standard output is the study's `sweep.log`."""
     try:
         run(StudyFolder(Path(study_dir)), sys.stdout)
     except GalleyError as error:

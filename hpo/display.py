@@ -1,4 +1,4 @@
-"""What a person sees while a sweep lives: a live table in a terminal, else a line for each trial."""
+"""Show a living sweep: a live table in a terminal, else one line per trial."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Show = Callable[[Study, list[int]], None]
-_ROWS = 16  # of a live table: the newest trials
+_ROWS = 16  # rows of a live table: the newest trials
 _PERIOD_S = 0.25
 
 
 @contextmanager
 def make_show(stream: IO[str]) -> Iterator[Show]:
-    """What the controller calls at every look."""
+    """Yield the function that the controller calls after each round."""
     if not stream.isatty():
         yield PlainShow(stream)
         return
@@ -35,7 +35,7 @@ def make_show(stream: IO[str]) -> Iterator[Show]:
 
 
 class PlainShow:
-    """A line for each trial that has ended."""
+    """Prints one line for each trial that has ended."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -55,7 +55,7 @@ class PlainShow:
 
 
 class LiveShow:
-    """A table, drawn again when enough time has passed."""
+    """Draws a table, again when enough time has passed."""
 
     def __init__(self, update: Callable[[Table], None]) -> None:
         self._update = update
@@ -69,7 +69,7 @@ class LiveShow:
 
 
 def title(study: Study, running: Sequence[int]) -> str:
-    """`12 of 20 trials, 2 running · 1 failed`."""
+    """Return a heading like `12 of 20 trials, 2 running · 1 failed`."""
     states = [trial.state for trial in study.trials]
     ended = sum(state in ENDED for state in states)
     others = [f"{states.count(s)} {s}" for s in ("pruned", "infeasible", "failed") if s in states]
@@ -78,7 +78,7 @@ def title(study: Study, running: Sequence[int]) -> str:
 
 
 def table(trials: Sequence[Trial], objectives: Sequence[Objective], heading: str) -> Table:
-    """One row a trial: state, objectives, parameters."""
+    """Return a table with one row per trial: state, objectives, parameters."""
     from rich.table import Table
 
     made = Table(title=heading, title_justify="left", box=None, header_style="bold")
@@ -95,7 +95,7 @@ def table(trials: Sequence[Trial], objectives: Sequence[Objective], heading: str
 
 
 def progress_of(trial: Trial) -> str:
-    """The state; of a running trial its phase and step."""
+    """Return the state; for a running trial its phase and step."""
     if trial.state != "running":
         return trial.state if trial.feasible or trial.state != "succeeded" else "out of bounds"
     progress = RunFolder(Path(trial.run)).read_progress()
@@ -105,7 +105,7 @@ def progress_of(trial: Trial) -> str:
 
 
 def describe(trial: Trial, objectives: Sequence[Objective]) -> str:
-    """One line: number, state, values or the reason, parameters, time."""
+    """Return one line: number, state, values or the reason, parameters, time."""
     values = "  ".join(
         f"{o.metric} {format_value(trial.values[o.metric])}" for o in objectives if trial.values
     )
@@ -113,14 +113,17 @@ def describe(trial: Trial, objectives: Sequence[Objective]) -> str:
     member = "" if trial.member is None else f"member {trial.member}"
     member += "" if trial.parent is None else f" from trial {trial.parent}"
     lived = format_s((trial.ended_at or 0.0) - (trial.started_at or 0.0)) if trial.ended_at else ""
-    said = trial.message.splitlines()[0] if trial.message else ""
+    first_line = trial.message.splitlines()[0] if trial.message else ""
     return "  ".join(
-        filter(None, [f"trial {trial.number:>3}", f"{trial.state:<10}", values, params, member, lived, said])
+        filter(
+            None,
+            [f"trial {trial.number:>3}", f"{trial.state:<10}", values, params, member, lived, first_line],
+        )
     )
 
 
 def describe_estimate(found: Estimate, metrics: Sequence[str]) -> str:
-    """`mean of 3 runs: eval/f1 0.61 ± 0.02`, the sample standard deviation behind it."""
+    """Return text like `mean of 3 runs: eval/f1 0.61 ± 0.02`, with the sample standard deviation."""
     parts = [
         f"{name} {format_value(found.mean[name])}"
         + (f" ± {format_value(found.std[name])}" if name in found.std else "")
@@ -132,6 +135,7 @@ def describe_estimate(found: Estimate, metrics: Sequence[str]) -> str:
 
 
 def format_value(value: Any) -> str:
+    """Return a value for a table: four significant digits, nothing for None."""
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""What is sought, as the recipe names it; and what a run that has ended says about it."""
+"""The objectives as the recipe names them, and the verdict on a run that has ended."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from galley.schema import Hpo, Recipe
 from galley.spec import RunResult
 from hpo.study.values import Constraint, Objective, TrialState
 
-# What a run tells of `RUN_METRICS` while it lives; a trial is judged by nothing else before its end.
+# The metrics among `RUN_METRICS` that a running trial reports; before its end no other is used to judge it.
 VISIBLE = ("samples_per_s", "tokens_per_s", "wall_s", "cost", "train/loss")
 _FORM = "METRIC, METRIC:max, METRIC:min, or {metric, direction, bound}"
 
 
 def read_objectives(recipe: Recipe) -> tuple[tuple[Objective, ...], tuple[Constraint, ...]]:
-    """Objectives and constraints of the sweep. Raises `ConfigError` with every mistake."""
+    """Return objectives and constraints of the sweep. Raises `ConfigError` with every mistake."""
     objectives: list[Objective] = []
     constraints: list[Constraint] = []
     problems: list[Problem] = []
@@ -39,11 +39,13 @@ def read_objectives(recipe: Recipe) -> tuple[tuple[Objective, ...], tuple[Constr
             objectives.append(_objective(f"hpo.objectives[{number}]", written, recipe))
         except ConfigError as error:
             problems += error.problems
+
     for number, words in enumerate(recipe.hpo.constraints):
         try:
             constraints.append(_constraint(f"hpo.constraints[{number}]", words, recipe))
         except ConfigError as error:
             problems += error.problems
+
     problems += _together(objectives, constraints, recipe)
     if problems:
         raise ConfigError(problems)
@@ -61,12 +63,16 @@ def direction_warnings(recipe: Recipe) -> list[str]:
 
 
 def directions(recipe: Recipe, objectives: Sequence[Objective]) -> dict[str, Direction]:
-    """Which way is better, of every metric of which it is known; an objective's own word comes first."""
+    """Return which direction is better, for every metric with a known one.
+
+    An objective's own word comes first.
+    """
     known = {name: metric.direction for name, metric in known_metrics(recipe).items()}
     return {**known, **{objective.metric: objective.direction for objective in objectives}}
 
 
 def _objective(where: str, written: Any, recipe: Recipe) -> Objective:
+    """Read one objective."""
     words = _words(where, written)
     metric, direction, bound = words["metric"], words.get("direction"), words.get("bound")
     _check_metric(where, metric, recipe)
@@ -85,14 +91,14 @@ def _objective(where: str, written: Any, recipe: Recipe) -> Objective:
 
 
 def _check_range(where: str, metric: str, limit: float, way: Direction, known: Metric | None) -> None:
-    """A bound that no value can keep."""
+    """Raise `ConfigError` for a bound that no value can keep."""
     if known is not None and (limit > known.high if way == "maximize" else limit < known.low):
         what = f"'{metric}' is never {'above' if way == 'maximize' else 'below'} {limit:g}"
         raise ConfigError(Problem(where, what, f"valid: {describe_range(known)}"))
 
 
 def _words(where: str, written: Any) -> dict[str, Any]:
-    """The three words of an objective, from text or a mapping."""
+    """Return the three words of an objective, from text or a mapping."""
     if isinstance(written, str):
         metric, _, direction = written.rpartition(":") if ":" in written else (written, "", "")
         return {"metric": metric, "direction": direction or None}
@@ -105,6 +111,7 @@ def _words(where: str, written: Any) -> dict[str, Any]:
 
 
 def _constraint(where: str, words: Mapping[str, Any], recipe: Recipe) -> Constraint:
+    """Read one constraint."""
     unknown = [word for word in words if word not in ("metric", "min", "max")]
     limits = {name: words[name] for name in ("min", "max") if words.get(name) is not None}
     if unknown or not limits or not isinstance(words.get("metric"), str):
@@ -112,24 +119,28 @@ def _constraint(where: str, words: Mapping[str, Any], recipe: Recipe) -> Constra
         raise ConfigError(Problem(where, what, "{metric, min, max}"))
     metric = words["metric"]
     _check_metric(where, metric, recipe)
-    found = {name: _bound(where, metric, name, limit) for name, limit in limits.items()}
-    for name, limit in found.items():
+    bounds = {name: _bound(where, metric, name, limit) for name, limit in limits.items()}
+    for name, limit in bounds.items():
         way: Direction = "maximize" if name == "min" else "minimize"
         _check_range(where, metric, limit, way, known_metrics(recipe).get(metric))
-    if found.get("min", -math.inf) > found.get("max", math.inf):
-        what = f"min {found['min']:g} is above max {found['max']:g}: nothing keeps both"
+    if bounds.get("min", -math.inf) > bounds.get("max", math.inf):
+        what = f"min {bounds['min']:g} is above max {bounds['max']:g}: nothing keeps both"
         raise ConfigError(Problem(where, what, "min <= max"))
-    return Constraint(metric, found.get("min"), found.get("max"))
+    return Constraint(metric, bounds.get("min"), bounds.get("max"))
 
 
 def _bound(where: str, metric: str, name: str, value: Any) -> float:
+    """Return a bound. Raises `ConfigError` if it is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ConfigError(Problem(where, f"{name} {value!r} of '{metric}' is not a finite number"))
     return float(value)
 
 
 def _check_metric(where: str, metric: str, recipe: Recipe) -> None:
-    """A task of the user's own may report any `eval/…`; its trials find out."""
+    """Raise `ConfigError` for a metric that the run does not report.
+
+    A task from outside Galley may report any `eval/…`; its trials show which.
+    """
     if (metric.startswith("eval/") or metric == "latency_s") and not recipe.eval.enabled:
         raise ConfigError(Problem(where, f"'{metric}' is not measured", "set eval.enabled=true"))
     if metric == "cost" and recipe.hpo.cost_per_hour is None:
@@ -153,6 +164,7 @@ def _check_metric(where: str, metric: str, recipe: Recipe) -> None:
 def _together(
     objectives: Sequence[Objective], constraints: Sequence[Constraint], recipe: Recipe
 ) -> Iterator[Problem]:
+    """Yield problems between objectives and constraints."""
     if not recipe.hpo.objectives:
         hint = "'hpo.objectives=[eval/f1,samples_per_s]'; the reference lists the metrics"
         yield Problem("hpo.objectives", "the sweep seeks nothing", hint)
@@ -169,6 +181,7 @@ def _together(
 
 
 def _contradict(objective: Objective, constraint: Constraint) -> bool:
+    """Return whether no value keeps both the bound and the constraint."""
     if objective.bound is None:
         return False
     if objective.direction == "maximize":
@@ -177,6 +190,7 @@ def _contradict(objective: Objective, constraint: Constraint) -> bool:
 
 
 def _choose_problems(names: Sequence[str], hpo: Hpo) -> Iterator[Problem]:
+    """Yield what is wrong with `hpo.choose`."""
     choose = hpo.choose
     for name in (*choose.weights, *filter(None, [choose.metric])):
         if name not in names:
@@ -188,7 +202,7 @@ def _choose_problems(names: Sequence[str], hpo: Hpo) -> Iterator[Problem]:
 
 
 def _choose_bounds(objectives: Sequence[Objective], recipe: Recipe) -> Iterator[Problem]:
-    """A bound is the worst value allowed, which needs a direction."""
+    """Yield bounds of `hpo.choose` without a direction: a bound is the worst value allowed."""
     known = directions(recipe, objectives)
     for name in recipe.hpo.choose.bounds:
         where = f"hpo.choose.bounds.{name}"
@@ -213,13 +227,13 @@ class Verdict:
 
 
 def measure(result: RunResult, rows: Iterable[Mapping[str, Any]], hpo: Hpo, nodes: int) -> dict[str, float]:
-    """All metrics of a run by the names that objectives use.
+    """Return all metrics of a run by the names that objectives use.
 
     `wall_s` of a run that was interrupted is that of all its attempts: `time_s` of its last row counts
     what they added to it; `cost` is `hpo.cost_per_hour` × nodes × that time.
     """
     lived_s = max((float(row.get("time_s") or 0.0) for row in rows), default=0.0)
-    found: dict[str, float | None] = {
+    measured: dict[str, float | None] = {
         **result.metrics,
         "samples_per_s": result.samples_per_s,
         "tokens_per_s": result.tokens_per_s,
@@ -229,14 +243,14 @@ def measure(result: RunResult, rows: Iterable[Mapping[str, Any]], hpo: Hpo, node
         "peak_memory_gib": result.peak_memory_gib,
     }
     if hpo.cost_per_hour is not None:
-        found["cost"] = hpo.cost_per_hour * nodes * max(result.wall_s, lived_s) / 3600
-    return {name: float(value) for name, value in found.items() if value is not None}
+        measured["cost"] = hpo.cost_per_hour * nodes * max(result.wall_s, lived_s) / 3600
+    return {name: float(value) for name, value in measured.items() if value is not None}
 
 
 def judge(
     metrics: Mapping[str, float], objectives: Sequence[Objective], constraints: Sequence[Constraint]
 ) -> Verdict:
-    """Failed where a metric is missing or no number; not feasible where a bound is not kept."""
+    """Return failed if a metric is missing or no number; infeasible if a bound is not kept."""
     for name in (*(o.metric for o in objectives), *(c.metric for c in constraints)):
         if name not in metrics:
             reported = ", ".join(sorted(metrics)) or "nothing"
@@ -247,39 +261,39 @@ def judge(
             return Verdict("failed", {}, False, f"'{name}' is infinite")
     values = {objective.metric: metrics[objective.metric] for objective in objectives}
     broken = violations(metrics, objectives, constraints)
-    said = "; ".join(f"{name} misses its bound by {excess:.4g}" for name, excess in broken.items())
-    return Verdict("succeeded", values, not broken, said)
+    missed = "; ".join(f"{name} misses its bound by {excess:.4g}" for name, excess in broken.items())
+    return Verdict("succeeded", values, not broken, missed)
 
 
 def is_visible(metric: str) -> bool:
-    """Whether a run tells it while it lives."""
+    """Return whether a running trial reports the metric."""
     return metric not in RUN_METRICS or metric in VISIBLE
 
 
 def violations(
     metrics: Mapping[str, float], objectives: Sequence[Objective], constraints: Sequence[Constraint]
 ) -> dict[str, float]:
-    """Metric -> by how much its bound or constraint is not kept, for those that are not."""
+    """Return each metric whose bound or constraint is not kept, and by how much."""
     return {name: excess for name, excess in excesses(metrics, objectives, constraints).items() if excess > 0}
 
 
 def excesses(
     metrics: Mapping[str, float], objectives: Sequence[Objective], constraints: Sequence[Constraint]
 ) -> dict[str, float]:
-    """Every bounded metric -> by how much it is beyond its bound; at most 0 where it keeps the bound.
+    """Return by how much every bounded metric is beyond its bound; at most 0 if the bound is kept.
 
     The names are the same for all trials.
     """
-    found: dict[str, float] = {}
+    beyond: dict[str, float] = {}
     for objective in objectives:
         if objective.bound is not None:
             sign = 1 if objective.direction == "minimize" else -1
-            found[objective.metric] = sign * (metrics[objective.metric] - objective.bound)
+            beyond[objective.metric] = sign * (metrics[objective.metric] - objective.bound)
     for constraint in constraints:
         value = metrics[constraint.metric]
         over = max(
             value - constraint.max if constraint.max is not None else -math.inf,
             constraint.min - value if constraint.min is not None else -math.inf,
         )
-        found[constraint.metric] = max(found.get(constraint.metric, -math.inf), over)
-    return found
+        beyond[constraint.metric] = max(beyond.get(constraint.metric, -math.inf), over)
+    return beyond

@@ -1,7 +1,7 @@
 """Pareto arithmetic: pure functions of losses.
 
-A point is a sequence of losses, one an objective, all to be minimized (`losses` negates what is
-maximized). A point with a loss that is no number (NaN) is worse than every other. N points of M objectives
+A point is a sequence of losses, one per objective, all to be minimized (`losses` negates what is
+maximized). A point with a loss that is NaN is worse than every other. N points of M objectives
 each; indices refer to the given order.
 """
 
@@ -16,19 +16,20 @@ Point = Sequence[float]
 
 
 def losses(values: Mapping[str, float], objectives: Sequence[Objective]) -> tuple[float, ...]:
-    """Values by metric as losses, in the order of the objectives."""
+    """Return values by metric as losses, in the order of the objectives."""
     return tuple(values[o.metric] if o.direction == "minimize" else -values[o.metric] for o in objectives)
 
 
 def dominates(a: Point, b: Point) -> bool:
-    """Whether `a` is nowhere worse than `b`, and somewhere better. Equal points do not dominate."""
+    """Return whether `a` is nowhere worse than `b`, and somewhere better. Equal points do not dominate."""
     return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
 
 
 def front(points: Sequence[Point]) -> list[int]:
-    """Indices of the points that none dominates, ascending. Equal points are all in, or all out.
+    """Return the indices of the points that none dominates, ascending. Equal points are all in, or all out.
 
-    A point with a NaN is never on it.
+    A point with a NaN is never on the front.
+
     O(N log N + N × F) for a front of F: in lexicographic order only an earlier point dominates.
     """
     kept: list[int] = []
@@ -40,28 +41,31 @@ def front(points: Sequence[Point]) -> list[int]:
 
 
 def ranks(points: Sequence[Point]) -> list[int]:
-    """Non-domination rank of each point: 0 is the front, 1 the front without it, and so on (Deb et al.,
-    NSGA-II, 2002). Points with a NaN are the last."""
-    found = [0] * len(points)
+    """Return the non-domination rank of each point (Deb et al., NSGA-II, 2002).
+
+    0 is the front, 1 the front without it, and so on. Points with a NaN are the last.
+    """
+    rank_of = [0] * len(points)
     left, rank = list(range(len(points))), 0
     while left:
         layer = {left[i] for i in front([points[i] for i in left])} or set(left)
         for index in layer:
-            found[index] = rank
+            rank_of[index] = rank
         left, rank = [index for index in left if index not in layer], rank + 1
-    return found
+    return rank_of
 
 
 def hypervolume(points: Sequence[Point], reference: Point) -> float:
-    """Volume that the points dominate, up to the reference point; points beyond it add nothing.
+    """Return the volume that the points dominate, up to the reference point. Points beyond it add nothing.
 
-    By slicing along the last objective (While et al., 2006): exact, for the few points of a rung.
+    Computed by slices along the last objective (While et al., 2006): exact, for the few points of a rung.
     """
     inside = [tuple(p) for p in points if all(x < r for x, r in zip(p, reference, strict=True))]
     return _slices([inside[i] for i in front(inside)], tuple(reference))
 
 
 def _slices(points: Sequence[tuple[float, ...]], reference: tuple[float, ...]) -> float:
+    """Return the hypervolume of points that do not dominate each other."""
     if not points:
         return 0.0
     if len(reference) == 1:
@@ -77,9 +81,9 @@ def _slices(points: Sequence[tuple[float, ...]], reference: tuple[float, ...]) -
 
 
 def contributions(points: Sequence[Point]) -> list[float]:
-    """How much hypervolume each point adds to the others, in the unit cube of their common range.
+    """Return how much hypervolume each point adds to the others, in the unit cube of their common range.
 
-    The reference lies a tenth of the range beyond the worst, so that extreme points count.
+    The reference is a tenth of the range beyond the worst, so that extreme points count.
     """
     scaled = normalize(points)
     reference = [1.1] * (len(scaled[0]) if scaled else 0)
@@ -88,7 +92,7 @@ def contributions(points: Sequence[Point]) -> list[float]:
 
 
 def normalize(points: Sequence[Point]) -> list[tuple[float, ...]]:
-    """Each objective scaled to 0 (best) … 1 (worst) over these points; 0 where they do not differ."""
+    """Scale each objective to 0 (best) … 1 (worst) over these points; 0 if they do not differ."""
     if not points:
         return []
     lows = [min(column) for column in zip(*points, strict=True)]
@@ -100,8 +104,10 @@ def normalize(points: Sequence[Point]) -> list[tuple[float, ...]]:
 
 
 def knee(points: Sequence[Point]) -> int | None:
-    """Index of the point of a front nearest to the ideal (the best of each objective), in the unit cube of
-    the front; the first of equals. None without points."""
+    """Return the index of the point of a front nearest to the ideal (the best of each objective).
+
+    Distances are in the unit cube of the front; the first of equals counts. None without points.
+    """
     scaled = normalize(points)
     distances = [sum(x * x for x in point) for point in scaled]
     return distances.index(min(distances)) if distances else None

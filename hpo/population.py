@@ -1,8 +1,8 @@
-"""Populations (`hpo=pbt`): each trial is one interval of a member's training, a run of its own.
+"""Populations (`hpo=pbt`): each trial is one interval of a member's training, and a run of its own.
 
 It starts from the checkpoint with which another trial ended, with parameters that may differ. The k-th
 trial of any member trains from the end of interval k-1 to the end of interval k, so that trials of one
-interval are alike but in their parameters and in where their weights come from.
+interval differ only in their parameters and in the origin of their weights.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from galley.schema import Hpo, Recipe
 from hpo.study.state import Study
 from hpo.study.values import ENDED, Objective, Params, SpaceDim, Trial
 
-# What may differ between a run and the one from whose checkpoint it starts, which is of one model, of
-# data in one order and of one global batch.
+# Keys that may differ between a run and the one from whose checkpoint it starts: both have one model,
+# one order of the data and one global batch.
 SEARCHED = (
     "optim.", "schedule.", "model.dropout", "model.lora.dropout", "task.classification.", "task.contrastive.",
     "task.distillation.temperature", "task.distillation.weight", "task.distillation.masked.soft_weight",
@@ -31,12 +31,12 @@ ANOTHER_STATE = ("optim.kind", "optim.momentum")
 
 
 def intervals(hpo: Hpo) -> int:
-    """How many each member has."""
+    """Return the number of intervals of each member."""
     return (hpo.trials or 0) // hpo.pbt.population
 
 
 def interval_end(recipe: Recipe, index: int) -> int:
-    """The optimizer step at which interval `index` ends."""
+    """Return the optimizer step at which interval `index` ends."""
     last, steps = recipe.train.max_steps or 0, recipe.hpo.pbt.perturbation_interval
     if steps is not None:
         return min(last, steps * (index + 1))
@@ -44,17 +44,17 @@ def interval_end(recipe: Recipe, index: int) -> int:
 
 
 def interval_numbers(trials: Sequence[Trial]) -> list[int]:
-    """Of each trial of a population, which interval of its member it is, from 0."""
+    """Return for each trial of a population which interval of its member it is, from 0."""
     counted: Counter[int | None] = Counter()
-    found = []
+    numbers = []
     for trial in trials:
-        found.append(counted[trial.member])
+        numbers.append(counted[trial.member])
         counted[trial.member] += 1
-    return found
+    return numbers
 
 
 def lineage(trials: Sequence[Trial], trial: Trial) -> list[Trial]:
-    """The trials that trained its weights one after the other; itself is the last."""
+    """Return the trials that trained the weights one after the other; the last is the trial itself."""
     line = [trial]
     while line[0].parent is not None:
         line.insert(0, trials[line[0].parent])
@@ -62,7 +62,7 @@ def lineage(trials: Sequence[Trial], trial: Trial) -> list[Trial]:
 
 
 def birth(study: Study, trial: Trial) -> Params:
-    """The keys of the recipe by which a trial is an interval of its member; none without a population."""
+    """Return the recipe's keys that make a trial an interval of its member; none without a population."""
     if trial.member is None:
         return {}
     recipe, index = study.begun.recipe, interval_numbers(study.trials)[trial.number]
@@ -76,8 +76,11 @@ def birth(study: Study, trial: Trial) -> Params:
 
 
 def drop_spent(study: Study) -> None:
-    """Remove the checkpoints from which no trial can start any more: those of an interval that every
-    member has left behind, with the one after it. Those of the last interval stay."""
+    """Remove the checkpoints from which no trial can start any more.
+
+    Those are the checkpoints of an interval if every member has ended the next one, too. Those of the last
+    interval stay.
+    """
     population = [trial for trial in study.trials if trial.member is not None]
     placed = list(zip(population, interval_numbers(population), strict=True))
     ended = Counter(index for trial, index in placed if trial.state in ENDED)
@@ -87,7 +90,7 @@ def drop_spent(study: Study) -> None:
 
 
 def died_out(study: Study) -> str:
-    """Why there are fewer trials than were asked for; empty where there are not."""
+    """Return why there are fewer trials than requested; empty if there are not."""
     if len(study.trials) == study.target or not study.trials or study.trials[0].member is None:
         return ""
     failed = [trial for trial in study.trials if trial.state != "succeeded"]
@@ -101,7 +104,7 @@ def died_out(study: Study) -> str:
 def population_problems(
     recipe: Recipe, space: Sequence[SpaceDim], objectives: Sequence[Objective]
 ) -> Iterator[Problem]:
-    """Why the recipe is no population."""
+    """Yield why the recipe is no population."""
     if recipe.hpo.kind != "pbt":
         return
     yield from _size_problems(recipe)
@@ -116,13 +119,14 @@ def population_problems(
 
 
 def _size_problems(recipe: Recipe) -> Iterator[Problem]:
+    """Yield problems of the numbers of members, trials and steps."""
     hpo, last = recipe.hpo, recipe.train.max_steps
     members, steps = hpo.pbt.population, hpo.pbt.perturbation_interval
     if last is None:
         yield Problem("train.max_steps", "is null: a population needs its last step", "train.max_steps=N")
         return
     if hpo.trials is None:
-        return  # which no backend but grid allows
+        return  # only `hpo=grid` allows null; another check reports it
     if steps is not None:
         needed = members * -(-last // steps)
         if hpo.trials != needed:
@@ -135,7 +139,7 @@ def _size_problems(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _own_problems(recipe: Recipe) -> Iterator[Problem]:
-    """What the population does itself, or what would end an interval before its checkpoint."""
+    """Yield settings that the population makes itself, or that would end an interval too early."""
     hpo, train, source = recipe.hpo, recipe.train, recipe.checkpoint.resume_from
     refused = (
         ("hpo.repeats", hpo.repeats > 1, "changes the seed, under which no checkpoint goes on", "1"),

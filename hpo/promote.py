@@ -1,4 +1,4 @@
-"""The winner of a study as a recipe: `python train.py recipe=NAME` is the same run again."""
+"""Write the winner of a study as a recipe: `python train.py recipe=NAME` is the same run again."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Promoted:
 
     Attributes:
         file: the recipe of the winner.
-        commands: that train it again, one after the other; but for a population there is one.
+        commands: train it again, one after the other. Only a population needs more than one.
     """
 
     file: Path
@@ -49,13 +49,14 @@ class Promoted:
 def promote(study: Study, trial: Trial, name: str, config_dirs: Sequence[Path]) -> Promoted:
     """Write `recipes/NAME.yaml` into the first of the user's folders, else into the checkout.
 
-    Guarantees that the file composes to what the trial was sealed with, but that the model is written, which
-    a sweep's trials may be spared. The trial of a population is the last part of a training: each
-    stretch of it that had parameters of its own is a recipe, `NAME-1` and so on, the last one `NAME`.
-    Raises `ConfigError`, and leaves nothing behind, where it does not, or where a name is taken.
+    Guarantees that the file composes to what the trial was sealed with, except that the model is written,
+    which the trials of a sweep may skip. The trial of a population is the last part of a training: each
+    stretch of it that had its own parameters is a recipe, `NAME-1` and so on, the last one `NAME`. Raises
+    `ConfigError`, and leaves nothing behind, if the file does not, or if a name is taken.
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(Problem(f"--promote {name}", "is not a name", "letters, digits, '.', '_' and '-'"))
+
     folder = _recipes_folder(name, config_dirs)
     parts = stretches(lineage(study.trials, trial))
     names = [*(f"{name}-{number}" for number in range(1, len(parts))), name]
@@ -63,6 +64,7 @@ def promote(study: Study, trial: Trial, name: str, config_dirs: Sequence[Path]) 
     for file in files:
         if file.exists():
             raise ConfigError(Problem(str(file), "exists", "choose another name"))
+
     lines = commands(names, config_dirs)
     try:
         for part, file, line in zip(parts, files, lines, strict=True):
@@ -75,6 +77,7 @@ def promote(study: Study, trial: Trial, name: str, config_dirs: Sequence[Path]) 
 
 
 def _recipes_folder(name: str, config_dirs: Sequence[Path]) -> Path:
+    """Return the folder of recipes. Raises `ConfigError` if there is none to write into."""
     if not config_dirs and not is_checkout():
         what = "needs a folder of recipes of your own"
         hint = "give it with --config-dir DIR, or run the command in a project that `galley init DIR` makes"
@@ -83,7 +86,7 @@ def _recipes_folder(name: str, config_dirs: Sequence[Path]) -> Path:
 
 
 def stretches(line: Sequence[Trial]) -> list[Trial]:
-    """The last trial of each stretch of a lineage whose parameters are the same."""
+    """Return the last trial of each stretch of a lineage whose parameters are the same."""
     following = [*line[1:], None]
     return [
         a for a, b in zip(line, following, strict=True) if b is None or not same_point(a.params, b.params)
@@ -91,27 +94,30 @@ def stretches(line: Sequence[Trial]) -> list[Trial]:
 
 
 def commands(names: Sequence[str], config_dirs: Sequence[Path]) -> list[str]:
-    """Each goes on from the checkpoint with which the one before it ended."""
+    """Return the commands. Each continues from the checkpoint with which the one before it ended."""
     option = config_dir_option(config_dirs[0]) if config_dirs else ""
-    found = []
+    lines = []
     for number, name in enumerate(names):
         start = f" checkpoint.resume_from=runs/{names[number - 1]}" if number else ""
-        own = f" run_dir=runs/{name}" if number < len(names) - 1 else ""
-        found.append(f"{command()} {option}recipe={name}{start}{own}")
-    return found
+        folder = f" run_dir=runs/{name}" if number < len(names) - 1 else ""
+        lines.append(f"{command()} {option}recipe={name}{start}{folder}")
+    return lines
 
 
 def _write(
     study: Study, trial: Trial, target: Path, lines: Sequence[str], config_dirs: Sequence[Path]
 ) -> None:
+    """Write one recipe, and check that it composes to the trial's sealed recipe."""
     name = target.stem
     spec = RunFolder(Path(trial.run)).read_spec()
     wanted = replace(with_layout(spec.recipe, spec.layout), tracker=study.begun.recipe.tracker)
     wanted = with_size(wanted, RunFolder(Path(trial.run)).read_result())
-    if trial.parent is not None:  # whose checkpoint is the study's: the command says from where to go on
+    if trial.parent is not None:  # the checkpoint is in the study; the command names another one instead
         wanted = replace(wanted, checkpoint=replace(wanted.checkpoint, resume_from=None))
+
     with writing(str(target)):
         write_atomic(target, recipe_text(study, trial, lines, wanted, config_dirs))
+
     written = compose_recipe([f"recipe={name}"], config_dirs)
     same = replace(written, recipe=wanted.recipe, profile=wanted.profile)
     if same != wanted:
@@ -122,7 +128,7 @@ def _write(
 
 
 def with_layout(recipe: Recipe, layout: Layout) -> Recipe:
-    """The recipe with the ranks, threads and batch that its slot gave it, so that it needs no slot."""
+    """Return the recipe with the ranks, threads and batch that its slot gave it, so that it needs no slot."""
     cluster = replace(
         recipe.cluster,
         procs_per_node=layout.procs_per_node,
@@ -140,7 +146,7 @@ def with_layout(recipe: Recipe, layout: Layout) -> Recipe:
 
 
 def with_size(recipe: Recipe, result: RunResult | None) -> Recipe:
-    """The recipe with the size that the run has counted, where nothing else tells it beforehand."""
+    """Return the recipe with the size that the run has counted, if nothing else determines it beforehand."""
     engaged = None if result is None else result.engaged
     if engaged is None or recipe.model.lora.active or model_size(recipe) is not None:
         return recipe
@@ -150,32 +156,36 @@ def with_size(recipe: Recipe, result: RunResult | None) -> Recipe:
 def recipe_text(
     study: Study, trial: Trial, lines: Sequence[str], recipe: Recipe, config_dirs: Sequence[Path]
 ) -> str:
-    """Every value that is not the default of its key, and every key that a default option sets; on top
-    the command that runs it, and those that have to be run before."""
+    """Return every value that is not the default of its key, and every key that a default option sets.
+
+    At the top are the command that runs it, and those that must run before.
+    """
     defaults, set_anyway = dict(leaves(asdict(Recipe()))), _keys_of_default_options(config_dirs)
     body: dict[str, Any] = {}
     for key, value in leaves(asdict(recipe)):
         is_written = value != defaults[key] or any(key == k or k.startswith(f"{key}.") for k in set_anyway)
         if is_written and key.split(".")[0] not in (*_NOT_WRITTEN, "hpo"):
             _put(body, key, value)
-    found = ", ".join(f"{metric} {value:.6g}" for metric, value in trial.values.items())
-    head = [f"# {lines[0]}", "#", f"# Trial {trial.number} of the sweep {study.name}: {found}."]
+    reached = ", ".join(f"{metric} {value:.6g}" for metric, value in trial.values.items())
+    head = [f"# {lines[0]}", "#", f"# Trial {trial.number} of the sweep {study.name}: {reached}."]
     estimate = pareto_front(study).estimate(trial.number)
     if estimate is not None:
         head.append(f"# Of its point: {describe_estimate(estimate, [*trial.values])}.")
     if lines[1:]:
         head += ["# Its weights come from:", *(f"#   {line}" for line in lines[1:])]
+
     text = yaml.safe_dump(json.loads(json.dumps(body)), sort_keys=False, allow_unicode=True)
     return "\n".join([*head, text])
 
 
 def _keys_of_default_options(config_dirs: Sequence[Path]) -> set[str]:
+    """Return the keys that the default options of the configuration set."""
     with open_loader(config_dirs) as loader:
         return {source.key for source in loader.sources([])}
 
 
 def leaves(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted key -> value of everything that is a key of the recipe."""
+    """Yield dotted key and value of every key of the recipe."""
     for name, value in section.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict) and key not in leaf_types():
@@ -185,6 +195,7 @@ def leaves(section: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def _put(body: dict[str, Any], key: str, value: Any) -> None:
+    """Put a value under a dotted key."""
     *parents, last = key.split(".")
     for parent in parents:
         body = body.setdefault(parent, {})

@@ -1,4 +1,4 @@
-"""From the trials of a study to its front, its knee and its winner. Pure."""
+"""Derive from the trials of a study its front, its knee and its winner. Pure functions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from hpo.study.values import Estimate, Objective, ParetoFront, Trial
 
 
 def pareto_front(study: Study) -> ParetoFront:
-    """What the study found so far. Only trials that succeeded and keep every bound can be on the front."""
-    found = ParetoFront(
+    """Return what the study found so far.
+
+    Only trials that succeeded and keep every bound can be on the front.
+    """
+    without_front = ParetoFront(
         study=study.name,
         objectives=study.objectives,
         trials=tuple(study.trials),
@@ -26,12 +29,12 @@ def pareto_front(study: Study) -> ParetoFront:
         estimates=_estimates(study.trials, study.hpo) if study.hpo.repeats > 1 else (),
         directions=study.directions,
     )
-    candidates = _candidates(found, study.hpo.repeats)
+    candidates = _candidates(without_front, study.hpo.repeats)
     points = [pareto.losses(trial.values, study.objectives) for trial in candidates]
     on_front = [candidates[index] for index in pareto.front(points)]
     nearest = pareto.knee([pareto.losses(trial.values, study.objectives) for trial in on_front])
     return replace(
-        found,
+        without_front,
         front=tuple(trial.number for trial in on_front),
         knee=None if nearest is None else on_front[nearest].number,
         chosen=choose(on_front, study.objectives, study.hpo.choose, study.directions),
@@ -39,7 +42,7 @@ def pareto_front(study: Study) -> ParetoFront:
 
 
 def _estimates(trials: Sequence[Trial], hpo: Hpo) -> tuple[Estimate, ...]:
-    """Mean and spread of every point of which a run succeeded."""
+    """Return mean and spread of every point of which a run succeeded."""
     points: dict[int, list[Trial]] = {}
     for trial in trials:
         if trial.state == "succeeded":
@@ -49,11 +52,12 @@ def _estimates(trials: Sequence[Trial], hpo: Hpo) -> tuple[Estimate, ...]:
 
 
 def _point(trial: Trial) -> int:
-    """The number of the first trial of its point."""
+    """Return the number of the first trial of its point."""
     return trial.number if trial.repeat_of is None else trial.repeat_of
 
 
 def _estimate(number: int, runs: Sequence[Trial], needed: int) -> Estimate:
+    """Return mean and spread of the runs of one point."""
     names, count = set.intersection(*(set(run.metrics) for run in runs)), len(runs)
     columns = {name: [run.metrics[name] for run in runs] for name in sorted(names)}
     std = {name: stdev(column) for name, column in columns.items()} if count > 1 else {}
@@ -68,17 +72,20 @@ def _estimate(number: int, runs: Sequence[Trial], needed: int) -> Estimate:
     )
 
 
-def _candidates(found: ParetoFront, repeats: int) -> list[Trial]:
-    """Feasible points; with repeats those of which enough runs succeeded and none broke a bound, as means."""
+def _candidates(front: ParetoFront, repeats: int) -> list[Trial]:
+    """Return the feasible trials, or with repeats the feasible points as means.
+
+    A point is feasible if enough of its runs succeeded, and none missed a bound.
+    """
     if repeats == 1:
-        return [trial for trial in found.trials if trial.state == "succeeded" and trial.feasible]
+        return [trial for trial in front.trials if trial.state == "succeeded" and trial.feasible]
     broken = {
         _point(trial)
-        for trial in found.trials
+        for trial in front.trials
         if trial.state == "infeasible" or (trial.state == "succeeded" and not trial.feasible)
     }
-    kept = [one for one in found.estimates if one.enough and one.number not in broken]
-    return sorted((found.stands_for(one.shown) for one in kept), key=lambda trial: trial.number)
+    kept = [one for one in front.estimates if one.enough and one.number not in broken]
+    return sorted((front.stands_for(one.shown) for one in kept), key=lambda trial: trial.number)
 
 
 def choose(
@@ -87,7 +94,7 @@ def choose(
     rule: Choose,
     directions: Mapping[str, Direction],
 ) -> int | None:
-    """The number of the winner among the trials of a front; None where none keeps the rule's bounds."""
+    """Return the number of the winner among the trials of a front; None if none keeps the rule's bounds."""
     within = [trial for trial in front if _keeps(trial, rule.bounds, directions)]
     points = [pareto.losses(trial.values, objectives) for trial in within]
     if not within:
@@ -107,7 +114,7 @@ def choose(
 
 
 def _keeps(trial: Trial, bounds: Mapping[str, float], directions: Mapping[str, Direction]) -> bool:
-    """Whether no metric is worse than its bound; a metric that was not reported keeps none."""
+    """Return whether no metric is worse than its bound; a metric that was not reported misses it."""
     for name, bound in bounds.items():
         value = trial.metrics.get(name, math.nan)
         if not (value >= bound if directions[name] == "maximize" else value <= bound):

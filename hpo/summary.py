@@ -1,4 +1,4 @@
-"""A study in words: for the terminal, and as JSON."""
+"""A study as text for the terminal, and as JSON."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class StudyRow:
     """One line of `list`.
 
     Attributes:
-        state: `running`, `done`, `cancelled`, `interrupted` (nobody runs it), or `unreadable`.
-        message: why it cannot be read; `pareto STUDY` says it at length.
+        state: `running`, `done`, `cancelled`, `interrupted` (no controller runs it), or `unreadable`.
+        message: why it cannot be read; `pareto STUDY` gives the details.
     """
 
     name: str
@@ -36,7 +36,7 @@ class StudyRow:
 
 
 def study_row(study: Study) -> StudyRow:
-    """What a study is at, in a line."""
+    """Return the state of a study as one line."""
     return StudyRow(
         name=study.name,
         study_dir=str(study.folder.root),
@@ -50,12 +50,12 @@ def study_row(study: Study) -> StudyRow:
 
 
 def unreadable_row(path: Path, error: ConfigError) -> StudyRow:
-    """A study with a damaged journal: one folder must not hide the others."""
+    """Return the line of a study with a damaged journal: one folder must not hide the others."""
     return StudyRow(path.name, str(path), "", "", "unreadable", 0, 0, None, message=str(error))
 
 
 def study_state(study: Study) -> str:
-    """As in `StudyRow`."""
+    """Return the state, as in `StudyRow`."""
     if study.folder.is_locked():
         return "running"
     open_trials = study.running()
@@ -66,7 +66,7 @@ def study_state(study: Study) -> str:
 
 
 def status_json(study: Study) -> dict[str, Any]:
-    """`status STUDY --json`."""
+    """Return what `status STUDY --json` prints."""
     counts = Counter(trial.state for trial in study.trials)
     return {
         **asdict(study_row(study)),
@@ -76,7 +76,7 @@ def status_json(study: Study) -> dict[str, Any]:
 
 
 def print_status(study: Study, stream: IO[str]) -> None:
-    """A row for each trial."""
+    """Print one row per trial."""
     from rich.console import Console
 
     running = [trial.number for trial in study.trials if trial.state == "running"]
@@ -91,13 +91,13 @@ def print_status(study: Study, stream: IO[str]) -> None:
     print(study.folder.root, file=stream)
 
 
-def front_json(found: ParetoFront, study_dir: Path) -> dict[str, Any]:
-    """`pareto --json`: the front as it is, and the folder of the study."""
-    return {**plain(asdict(found)), "study_dir": str(study_dir)}
+def front_json(front: ParetoFront, study_dir: Path) -> dict[str, Any]:
+    """Return what `pareto --json` prints: the front as it is, and the folder of the study."""
+    return {**plain(asdict(front)), "study_dir": str(study_dir)}
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON has it: null stands for a number that is infinite, or none."""
+    """Return the value as JSON has it: null stands for an infinite number and for NaN."""
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -105,27 +105,27 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def print_front(found: ParetoFront, stream: IO[str]) -> None:
-    """The trials of the front; a star is the winner, `knee` the nearest to the ideal."""
+def print_front(front: ParetoFront, stream: IO[str]) -> None:
+    """Print the trials of the front, the one nearest to the ideal (`knee`), and the chosen one."""
     from rich.console import Console
 
-    trials = [found.stands_for(number) for number in found.front]
+    trials = [front.stands_for(number) for number in front.front]
     made = table(
         trials,
-        found.objectives,
-        f"{found.study}: {len(trials)} of {len(found.trials)} trials are on the front",
+        front.objectives,
+        f"{front.study}: {len(trials)} of {len(front.trials)} trials are on the front",
     )
     Console(file=stream, width=None if stream.isatty() else 140, highlight=False).print(made)
-    metrics = [objective.metric for objective in found.objectives]
-    for number in found.front:
-        estimate = found.estimate(number)
+    metrics = [objective.metric for objective in front.objectives]
+    for number in front.front:
+        estimate = front.estimate(number)
         if estimate is not None:
             print(f"trial {number}: {describe_estimate(estimate, metrics)}", file=stream)
-    for estimate in found.estimates:
+    for estimate in front.estimates:
         if not estimate.enough:
-            said = f"only {estimate.count} of its runs succeeded (hpo.min_successes)"
-            print(f"point {estimate.number}: not on the front, {said}", file=stream)
-    if found.knee is not None:
-        print(f"knee: trial {found.knee}", file=stream)
-    if found.chosen is not None:
-        print(f"chosen: trial {found.chosen}  {found.trials[found.chosen].run}", file=stream)
+            reason = f"only {estimate.count} of its runs succeeded (hpo.min_successes)"
+            print(f"point {estimate.number}: not on the front, {reason}", file=stream)
+    if front.knee is not None:
+        print(f"knee: trial {front.knee}", file=stream)
+    if front.chosen is not None:
+        print(f"chosen: trial {front.chosen}  {front.trials[front.chosen].run}", file=stream)

@@ -1,4 +1,4 @@
-"""Beginning, continuing and ending a sweep."""
+"""Begin, continue and end a sweep."""
 
 from __future__ import annotations
 
@@ -43,17 +43,18 @@ from launchers.lifecycle.supervise import catch_interrupts
 
 _CANCEL_S = 120.0
 _DETACH_S = 60.0
-_LEFT_BY_A_KILL = {".lock", "code", JOURNAL}  # of a sweep that was killed before it began
+_LEFT_BY_A_KILL = {".lock", "code", JOURNAL}  # remains of a sweep that was killed before it began
 
 
 def begin(recipe: Recipe, words: Sequence[str], config_dirs: Sequence[Path], root: Path) -> StudyFolder:
-    """Write the study down: from here on it can be resumed. Nothing is started.
+    """Write the study down. From then on it can be resumed. Nothing is started.
 
     Raises `ConfigError` with everything that is wrong with the sweep, before anything is written.
     """
     problems = sweep_problems(recipe)
     if problems:
         raise ConfigError(problems)
+
     folder = StudyFolder(_study_dir(recipe, root))
     begun = Begun(
         name=folder.root.name,
@@ -64,11 +65,13 @@ def begin(recipe: Recipe, words: Sequence[str], config_dirs: Sequence[Path], roo
         time=time.time(),
         points=read_known_points(recipe.hpo.points, read_space(recipe.hpo.space)),
     )
+
     study = Study(folder, begun)
     compose = TrialRuns(study).compose
     check_points(study.space, compose, _seed(study))
     check_known_points(begun.points, compose)
     make_backend(_search(study, dry=True), []).close()
+
     with writing(f"hpo.study_dir={folder.root}"), folder.lock():
         refuse_existing(folder)
         with whole(folder.root):
@@ -79,21 +82,22 @@ def begin(recipe: Recipe, words: Sequence[str], config_dirs: Sequence[Path], roo
 
 
 def run(folder: StudyFolder, stream: IO[str], trials: int | None = None) -> Study:
-    """Run the study to its last trial, from wherever its journal is.
+    """Run the study to its last trial, from the state of its journal.
 
-    `trials`: how many there are to be from now on; null: as many as before.
+    `trials`: the new number of trials; None to leave it.
+
     Raises:
         SubmissionError: another controller is running it, and the study is not shared; or its database does
             not answer.
         ConfigError: the code has changed since the study began, or a line of the journal is broken; or the
             study cannot have that many trials.
         RunFailedError: it is done, and no trial succeeded.
-        DiskFullError: it goes on from there once there is room.
+        DiskFullError: the study can be resumed once there is room.
         RunCancelledError, InterruptedSweepError: it was ended from outside.
     """
-    found = fold(folder, read_journal(folder.journal))
-    with folder.lock(found.hpo.share), catch_interrupts() as interrupts:
-        _refuse_other_code(found)
+    before = fold(folder, read_journal(folder.journal))
+    with folder.lock(before.hpo.share), catch_interrupts() as interrupts:
+        _refuse_other_code(before)
         with closing(EventLog(folder.journal)) as journal, closing(_open(folder, journal, trials)) as ledger:
             study = ledger.study
             with make_show(stream) as show, resumable(folder.root):
@@ -107,7 +111,7 @@ def run(folder: StudyFolder, stream: IO[str], trials: int | None = None) -> Stud
 
 
 def _open(folder: StudyFolder, journal: EventLog, trials: int | None) -> Ledger:
-    """The study as of now, to go on with it."""
+    """Return the study in its current state, to continue it."""
     with journal.turn():
         study = fold(folder, journal.read())
         if trials is not None and trials != study.target:
@@ -140,13 +144,14 @@ def _extend(study: Study, journal: EventLog, trials: int) -> None:
 
 
 def detach(folder: StudyFolder) -> Path:
-    """Start a process of its own that runs the study; returns its log.
+    """Start a separate process that runs the study; return its log.
 
-    Raises `SubmissionError` where it ends, or does not take the study, within a minute.
+    Raises `SubmissionError` if it ends, or does not lock the study, within a minute.
     """
     log = folder.root / "sweep.log"
     argv = (sys.executable, "-P", "-m", "hpo.detached", str(folder.root))
     child = proc.start(argv, env={**os.environ, "PYTHONPATH": str(ROOT)}, log=log, dies_with_parent=False)
+
     end = time.monotonic() + _DETACH_S
     while not folder.is_locked() and child.exit_code() is None:
         if time.monotonic() > end:
@@ -158,9 +163,9 @@ def detach(folder: StudyFolder) -> Path:
 
 
 def cancel(folder: StudyFolder) -> str:
-    """End the study, and whatever of it runs. Returns what it is now: `cancelled`, or `done`.
+    """End the study, and all of its running trials. Returns the resulting state: `cancelled`, or `done`.
 
-    Raises `SubmissionError` where its controller, or the cluster of a trial, does not answer.
+    Raises `SubmissionError` if its controller, or the cluster of a trial, does not answer.
     """
     if is_done(fold(folder, read_journal(folder.journal))):
         return "done"
@@ -169,6 +174,7 @@ def cancel(folder: StudyFolder) -> str:
         if not folder.cancel_request.exists():
             folder.cancel_request.touch()
         time.sleep(0.1)
+
     with folder.lock():
         study = fold(folder, read_journal(folder.journal))
         folder.cancel_request.unlink(missing_ok=True)
@@ -184,16 +190,17 @@ def cancel(folder: StudyFolder) -> str:
 
 
 def is_done(study: Study) -> bool:
-    """Whether every trial there is to be has ended."""
+    """Return whether all trials of the study have ended."""
     target = study.target
     whole = target is not None and len(study.trials) >= target
     return whole and all(trial.state in ENDED for trial in study.trials)
 
 
 def _study_dir(recipe: Recipe, root: Path) -> Path:
-    asked = recipe.hpo.study_dir or recipe.run_dir
-    if asked is not None:
-        return Path(asked).expanduser().resolve()
+    """Return the folder of a new study: the one in the recipe, else the first free name below `root`."""
+    named = recipe.hpo.study_dir or recipe.run_dir
+    if named is not None:
+        return Path(named).expanduser().resolve()
     name = f"{recipe.recipe}-{recipe.hpo.kind}-sweep"
     folder, number = root.resolve() / name, 1
     while folder.exists():
@@ -203,7 +210,7 @@ def _study_dir(recipe: Recipe, root: Path) -> Path:
 
 
 def refuse_existing(folder: StudyFolder) -> None:
-    """Raises `ConfigError` where the folder holds a study, or anything else that is not ours."""
+    """Raise `ConfigError` if the folder holds a study, or anything else that is not Galley's."""
     names = {path.name for path in folder.root.iterdir()}
     begun = folder.journal.exists() and b"\n" in folder.journal.read_bytes()
     if begun or names - _LEFT_BY_A_KILL:
@@ -212,15 +219,18 @@ def refuse_existing(folder: StudyFolder) -> None:
 
 
 def _refuse_other_code(study: Study) -> None:
-    """All trials of a study run the code that it began with, and compose with it."""
+    """Raise `ConfigError` if the code or the recipe changed.
+
+    All trials run the code that the study began with.
+    """
     begun, folder = study.begun, study.folder
     if snapshot_sha256(RunFolder(folder.root)) != begun.code.sha256:
         hint = "the study's code is gone; begin a new study instead"
         raise ConfigError(Problem(str(folder.code), "was changed after the study began", hint))
     if folder.code != ROOT and snapshot(begun.recipe).sha256 != begun.code.sha256:
-        own = f"{command_of(folder.code)} resume {shlex.quote(str(folder.root))}"
+        resume_command = f"{command_of(folder.code)} resume {shlex.quote(str(folder.root))}"
         what = "began with other code than this, and its trials must not differ in it"
-        raise ConfigError(Problem(str(folder.root), what, f"go on with its own code: {own}"))
+        raise ConfigError(Problem(str(folder.root), what, f"go on with its own code: {resume_command}"))
     if compose_recipe(begun.words, [Path(path) for path in begun.config_dirs]) != begun.recipe:
         what = "would be another recipe now: a file of your config folders has changed"
         raise ConfigError(Problem(str(folder.root), what, "restore it, or begin a new study"))
@@ -231,7 +241,7 @@ def _seed(study: Study) -> int:
 
 
 def _search(study: Study, dry: bool = False) -> Search:
-    """What the backend is made for; `dry` only to see whether it can express it: nothing is written."""
+    """Return what the backend is made for. `dry`: only check that it can express it; nothing is written."""
     return Search(
         name=study.name,
         folder=study.folder.root,

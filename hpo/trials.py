@@ -1,4 +1,4 @@
-"""Trials as runs: composed, sealed into a folder of their own, and started through the launcher seam."""
+"""Trials as runs: composed, sealed into a folder of their own, and started by a launcher."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from launchers.lifecycle.launch import submit, write_plan
 from launchers.lifecycle.result import result_of
 
 _STRAYS_GRACE_S = 0.5
-_STARTING_S = 0.3  # in which a trial that starts has the cores to itself
+_STARTING_S = 0.3  # for so long a trial that starts has the cores to itself
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Slot:
     of: int
 
     def facts(self, facts: ClusterFacts) -> ClusterFacts:
-        """What one slot has. Raises `ConfigError` where there are GPUs, but not one for each."""
+        """Return what one slot has. Raises `ConfigError` if there are GPUs, but not one for each slot."""
         if facts.gpus and facts.gpus < self.of:
             what = f"{self.of} trials at a time, but {facts.hostname} has {facts.gpus} GPUs"
             raise ConfigError(Problem("hpo.parallel", what, f"at most {facts.gpus}, or cluster.device=cpu"))
@@ -59,7 +59,7 @@ class Slot:
         )
 
     def environment(self, layout: Layout, facts: ClusterFacts) -> dict[str, str]:
-        """The variable by which a trial sees the GPUs of its slot only."""
+        """Return the variable that shows a trial only the GPUs of its slot."""
         if layout.device != "cuda" or self.of == 1:
             return {}
         named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -69,7 +69,7 @@ class Slot:
 
 
 class Prepared(NamedTuple):
-    """A sealed trial, about to be started."""
+    """A sealed trial that is ready to start."""
 
     launcher: Launcher
     folder: RunFolder
@@ -79,7 +79,7 @@ class Prepared(NamedTuple):
 
 
 class TrialRuns:
-    """Starts the runs of one study. `composed` is what was read of the files before."""
+    """Starts the runs of one study. `composed` caches what was read from the configuration files."""
 
     def __init__(self, study: Study, composed: Composed | None = None) -> None:
         self._study = study
@@ -92,10 +92,10 @@ class TrialRuns:
         self.remote = make_launcher(study.begun.recipe.launcher.kind).remote
 
     def start(self, trial: Trial, slot: Slot) -> Watch:
-        """A new attempt of the trial, from its last checkpoint where it has one.
+        """Start a new attempt of the trial, from its last checkpoint if it has one.
 
-        Raises `ConfigError` where no run can be made of its parameters, or none that fits into memory;
-        `SubmissionError` where the launcher refuses.
+        Raises `ConfigError` if its parameters make no run, or none that fits into memory;
+        `SubmissionError` if the launcher refuses.
         """
         launcher, folder, spec, facts, attempt = self.prepare(trial, slot)
         plan = launcher.plan(spec, folder.root, facts, attempt)
@@ -106,14 +106,17 @@ class TrialRuns:
         return watch
 
     def look_ahead(self) -> None:
-        """Make what the next trial will need, whatever it is. For moments in which there is nothing to do."""
+        """Make what the next trial will need, whatever it is.
+
+        To be called when there is nothing else to do.
+        """
         if time.monotonic() - self._started_at > _STARTING_S:
             self._snapshots.make_ahead()
 
     def prepare(self, trial: Trial, slot: Slot) -> Prepared:
-        """Everything that a plan of the trial's next attempt is made of; its run is sealed.
+        """Seal the trial's run; return everything that a plan of its next attempt is made of.
 
-        Raises `ConfigError` as `start` does.
+        Raises `ConfigError` like `start`.
         """
         folder = RunFolder(Path(trial.run))
         spec = folder.read_spec() if folder.spec_file.exists() else self._seal(trial, slot, folder)
@@ -123,11 +126,11 @@ class TrialRuns:
         return Prepared(launcher, folder, spec, facts, 1 if last is None else last.attempt + 1)
 
     def recover(self, trial: Trial) -> Watch | RunResult | None:
-        """What another controller left of a trial that has not ended.
+        """Return what another controller left of a trial that has not ended.
 
-        A job that still lives in a scheduler's hands; or how the last attempt ended; or None, where there
-        is none, or it died with that controller: then none of its processes lives any more.
-        Raises `SubmissionError` where a scheduler does not tell.
+        That is a scheduler's job that is still alive; or the result of the last attempt; or None if there
+        is none, or it died with that controller: then none of its processes is alive any more.
+        Raises `SubmissionError` if a scheduler does not answer.
         """
         folder = RunFolder(Path(trial.run))
         handle = certain_handle(folder) if folder.spec_file.exists() else None
@@ -144,13 +147,13 @@ class TrialRuns:
         return None if result is None or result.state == "cancelled" else result
 
     def close(self) -> None:
-        """Let go of what the launchers hold for further trials."""
+        """Release what the launchers hold for further trials."""
         self._snapshots.close()
         for launcher in self._launchers.values():
             launcher.close()
 
     def compose(self, params: Params, seed_offset: int = 0) -> Recipe:
-        """The recipe of one point. Raises `ConfigError` with all that is wrong with it."""
+        """Return the recipe of one point. Raises `ConfigError` with all that is wrong with it."""
         begun = self._study.begun
         words = point_words(begun.words, params, self._groups)
         if seed_offset:
@@ -159,15 +162,17 @@ class TrialRuns:
         return compose_recipe(words, folders, composed=self._composed)
 
     def _seal(self, trial: Trial, slot: Slot, folder: RunFolder) -> RunSpec:
-        """run.json comes last: a folder without it is begun again."""
+        """Seal the trial's run. run.json is written last: a folder without it is begun again."""
         root = trial.number if trial.repeat_of is None else trial.repeat_of
         params = {**trial.params, **birth(self._study, trial)}
         recipe = self._tracked(self.compose(params, trial.number - root), trial)
         launcher = make_launcher(recipe.launcher.kind)
         facts = self._facts(launcher, recipe, slot)
+
         problems = layout_problems(recipe, facts)
         if problems:
             raise ConfigError(problems)
+
         layout = resolve_layout(recipe, facts)
         check_memory(recipe, layout, facts, self._study.hpo)
         spec = seal_with(recipe, layout, self._study.begun.code, self._packages)
@@ -176,14 +181,14 @@ class TrialRuns:
         return spec
 
     def _tracked(self, recipe: Recipe, trial: Trial) -> Recipe:
-        """At a tracker the trials of a study stand together, under its name."""
+        """Return the recipe with the tracker's settings that group the trials of a study under its name."""
         if recipe.tracker.kind == "none":
             return recipe
         folder = None if self.remote else self._study.folder.root
         return replace(recipe, tracker=of_trial(recipe.tracker, self._study.name, trial.number, folder))
 
     def _launcher(self, spec: RunSpec) -> Launcher:
-        """One a kind: it knows the processes that it started."""
+        """Return the launcher of a kind, one per kind: it knows the processes that it started."""
         kind: str = spec.recipe.launcher.kind
         if kind == "local" and spec.layout.nodes == 1 and self._study.hpo.warm:
             kind = "warm"
@@ -200,7 +205,7 @@ class TrialRuns:
 
 
 def end_all(ends: Mapping[int, Callable[[], object]]) -> None:
-    """Call what ends each trial, also after one that could not be ended.
+    """Call the end of each trial, even after one that could not be ended.
 
     Raises `SubmissionError` that names those.
     """
@@ -210,15 +215,15 @@ def end_all(ends: Mapping[int, Callable[[], object]]) -> None:
             end()
         except SubmissionError as error:
             left[number] = error
-        except DiskFullError:  # it has ended, and the next controller finds out how
+        except DiskFullError:  # the trial has ended, and the next controller finds its result
             continue
     if left:
-        said = "".join(f"\n    trial {number}: {error}" for number, error in left.items())
-        raise SubmissionError(f"not ended; `cancel` the sweep when its cluster answers:{said}")
+        not_ended = "".join(f"\n    trial {number}: {error}" for number, error in left.items())
+        raise SubmissionError(f"not ended; `cancel` the sweep when its cluster answers:{not_ended}")
 
 
 def check_memory(recipe: Recipe, layout: Layout, facts: ClusterFacts, hpo: Hpo) -> None:
-    """Raises `ConfigError` where a rank's parameters, gradients and moments alone are beyond the bound."""
+    """Raise `ConfigError` if a rank's parameters, gradients and moments alone exceed the memory bound."""
     estimate = estimate_memory(recipe, layout)
     have = memory_of_rank(layout, facts) if hpo.max_memory_gib is None else hpo.max_memory_gib
     if estimate is not None and have and estimate.total_gib > have:
@@ -227,7 +232,7 @@ def check_memory(recipe: Recipe, layout: Layout, facts: ClusterFacts, hpo: Hpo) 
 
 
 def _end_strays(folder: RunFolder) -> None:
-    """Processes of an attempt whose controller was killed before it could write down their handle."""
-    found = proc.find_by_arguments(worker_arguments(folder.root))
-    if found:
+    """End processes of an attempt whose controller was killed before it could record their handle."""
+    strays = proc.find_by_arguments(worker_arguments(folder.root))
+    if strays:
         proc.terminate(lambda: proc.find_by_arguments(worker_arguments(folder.root)), _STRAYS_GRACE_S)

@@ -1,7 +1,7 @@
-"""`hpo=wandb`: the sweep as a configuration of W&B's. Its server draws the points, and W&B's agents,
-wherever they are, run each as `train.py run`.
+"""`hpo=wandb`: the sweep as a configuration of W&B.
 
-A dimension means there what it means here, or is refused. In particular W&B's `log_uniform` takes
+W&B's server draws the points, and its agents, wherever they are, run each as `train.py run`.
+A dimension means the same there as here, or it is refused. In particular W&B's `log_uniform` takes
 exponents, and its `uniform` would search the range of a learning rate linearly: a dimension with
 `log: true` is `log_uniform_values`, whose bounds are the values themselves.
 """
@@ -27,8 +27,8 @@ from hpo.space.dimensions import read_space
 from hpo.space.points import size_of, values_of
 from hpo.study.values import Objective, SpaceDim
 
-# The agent writes KEY=VALUE as it is: a word of Hydra's grammar, and of no shell's.
-_LISTED = 1000  # values of one dimension
+# The agent passes KEY=VALUE unquoted: the value must be plain in Hydra's grammar. No shell reads it.
+_LISTED = 1000  # most values of one dimension
 _PLAIN = re.compile(r"[A-Za-z0-9_./:+-]+")
 
 
@@ -37,7 +37,8 @@ def export_sweep(
 ) -> dict[str, Any]:
     """Write the configuration for `wandb sweep FILE`, and return it.
 
-    `config_dirs`: the user's folders, which the agents need too.
+    `config_dirs`: the user's folders, which the agents need, too.
+
     Raises `ConfigError` with everything that W&B cannot express; then nothing is written.
     """
     space, (objectives, constraints) = read_space(recipe.hpo.space), read_objectives(recipe)
@@ -59,7 +60,7 @@ def export_sweep(
 
 
 def parameter(dim: SpaceDim) -> dict[str, Any]:
-    """A dimension as W&B has it."""
+    """Return a dimension in W&B's form."""
     if dim.kind == "categorical":
         return {"values": list(dim.choices)}
     low, high = dim.bounds
@@ -78,7 +79,7 @@ def parameter(dim: SpaceDim) -> dict[str, Any]:
 
 
 def command(words: Sequence[str], space: Sequence[SpaceDim], config_dirs: Sequence[Path] = ()) -> list[str]:
-    """What an agent runs: the user's words without the sweep, then the point."""
+    """Return the command of an agent: the user's words without the sweep, then the point."""
     folders = [word for path in config_dirs for word in ("--config-dir", str(path.resolve()))]
     mine = {dim.key for dim in space}
     kept = [word for word in words if not _is_of_sweep(word.partition("=")[0].lstrip("+~"), mine)]
@@ -93,6 +94,7 @@ def _is_of_sweep(key: str, dims: set[str]) -> bool:
 def _problems(
     recipe: Recipe, space: Sequence[SpaceDim], objectives: Sequence[Objective], constraints: Sequence[Any]
 ) -> Iterator[Problem]:
+    """Yield what a W&B sweep cannot do."""
     other = "choose hpo=optuna"
     if len(objectives) > 1:
         yield Problem("hpo.objectives", f"are {len(objectives)}; a W&B sweep has one metric", other)
@@ -120,13 +122,13 @@ def _problems(
 
 
 def _is_logged(metric: str) -> bool:
-    """Whether a run tells its tracker the metric, in a row or in its summary."""
+    """Return whether a run reports the metric to its tracker, in a row or in its summary."""
     in_result = {field.name for field in fields(RunResult)} | {"train/loss", "energy_kwh"}
     return metric.startswith("eval/") or metric in in_result
 
 
 def _word_problems(words: Sequence[str]) -> Iterator[Problem]:
-    """The command is sent to W&B's server as it is."""
+    """Yield words with values that would be sent to W&B's server: it gets the command as it is."""
     for word in words:
         key = word.partition("=")[0].lstrip("+~")
         if key == "launcher.env" or key.startswith("launcher.env."):
@@ -135,7 +137,7 @@ def _word_problems(words: Sequence[str]) -> Iterator[Problem]:
 
 
 def _arrives(choice: Any) -> bool:
-    """Whether `KEY=CHOICE`, as the agent writes it, is read back as this very value."""
+    """Return whether `KEY=CHOICE`, as the agent writes it, is read back as this very value."""
     from galley.config.hydra_bridge import parse_override
 
     if not isinstance(choice, bool | int | float | str) or not _PLAIN.fullmatch(str(choice)):
@@ -145,6 +147,7 @@ def _arrives(choice: Any) -> bool:
 
 
 def _dimension_problems(dim: SpaceDim, other: str) -> Iterator[Problem]:
+    """Yield what W&B cannot express of a dimension."""
     where = f"hpo.space.{dim.key}"
     if dim.when:
         yield Problem(where, "is conditional; a W&B sweep draws every dimension always", other)

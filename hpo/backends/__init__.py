@@ -1,4 +1,4 @@
-"""What draws the points of a sweep."""
+"""Backends, which draw the points of a sweep."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hpo.study.values import Trial
 
 
 def make_backend(search: Search, trials: Sequence[Trial]) -> HpoBackend:
-    """The backend that `hpo.kind` names, with all trials so far.
+    """Return the backend that `hpo.kind` names, with all trials so far.
 
     Raises `ConfigError` if there is none, its packages are missing, or it cannot express the search.
     """

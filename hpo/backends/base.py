@@ -1,7 +1,7 @@
-"""The seam of the backends: what draws the parameters of a sweep.
+"""The interface of backends, which draw the parameters of a sweep.
 
-A backend keeps nothing that the study's journal does not have. It is made from the study and the
-trials so far, by each controller anew, and brings its own storage, if it has one, up to date then.
+A backend keeps nothing that the study's journal lacks. Each controller makes it anew, from the study and the
+trials so far. If it has a storage of its own, it brings that up to date then.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from hpo.study.values import Constraint, Objective, Params, Place, SpaceDim, Tri
 
 
 class NoAnswerError(SubmissionError):
-    """What the backend keeps its storage in does not answer now, or has lost what it had. Nothing is lost
-    with it: a backend that is made anew, which waits until it answers, goes on."""
+    """The backend's storage does not answer, or has lost its content.
+
+    Nothing is lost with it: a new backend, which waits until the storage answers, continues.
+    """
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,12 @@ class Search:
 
     Attributes:
         name: of the study.
-        folder: of the study: a backend may keep files of its own in it.
+        folder: of the study; a backend may keep files of its own in it.
         seed: of the draws; equal seeds and equal histories draw equal parameters.
         settings: the recipe's `hpo`.
-        dry: only to see whether the backend can express the search: it writes nothing.
-        points: that are tried first, in this order.
-        id: of the study (`hpo.study.identity`), by which a storage that others use too knows it.
+        dry: whether this only checks that the backend can express the search: it then writes nothing.
+        points: are tried first, in this order.
+        id: of the study (`hpo.study.identity`); identifies it in a storage that others use, too.
     """
 
     name: str
@@ -50,7 +52,7 @@ class Search:
 class HpoBackend(ABC):
     """Draws one point after another. Only the controller calls it, never a rank.
 
-    A constructor takes the `Search` and all trials of the journal. It raises `ConfigError` where the
+    A constructor takes the `Search` and all trials of the journal. It raises `ConfigError` if the
     backend cannot express the space or the objectives: no dimension is ever changed silently.
     Every method may raise `NoAnswerError`.
     """
@@ -62,32 +64,33 @@ class HpoBackend(ABC):
 
     @abstractmethod
     def ask(self, number: int, fixed: Params | None = None) -> Params | None:
-        """The point of trial `number`, which is the count of the trials so far; null: there are no more.
+        """Return the point of trial `number`, which is the count of the trials so far; None if there are no
+        more.
 
-        `fixed` is the point where it is given, as for a repeat: the backend takes note of it. Asked again
-        after a crash, before the journal had the trial, it may answer otherwise.
+        `fixed` is the point if it is given, as for a repeat: the backend records it. Asked again
+        after a crash, before the journal had the trial, it may answer differently.
         """
 
     def place(self, number: int) -> Place:
-        """Where trial `number`, which was asked, stands in a population."""
+        """Return the position of trial `number`, which was asked, in a population."""
         return Place()
 
     def waits(self) -> bool:
-        """Whether `ask`, which said that there are no more points, may have one once a trial has ended."""
+        """Return whether `ask`, which had no more points, may have one once a trial has ended."""
         return False
 
     def note(self, trial: Trial) -> None:
-        """Another controller has asked this trial."""
+        """Record a trial that another controller has asked."""
         self.ask(trial.number, trial.params)
 
     @abstractmethod
     def tell(self, trial: Trial) -> None:
-        """A trial has ended (`hpo.study.values.ENDED`). Telling it twice changes nothing."""
+        """Record that a trial has ended (`hpo.study.values.ENDED`). Telling it twice changes nothing."""
 
     @abstractmethod
     def best(self) -> tuple[int, ...]:
-        """Numbers of the best trials told, as the backend sees it, ascending."""
+        """Return the numbers of the best trials told, in the backend's view, ascending."""
 
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
         return

@@ -12,12 +12,15 @@ from hpo.study.values import Params, SpaceDim, Trial
 
 
 class GridBackend(TellingBackend):
-    """The last dimension changes fastest. A dimension that does not exist at a point is left out of it."""
+    """Visits every point.
+
+    The last dimension changes fastest. A point lacks the dimensions that do not exist at it.
+    """
 
     name = "grid"
 
     def __init__(self, search: Search, trials: Sequence[Trial]) -> None:
-        """Raises `ConfigError` where a dimension has infinitely many values."""
+        """Make the grid. Raises `ConfigError` if a dimension has infinitely many values."""
         check_finite(search.space)
         super().__init__(search, trials)
         self._grid = Grid(search.space, search.points)
@@ -29,7 +32,7 @@ class GridBackend(TellingBackend):
 
 
 def check_finite(space: Sequence[SpaceDim]) -> None:
-    """Raises `ConfigError` for every dimension that a grid cannot enumerate."""
+    """Raise `ConfigError` for every dimension that a grid cannot enumerate."""
     hint = "give it a step, or choices; or choose hpo=random or hpo=optuna"
     problems = [
         Problem(f"hpo.space.{dim.key}", "is continuous: a grid cannot have all its values", hint)

@@ -1,8 +1,8 @@
 """`hpo=optuna`: Optuna draws the points, by ask and tell.
 
-The study's journal is the truth, Optuna's storage follows it: trial N here is trial N there. A trial that
-a killed controller created there, and that the journal does not have, is taken over by the next ask; an
-end that was not told is told at the start; a storage that is gone is filled again from the journal.
+The study's journal is the truth, and Optuna's storage follows it: trial N here is trial N there. If a
+killed controller created a trial there that the journal lacks, the next ask takes it over. An
+end that was not told is told at the start. A storage that is gone is filled again from the journal.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from hpo.study.values import ENDED, Params, SpaceDim, Trial
 STATES = {
     "succeeded": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
-    "infeasible": TrialState.PRUNED,  # with a constraint that it breaks, which the samplers learn from
+    "infeasible": TrialState.PRUNED,  # with a violated constraint, from which the samplers learn
     "failed": TrialState.FAIL,
 }
 INFEASIBLE = "not feasible"
@@ -67,11 +67,12 @@ class OptunaBackend(HpoBackend):
             self._reconcile(trials)
 
     def ask(self, number: int, fixed: Params | None = None) -> Params | None:
-        """Each draw has a sampler of its own seed: no draw is repeated after a restart."""
+        """Draw a point. Each draw has a sampler with its own seed: no draw is repeated after a restart."""
         with answered(self._where, self._url):
             return self._draw(number, fixed)
 
     def _draw(self, number: int, fixed: Params | None) -> Params | None:
+        """Draw a point, or record the fixed one."""
         if fixed is not None and self._has(number, fixed):
             return fixed
         if fixed is None and self._grid is not None:
@@ -88,10 +89,10 @@ class OptunaBackend(HpoBackend):
         return params
 
     def _refuse_outside(self, trial: optuna.Trial) -> None:
-        """Raise `ConfigError` if somebody else, such as a dashboard, gave values that the space has not."""
+        """Raise `ConfigError` if somebody else, such as a dashboard, gave values that the space lacks."""
         for key, value in {**trial._fixed_params, **trial.params}.items():
-            found = self._distributions.get(key)
-            if found is not None and not _holds(found, value):
+            known = self._distributions.get(key)
+            if known is not None and not _holds(known, value):
                 raise self._foreign(f"its trial {trial.number} has {key}={value}, which is not in the space")
 
     def tell(self, trial: Trial) -> None:
@@ -103,6 +104,7 @@ class OptunaBackend(HpoBackend):
             close_storage(self._storage)
 
     def _tell(self, trial: Trial) -> None:
+        """Write the end of a trial into the storage, once."""
         stored = self._stored()[trial.number]
         if stored.state.is_finished() or trial.state not in ENDED:
             return
@@ -119,7 +121,7 @@ class OptunaBackend(HpoBackend):
             return tuple(sorted(trial.number for trial in self._study.best_trials))
 
     def _violations(self, trial: Trial) -> dict[str, float]:
-        """Constraint -> excess; every trial that ended with values states all of them."""
+        """Return constraint -> excess. Every trial that ended with values states all of them."""
         if trial.state == "infeasible":
             return {INFEASIBLE: 1.0}
         if trial.state != "succeeded":
@@ -127,7 +129,7 @@ class OptunaBackend(HpoBackend):
         return excesses(trial.metrics, self.search.objectives, self.search.constraints)
 
     def _report(self, live: optuna.Trial, trial: Trial) -> None:
-        """The learning curve, for the dashboard; Optuna has none for several objectives."""
+        """Report the learning curve, for the dashboard. Optuna has none for several objectives."""
         if len(self.search.objectives) > 1 or not trial.run:
             return
         metric = self.search.objectives[0].metric
@@ -139,12 +141,12 @@ class OptunaBackend(HpoBackend):
         return self._study.get_trials(deepcopy=False)
 
     def _has(self, number: int, params: Params) -> bool:
-        """Whether the storage has this trial already: another controller shares it."""
+        """Return whether the storage has this trial already: another controller shares it."""
         stored = self._stored()
         return number < len(stored) and same_point(self._params(stored[number]), params)
 
     def _take(self, number: int, fixed: Params | None) -> optuna.Trial:
-        """Trial `number` of the storage, created, or taken over where a killed controller left it."""
+        """Return trial `number` of the storage: created, or taken over if a killed controller left it."""
         stored = self._stored()
         if len(stored) == number:
             if fixed is not None:
@@ -158,9 +160,9 @@ class OptunaBackend(HpoBackend):
         )
 
     def _reconcile(self, trials: Sequence[Trial]) -> None:
-        """Bring the storage to what the journal says.
+        """Bring the storage to the state of the journal.
 
-        Raises `ConfigError` where it belongs to another study.
+        Raises `ConfigError` if it belongs to another study.
         """
         stored = self._stored()
         if len(stored) > len(trials) + 1:
@@ -171,13 +173,16 @@ class OptunaBackend(HpoBackend):
                 self._study.add_trial(self._frozen(trial))
             elif not same_point(self._params(there), trial.params):
                 raise self._foreign(f"its trial {trial.number} has other parameters")
-            if there is None or not there.state.is_finished():  # a query each: not for all that are known
+            if (
+                there is None or not there.state.is_finished()
+            ):  # each costs a query: only for unfinished trials
                 self._tell(trial)
 
     def _foreign(self, what: str) -> ConfigError:
         return foreign(self.search, self._where, what)
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
+        """Return a trial of the journal as a running trial of Optuna."""
         return create_trial(
             state=TrialState.RUNNING,
             params={key: encode(self._dims[key], value) for key, value in trial.params.items()},
@@ -191,7 +196,7 @@ class OptunaBackend(HpoBackend):
 
 
 def distribution(dim: SpaceDim) -> BaseDistribution:
-    """A dimension as Optuna has it; nothing is changed, or the reading of the space has refused it."""
+    """Return a dimension as Optuna's distribution. Nothing changes: reading the space refused what would."""
     low, high = dim.bounds
     if dim.kind == "categorical":
         return CategoricalDistribution([encode(dim, choice) for choice in dim.choices])
@@ -200,30 +205,30 @@ def distribution(dim: SpaceDim) -> BaseDistribution:
     return FloatDistribution(low, high, log=dim.log, step=dim.step)
 
 
-def _holds(found: BaseDistribution, value: Any) -> bool:
-    """Whether the value is one of the distribution's."""
+def _holds(known: BaseDistribution, value: Any) -> bool:
+    """Return whether the value is one of the distribution's."""
     try:
-        return found._contains(found.to_internal_repr(value))
+        return known._contains(known.to_internal_repr(value))
     except ValueError:
         return False
 
 
 def encode(dim: SpaceDim, value: Any) -> Any:
-    """A choice as Optuna takes it: a list, or 1 beside true, stands as its JSON."""
+    """Return a choice in Optuna's form: a list, or 1 beside true, as its JSON."""
     return value if dim.kind != "categorical" or _are_plain(dim.choices) else json.dumps(value)
 
 
 def decode(dim: SpaceDim, value: Any) -> Any:
-    """The inverse of `encode`."""
+    """Return the choice: the inverse of `encode`."""
     return value if dim.kind != "categorical" or _are_plain(dim.choices) else json.loads(value)
 
 
 def _are_plain(choices: Sequence[Any]) -> bool:
-    """Whether Optuna can tell the choices apart by `==`."""
+    """Return whether Optuna can distinguish the choices by `==`."""
     plain = all(choice is None or isinstance(choice, bool | int | float | str) for choice in choices)
     return plain and len(set(choices)) == len(choices)
 
 
 def storage_url(storage: str | None) -> str | None:
-    """As `galley.urls.resolved`; null is the file of the study's folder."""
+    """Return the URL, see `galley.urls.resolved`; None is the file in the study's folder."""
     return None if storage is None else resolved("hpo.storage", storage)

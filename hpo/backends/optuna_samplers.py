@@ -17,18 +17,19 @@ from hpo.backends.optuna_constraints import with_constraints
 from hpo.space.points import size_of
 
 PACKAGES = {"gp": ("scipy", "torch"), "cmaes": ("cmaes",)}
-_LISTED = 1_000_000  # values of one dimension: Optuna's Gaussian process makes an array of them
-_POPULATION = 50  # of a genetic algorithm, at most; and at most a quarter of the trials
+_LISTED = 1_000_000  # most values of one dimension: Optuna's Gaussian process makes an array of them
+_POPULATION = 50  # largest population of a genetic algorithm; also at most a quarter of the trials
 
 
 def check_sampler(search: Search) -> None:
-    """Raises `ConfigError` for what the sampler would change silently, or draw without looking."""
+    """Raise `ConfigError` for what the sampler would change silently, or draw without learning from it."""
     problems = list(_problems(search))
     if problems:
         raise ConfigError(problems)
 
 
 def _problems(search: Search) -> Iterator[Problem]:
+    """Yield what the sampler cannot express."""
     sampler = search.settings.sampler
     where = f"hpo.sampler={sampler}"
     missing = [name for name in PACKAGES.get(sampler or "", ()) if find_spec(name) is None]
@@ -51,6 +52,7 @@ def _problems(search: Search) -> Iterator[Problem]:
 
 
 def _problems_of_cmaes(where: str, search: Search) -> Iterator[Problem]:
+    """Yield what CMA-ES cannot express."""
     if len(search.objectives) > 1:
         yield Problem(where, f"seeks one objective, not {len(search.objectives)}", "valid: tpe, nsga2, gp")
     choices = [dim.key for dim in search.space if dim.kind == "categorical"]
@@ -62,19 +64,19 @@ def _problems_of_cmaes(where: str, search: Search) -> Iterator[Problem]:
 
 
 def is_bounded(search: Search) -> bool:
-    """Whether a trial may succeed and yet not be feasible."""
+    """Return whether a trial may succeed and yet be infeasible."""
     return bool(search.constraints) or any(objective.bound is not None for objective in search.objectives)
 
 
 def make_sampler(search: Search, generator: random.Random) -> BaseSampler:
-    """The sampler that `hpo.sampler` names, seeded for one draw; null is TPE, as Optuna's own default.
+    """Return the sampler that `hpo.sampler` names, seeded for one draw; None is TPE, Optuna's own default.
 
-    The points of a grid are given, not drawn: Optuna's own sampler for it ends `Study.optimize` only.
+    The points of a grid are given, not drawn: Optuna's own grid sampler ends only `Study.optimize`.
     """
     seed, sampler = generator.randrange(2**32), search.settings.sampler or "tpe"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if sampler == "tpe":  # points that still run count as bad: parallel draws keep apart
+        if sampler == "tpe":  # `constant_liar`: running points count as bad, so that parallel draws differ
             together = search.settings.parallel > 1 or search.settings.share
             return with_constraints(optuna.samplers.TPESampler, seed=seed, constant_liar=together)
         if sampler == "nsga2":
@@ -93,5 +95,5 @@ def make_sampler(search: Search, generator: random.Random) -> BaseSampler:
 
 
 def population(search: Search) -> int:
-    """Of which a sweep sees four generations or more."""
+    """Return a population of which a sweep sees at least four generations."""
     return max(2, min(_POPULATION, (search.settings.trials or 4 * _POPULATION) // 4))

@@ -19,14 +19,15 @@ from galley.errors import ConfigError, Problem
 from galley.urls import cleaned
 from hpo.backends.base import NoAnswerError
 
-_NOT_FOUND = "Record does not exist."  # what Optuna's storages say of a study, or a trial, that was deleted
+_NOT_FOUND = "Record does not exist."  # the message of Optuna's storages for a deleted study or trial
 
 
 class KernelLock(JournalFileOpenLock):
-    """Optuna's own lock is a file, which a killed process leaves for 30 s; the kernel frees this one.
+    """A lock of the kernel on Optuna's log, which ends with its process.
 
-    Whoever gets it cuts off a last line that a killed writer left without its end. Raises
-    `FileNotFoundError` where the log is not the file any more that it was at first.
+    Optuna's own lock is a file, which a killed process leaves for 30 s. Whoever gets this lock removes an
+    unfinished last line of a killed writer. Raises `FileNotFoundError` if the log is no longer the same file
+    as at first.
     """
 
     def __init__(self, log: Path) -> None:
@@ -48,6 +49,7 @@ class KernelLock(JournalFileOpenLock):
         return True
 
     def _see_the_same_file(self) -> None:
+        """Raise `FileNotFoundError` if the log was replaced or removed."""
         inode = self._log.stat().st_ino
         if self._inode not in (None, inode):
             raise FileNotFoundError(errno.ENOENT, "it was replaced by another file", str(self._log))
@@ -58,9 +60,9 @@ class KernelLock(JournalFileOpenLock):
 
 
 def open_storage(url: str | None, folder: Path) -> BaseStorage:
-    """The database of the URL, else `optuna.log` of the folder, its unfinished last line cut off.
+    """Return the database of the URL, else `optuna.log` of the folder, without an unfinished last line.
 
-    Raises `ConfigError` where it cannot be opened or read, `NoAnswerError` where a database does not
+    Raises `ConfigError` if it cannot be opened or read, `NoAnswerError` if a database does not
     answer.
     """
     if url is not None:
@@ -78,7 +80,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
 
 
 def look_into(url: str, name: str) -> tuple[dict[str, Any], list[str]] | None:
-    """User attributes and directions of the study of this name in a database; null if there is none.
+    """Return user attributes and directions of the study of this name in a database; None if there is none.
 
     Writes no table. Raises `ConfigError` if the database cannot be opened or read.
     """
@@ -95,6 +97,7 @@ def look_into(url: str, name: str) -> tuple[dict[str, Any], list[str]] | None:
 
 
 def _read_study(url: str, name: str) -> tuple[dict[str, Any], list[str]] | None:
+    """Read the study from a database that has Optuna's tables."""
     with _opening(url):
         storage = RDBStorage(url, skip_table_creation=True)
     try:
@@ -109,14 +112,15 @@ def _read_study(url: str, name: str) -> tuple[dict[str, Any], list[str]] | None:
 
 
 def _open_database(url: str) -> RDBStorage:
-    # It warns, with the statement, before it tries another way; whether that failed is what matters.
+    """Open a database, and create Optuna's tables if need be."""
+    # Optuna warns, with the SQL statement, before it tries another way. Only a final failure matters.
     logging.getLogger("optuna.storages._rdb.storage").setLevel(logging.ERROR)
     with _opening(url), answered("hpo.storage", url):
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})  # it may have restarted meanwhile
+        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})  # the database may restart meanwhile
 
 
 def close_storage(storage: BaseStorage) -> None:
-    """Let go of its connections."""
+    """Close the storage's connections."""
     if isinstance(storage, RDBStorage):
         storage.remove_session()
         storage.engine.dispose()
@@ -124,6 +128,7 @@ def close_storage(storage: BaseStorage) -> None:
 
 @contextmanager
 def _opening(url: str) -> Iterator[None]:
+    """Turn an error of opening into a `ConfigError`."""
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
@@ -136,11 +141,11 @@ def _opening(url: str) -> Iterator[None]:
 
 @contextmanager
 def answered(where: str, url: str | None = None) -> Iterator[None]:
-    """Raises `NoAnswerError` where a storage is gone, for a moment or for good, or its study is.
+    """Raise `NoAnswerError` if a storage is gone, for a moment or for good, or its study is.
 
     `url`: of a database, whose credentials no message repeats.
 
-    Whatever a database says is taken for that: the storage holds nothing that cannot be written again.
+    Every error of a database counts as no answer: the storage holds nothing that cannot be written again.
     """
     try:
         yield
@@ -149,37 +154,41 @@ def answered(where: str, url: str | None = None) -> Iterator[None]:
             raise
         raise NoAnswerError(f"{where}: the study is not there any more") from error
     except _storage_errors() as error:
-        said = cleaned(_reason(_first_word(error)), url)
-        raise NoAnswerError(f"{where}: {said}") from error
+        reason = cleaned(_reason(_first_word(error)), url)
+        raise NoAnswerError(f"{where}: {reason}") from error
 
 
 def _storage_errors() -> tuple[type[Exception], ...]:
-    """Asked for only where something was raised: the import takes a third of a second."""
+    """Return the exceptions of storages. Only called after an error: the import takes a third of a second."""
     from sqlalchemy.exc import SQLAlchemyError
 
     return (SQLAlchemyError, StorageInternalError, OSError)
 
 
 def _first_word(error: BaseException) -> BaseException:
-    """What the driver said first. Optuna may hide it behind what came of it: where it reads trials it
-    takes any such error for one of SQLite's limits, and goes on in the broken transaction."""
+    """Return the driver's first error.
+
+    Optuna may hide it behind a later one: when it reads trials, it takes any such error for one of SQLite's
+    limits, and continues in the broken transaction.
+    """
     from sqlalchemy.exc import DBAPIError
 
-    found, cause = error, error.__cause__ or error.__context__
+    first, cause = error, error.__cause__ or error.__context__
     while cause is not None:
         if isinstance(cause, DBAPIError):
-            found = cause
+            first = cause
         cause = cause.__cause__ or cause.__context__
-    return found
+    return first
 
 
 def _reason(error: BaseException) -> str:
-    """One line, without the statement that failed."""
-    said = error.strerror if isinstance(error, OSError) else getattr(error, "orig", None)
-    return str(said or error).partition("\n")[0]
+    """Return the error in one line, without the statement that failed."""
+    text = error.strerror if isinstance(error, OSError) else getattr(error, "orig", None)
+    return str(text or error).partition("\n")[0]
 
 
 def _repair(path: Path) -> None:
+    """Cut off a last line without its end, which a killed writer left."""
     if not path.exists() or path.stat().st_size == 0:
         return
     with path.open("r+b") as stream:

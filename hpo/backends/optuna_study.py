@@ -1,4 +1,4 @@
-"""A study in Optuna's storage: created once, and known again by its identity."""
+"""A study in Optuna's storage: created once, and recognized by its identity."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _NAME = "or choose another hpo.study_dir: the name of its folder is the name of 
 
 
 def open_study(search: Search, storage: BaseStorage, where: str) -> optuna.Study:
-    """The study of `search`, created if there is none of its name.
+    """Return the study of `search`, created if there is none of its name.
 
-    Raises `ConfigError` with both sides if the study of that name is another one.
+    Raises `ConfigError` with both identities if the study of that name is another one.
     """
     study = optuna.create_study(
         study_name=search.name,
@@ -30,7 +30,7 @@ def open_study(search: Search, storage: BaseStorage, where: str) -> optuna.Study
     )
     there, here = study.user_attrs, identity(search)
     if f"{PREFIX}id" not in there and _is_untouched(study, search):
-        for name in reversed(here):  # the id last: what a killed controller wrote halfway is written again
+        for name in reversed(here):  # the id last: without an id, an interrupted writing is repeated
             study.set_user_attr(name, here[name])
         there = study.user_attrs
     _refuse(search, there, [way.name.lower() for way in study.directions], where)
@@ -38,29 +38,32 @@ def open_study(search: Search, storage: BaseStorage, where: str) -> optuna.Study
 
 
 def refuse_foreign(search: Search, url: str) -> None:
-    """Raise `ConfigError` if the database cannot be opened, or has another study of this name. Writes
-    no table."""
-    found = look_into(url, search.name)
-    if found is not None:
-        _refuse(search, *found, "hpo.storage")
+    """Raise `ConfigError` if the database cannot be opened, or has another study of this name.
+
+    Writes no table.
+    """
+    stored = look_into(url, search.name)
+    if stored is not None:
+        _refuse(search, *stored, "hpo.storage")
 
 
 def foreign(search: Search, where: str, what: str) -> ConfigError:
-    """The storage has a study of this name that is not this one."""
+    """Return the error for a storage that has another study of this name."""
     hint = _MOVE if search.settings.storage is None else f"{_MOVE}; {_NAME}"
     return ConfigError(Problem(f"{where}: {search.name}", what, hint))
 
 
 def _is_untouched(study: optuna.Study, search: Search) -> bool:
-    """Whether it is what a controller leaves that was killed right after it created the study."""
+    """Return whether the study is what a controller leaves that is killed right after creating it."""
     ways = [way.name.lower() for way in study.directions]
     return ways == directions(search.objectives) and not study.get_trials(deepcopy=False)
 
 
 def _refuse(search: Search, there: Mapping[str, Any], ways: list[str], where: str) -> None:
-    told = differences(there, identity(search))
+    """Raise `ConfigError` if identity or directions differ."""
+    difference = differences(there, identity(search))
     if ways != directions(search.objectives):
-        said = f"directions there: {', '.join(ways)}, here: {', '.join(directions(search.objectives))}"
-        told = f"{told}; {said}" if told else said
-    if told:
-        raise foreign(search, where, f"is another study: {told}")
+        other_ways = f"directions there: {', '.join(ways)}, here: {', '.join(directions(search.objectives))}"
+        difference = f"{difference}; {other_ways}" if difference else other_ways
+    if difference:
+        raise foreign(search, where, f"is another study: {difference}")

@@ -1,10 +1,10 @@
 """`hpo=pbt`: population based training (Jaderberg et al. 2017, arXiv:1711.09846), without a barrier.
 
 A trial is one interval of a member (see `hpo.population`). When a member's next interval is asked, it is
-compared with the others: with how they stood after as many intervals, or, where they are behind, with how
-they stand now. One of the worst takes over weights and parameters of one of the best that have come as
-far (exploit) and changes the parameters (explore); any other goes on as it is. Nobody waits for anybody,
-but a member whose interval failed: it waits for another one to come as far, and then takes its weights.
+compared with the others: with their state after as many intervals, or, if they are behind, with their
+latest state. One of the worst takes over weights and parameters of one of the best that have come as
+far (exploit) and changes the parameters (explore); any other continues unchanged. No member waits for
+another, except one whose interval failed: it waits until another has come as far, and takes its weights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hpo.study.values import ENDED, Params, Place, SpaceDim, Trial
 
 
 class PbtBackend(TellingBackend):
-    """Members are numbered from 0, and each has `hpo.trials / hpo.pbt.population` intervals."""
+    """Draws for members, numbered from 0, each with `hpo.trials / hpo.pbt.population` intervals."""
 
     name = "pbt"
 
@@ -34,7 +34,7 @@ class PbtBackend(TellingBackend):
         self._trials = list(trials)
 
     def ask(self, number: int, fixed: Params | None = None) -> Params | None:
-        """The next interval of the member that is furthest behind; null also where all of them run."""
+        """Return the next interval of the member that is furthest behind; None also if all of them run."""
         generator = random.Random(f"{self.search.seed}-{number}")
         lines = self._lines()
         ready = [member for member, line in enumerate(lines) if self._is_ready(line, lines)]
@@ -66,14 +66,14 @@ class PbtBackend(TellingBackend):
         self._trials[trial.number] = trial
 
     def _lines(self) -> list[list[Trial]]:
-        """The trials of each member, one an interval."""
-        found: list[list[Trial]] = [[] for _ in range(self._settings.population)]
+        """Return the trials of each member, one per interval."""
+        lines: list[list[Trial]] = [[] for _ in range(self._settings.population)]
         for trial in self._trials:
-            found[trial.member or 0].append(trial)
-        return found
+            lines[trial.member or 0].append(trial)
+        return lines
 
     def _is_ready(self, line: Sequence[Trial], lines: Sequence[Sequence[Trial]]) -> bool:
-        """Whether the member has another interval, and weights to start it from."""
+        """Return whether the member has another interval, and weights to start it from."""
         if not line or len(line) == intervals(self.search.settings):
             return not line
         if line[-1].state not in ENDED:
@@ -83,7 +83,7 @@ class PbtBackend(TellingBackend):
     def _source(
         self, line: Sequence[Trial], lines: Sequence[Sequence[Trial]], generator: random.Random
     ) -> Trial | None:
-        """The trial whose weights the member's next interval starts from; null: it is the first one."""
+        """Return the trial from whose weights the member's next interval starts; None if it is the first."""
         if not line:
             return None
         order = sorted((known[-1] for known in _ended(lines, len(line)) if known), key=self._rank)
@@ -95,43 +95,46 @@ class PbtBackend(TellingBackend):
         return generator.choice(donors) if donors and line[-1] in worst else line[-1]
 
     def _rank(self, trial: Trial) -> tuple[bool, bool, tuple[float, ...], int]:
-        """Less is better: by the objective among the feasible, then the others, then those that failed."""
+        """Return a sort key; less is better.
+
+        Feasible trials by the objective, then infeasible, then failed ones.
+        """
         succeeded = trial.state == "succeeded"
         losses = pareto.losses(trial.values, self.search.objectives) if succeeded else ()
         return not succeeded, not trial.feasible, tuple(losses), trial.number
 
 
 def _ended(lines: Sequence[Sequence[Trial]], count: int) -> list[list[Trial]]:
-    """Of each member its first `count` intervals, without one that runs."""
+    """Return the ended trials among the first `count` intervals of each member."""
     return [[trial for trial in line[:count] if trial.state in ENDED] for line in lines]
 
 
 def _arrived(lines: Sequence[Sequence[Trial]], count: int) -> list[Trial]:
-    """The trials that have left weights after `count` intervals."""
+    """Return the trials that have left weights after `count` intervals."""
     return [line[count - 1] for line in lines if len(line) >= count and line[count - 1].state == "succeeded"]
 
 
 def quantiles(order: Sequence[Trial], fraction: float) -> tuple[Sequence[Trial], Sequence[Trial]]:
-    """(worst, best) of the trials, best first: as many of each, rounded up, and never one in both."""
+    """Return (worst, best) of the trials, best first: equally many, rounded up, and never one in both."""
     count = min(math.ceil(len(order) * fraction), len(order) // 2)
     return order[len(order) - count :], order[:count]
 
 
 def explore(space: Sequence[SpaceDim], params: Params, settings: Pbt, generator: random.Random) -> Params:
-    """Other parameters near these, within the space; a dimension that did not exist is drawn."""
-    found: Params = {}
+    """Return parameters near these, within the space. A dimension that did not exist is drawn."""
+    moved: Params = {}
     for dim in space:
-        if not dim.is_active(found):
+        if not dim.is_active(moved):
             continue
         if dim.key not in params or generator.random() < settings.resample_probability:
-            found[dim.key] = draw_value(dim, generator)
+            moved[dim.key] = draw_value(dim, generator)
         else:
-            found[dim.key] = _perturb(dim, params[dim.key], settings, generator)
-    return found
+            moved[dim.key] = _perturb(dim, params[dim.key], settings, generator)
+    return moved
 
 
 def _perturb(dim: SpaceDim, value: Any, settings: Pbt, generator: random.Random) -> Any:
-    """The choice beside this one, or the number times a factor; at the end of a range it may stay."""
+    """Return a neighboring choice, or the number times a factor. At the end of a range it may not change."""
     if dim.kind == "categorical":
         place = dim.choices.index(value) + generator.choice((-1, 1))
         return dim.choices[min(max(place, 0), len(dim.choices) - 1)]

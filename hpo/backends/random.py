@@ -1,4 +1,4 @@
-"""`hpo=random`: each point drawn by itself, from the seed and the number of its trial."""
+"""`hpo=random`: each point is drawn by itself, from the seed and the number of its trial."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from hpo.backends.base import HpoBackend, Search
 from hpo.space.points import draw, enumerate_points, point_text, size_of
 from hpo.study.values import Params, Trial
 
-_TRIES = 100  # draws of a point that was drawn before
-_LISTED = 10_000  # points that are left, of which one is chosen then
+_TRIES = 100  # draws, if each point was drawn before
+_LISTED = 10_000  # most remaining points that are listed, to choose one of them
 
 
 class TellingBackend(HpoBackend):
-    """Remembers what it is told; the points do not depend on it."""
+    """Remembers the ended trials. The points do not depend on them."""
 
     def __init__(self, search: Search, trials: Sequence[Trial]) -> None:
         self.search = search
@@ -33,8 +33,10 @@ class TellingBackend(HpoBackend):
 
 
 class RandomBackend(TellingBackend):
-    """Uniform over choices, ranges and logarithms of ranges; over the points not yet drawn, while there are
-    any in a finite space."""
+    """Draws uniformly from choices, ranges and logarithms of ranges.
+
+    In a finite space it draws from the points not yet drawn, while there are any.
+    """
 
     name = "random"
 
@@ -48,6 +50,7 @@ class RandomBackend(TellingBackend):
         return params
 
     def _draw(self, generator: random.Random) -> Params:
+        """Draw a point that was not drawn before, if there is one."""
         space = self.search.space
         params = draw(space, generator)
         for _ in range(_TRIES):

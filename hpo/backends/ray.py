@@ -1,8 +1,8 @@
 """`hpo=ray`: Ray Tune's OptunaSearch draws the points; Galley's controller runs the trials.
 
-Tune's searcher is asked and told through its own interface, without a Ray cluster: a trial is a launched
-run like any other, with all its ranks, and the journal is the only state. A searcher is made again from
-it by letting it suggest the points of the journal in their order.
+Tune's searcher is used through its own interface, without a Ray cluster: a trial is a launched
+run like any other, with all its ranks, and the journal is the only state. To restore a searcher from
+the journal, a new one suggests the journal's points in their order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hpo.study.values import ENDED, Params, Trial
 
 
 class RayBackend(HpoBackend):
-    """TPE, for one objective or several, over conditional spaces too (define-by-run)."""
+    """TPE, for one objective or several, also over conditional spaces (define-by-run)."""
 
     name = "ray"
 
@@ -54,14 +54,14 @@ class RayBackend(HpoBackend):
             self._complete(self._searcher, trial)
 
     def best(self) -> tuple[int, ...]:
-        told = [t for _, t in sorted(self._ended.items()) if t.state == "succeeded" and t.feasible]
-        points = [pareto.losses(trial.values, self.search.objectives) for trial in told]
-        return tuple(told[index].number for index in pareto.front(points))
+        succeeded = [t for _, t in sorted(self._ended.items()) if t.state == "succeeded" and t.feasible]
+        points = [pareto.losses(trial.values, self.search.objectives) for trial in succeeded]
+        return tuple(succeeded[index].number for index in pareto.front(points))
 
     def _replay(self) -> OptunaSearch:
-        """A searcher that has suggested all points so far, and knows the ends of those that ended.
+        """Return a searcher that has suggested all points so far, and knows the ends of the ended trials.
 
-        Its seed depends on how many there are: one that is made after a restart draws no point again.
+        Its seed depends on the number of points: a searcher made after a restart repeats no draw.
         """
         objectives = self.search.objectives
         points = [
@@ -84,7 +84,7 @@ class RayBackend(HpoBackend):
         return searcher
 
     def _define(self) -> Callable[[Any], None]:
-        """The space as Tune's define-by-run function: a dimension is drawn where it exists."""
+        """Return the space as Tune's define-by-run function: a dimension is drawn if it exists."""
 
         def draw(trial: Any) -> None:
             params: Params = {}
@@ -95,21 +95,25 @@ class RayBackend(HpoBackend):
         return draw
 
     def _suggest(self, searcher: OptunaSearch, number: int) -> Params:
+        """Let the searcher suggest the point of a trial."""
         drawn = searcher.suggest(str(number)) or {}
         return {key: decode(dim, drawn[key]) for key, dim in self._dims.items() if key in drawn}
 
     @staticmethod
     def _complete(searcher: OptunaSearch, trial: Trial) -> None:
-        """Values; or none, of a pruned trial; or an error, of one that failed or was not feasible."""
+        """Tell the searcher the end of a trial.
+
+        With values; without, if it was pruned; as an error, if it failed or was infeasible.
+        """
         error = trial.state in ("failed", "infeasible")
         searcher.on_trial_complete(str(trial.number), result=trial.values or None, error=error)
 
 
-def _draw(trial: Any, key: str, found: optuna.distributions.BaseDistribution) -> Any:
-    """By the public calls, which are what Tune records."""
-    if isinstance(found, optuna.distributions.CategoricalDistribution):
-        return trial.suggest_categorical(key, found.choices)
-    if isinstance(found, optuna.distributions.IntDistribution):
-        return trial.suggest_int(key, found.low, found.high, step=found.step, log=found.log)
-    assert isinstance(found, optuna.distributions.FloatDistribution)  # noqa: S101
-    return trial.suggest_float(key, found.low, found.high, step=found.step, log=found.log)
+def _draw(trial: Any, key: str, dimension: optuna.distributions.BaseDistribution) -> Any:
+    """Draw by the public calls, which are what Tune records."""
+    if isinstance(dimension, optuna.distributions.CategoricalDistribution):
+        return trial.suggest_categorical(key, dimension.choices)
+    if isinstance(dimension, optuna.distributions.IntDistribution):
+        return trial.suggest_int(key, dimension.low, dimension.high, step=dimension.step, log=dimension.log)
+    assert isinstance(dimension, optuna.distributions.FloatDistribution)  # noqa: S101
+    return trial.suggest_float(key, dimension.low, dimension.high, step=dimension.step, log=dimension.log)

@@ -1,7 +1,7 @@
-"""Ending trials early, because others do better at the same share of their training.
+"""End trials early if others do better at the same share of their training.
 
-A trial reports through its metrics.jsonl, as every run does: Optuna has no channel for several
-objectives. What a pruner knows is read from the run folders, so that a new controller knows it too.
+A trial reports through its metrics.jsonl, like every run: Optuna has no channel for several
+objectives. A pruner reads all that it knows from the run folders, so that a new controller knows it, too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from hpo.study.state import Study
 
 
 def make_pruner(study: Study) -> Pruner:
-    """The pruner that `hpo.pruning.kind` names."""
+    """Return the pruner that `hpo.pruning.kind` names."""
     from hpo.pruning.median import MedianPruner
     from hpo.pruning.rungs import RungPruner
 

@@ -1,4 +1,4 @@
-"""The seam of the pruners."""
+"""The interface of pruners."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from hpo.study.values import Trial
 
 
 def may_win(trial: Trial, sees_bounds: bool) -> bool:
-    """Whether a trial may still be better than another one at the end, and can be a reason to end that one.
+    """Return whether a trial may still be better than another one at the end.
 
-    Not one that failed, or that ended beyond a bound. If `sees_bounds` is false, some bound is of a metric
-    that only the end of a run tells: then only a trial that has ended within its bounds.
+    Only then it can be a reason to end that one: not if it failed, or ended beyond a bound. If `sees_bounds`
+    is false, some bound is of a metric that is known only at the end of a run: then only if the trial has
+    ended within its bounds.
     """
     if trial.state in ("running", "pruned", "cancelled"):
         return sees_bounds
@@ -17,8 +18,8 @@ def may_win(trial: Trial, sees_bounds: bool) -> bool:
 
 
 class Pruner:
-    """Judges nothing."""
+    """A pruner that ends nothing."""
 
     def judge(self, trial: Trial) -> str:
-        """Why this running trial is to be ended; empty where it goes on. Cheap where nothing is new."""
+        """Return why this running trial should end; empty if it continues. Cheap if nothing is new."""
         return ""

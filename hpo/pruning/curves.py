@@ -15,7 +15,7 @@ from hpo.pareto import losses
 from hpo.study.state import Study
 from hpo.study.values import Constraint, Objective, Trial
 
-_MEANS = ("samples_per_s", "tokens_per_s")  # of a window of steps each: noisy one by one
+_MEANS = ("samples_per_s", "tokens_per_s")  # averaged, since each value is of a few steps and noisy
 _TIMES = ("wall_s", "cost")
 
 
@@ -26,7 +26,7 @@ class Report:
     Attributes:
         fraction: of the trial's optimizer steps, greater than 0.
         losses: as in `hpo.pareto`. Times are projected to the end, so that they can be compared.
-        excess: by how much each bound is missed that a run shows while it lives; 0 where it is kept.
+        excess: by how much each bound is missed that a living run shows; 0 if it is kept.
     """
 
     fraction: float
@@ -35,23 +35,24 @@ class Report:
 
     @property
     def point(self) -> tuple[float, ...]:
-        """In everything that counts; what is no finite number is NaN, and so worse than all else."""
+        """Return losses and excess. Values that are not finite become NaN, which is worse than all else."""
         return tuple(x if math.isfinite(x) else math.nan for x in (*self.losses, *self.excess))
 
     @property
     def keeps_bounds(self) -> bool:
+        """Return whether no visible bound is missed."""
         return not any(self.excess)
 
 
 class Curves:
-    """Curves of a study's trials; a file is read again only when it has changed."""
+    """Curves of a study's trials. A file is read again only if it has changed."""
 
     def __init__(self, study: Study) -> None:
         self._study = study
         self._read: dict[int, tuple[tuple[int, int], list[Report]]] = {}
 
     def of(self, trial: Trial) -> list[Report]:
-        """In order of their fractions."""
+        """Return the reports of a trial in the order of their fractions."""
         folder = RunFolder(Path(trial.run))
         try:
             stat = folder.metrics_file.stat()
@@ -65,7 +66,7 @@ class Curves:
         return known[1]
 
     def is_new(self, trial: Trial, seen: dict[int, int]) -> bool:
-        """Whether the curve is longer than when it was asked the last time with the same `seen`."""
+        """Return whether the curve is longer than at the last call with the same `seen`."""
         length = len(self.of(trial))
         is_longer = length > seen.get(trial.number, 0)
         seen[trial.number] = length
@@ -81,7 +82,7 @@ class Curves:
 
 
 def sees_bounds(study: Study) -> bool:
-    """Whether a run shows all bounded metrics while it lives."""
+    """Return whether a living run shows all bounded metrics."""
     return all(is_visible(constraint.metric) for constraint in study.constraints)
 
 
@@ -92,7 +93,7 @@ def reports(
     constraints: Sequence[Constraint],
     cost_per_hour: float,
 ) -> Iterator[Report]:
-    """One where a row completes what objectives and visible bounds need; where one is missing, none."""
+    """Yield a report for each row that completes what objectives and visible bounds need."""
     bounds = [constraint for constraint in constraints if is_visible(constraint.metric)]
     needed = [*(o.metric for o in objectives), *(c.metric for c in bounds)]
     latest: dict[str, float] = {}
@@ -114,8 +115,9 @@ def reports(
 
 
 def _values(latest: Mapping[str, float], fraction: float, cost_per_hour: float) -> dict[str, float]:
+    """Return the metrics of a row, with times projected to the end."""
     whole_s = latest.get("time_s", 0.0) / fraction
-    found = {**latest, "wall_s": whole_s, "cost": cost_per_hour * whole_s / 3600}
+    values = {**latest, "wall_s": whole_s, "cost": cost_per_hour * whole_s / 3600}
     if "loss" in latest:
-        found["train/loss"] = latest["loss"]
-    return found
+        values["train/loss"] = latest["loss"]
+    return values

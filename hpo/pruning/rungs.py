@@ -4,7 +4,7 @@ A trial is judged once at each rung, a share of its training, against all that h
 then (Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020). With several objectives
 the order is that of NSGA-II with hypervolume in place of crowding (Beume et al., SMS-EMOA, 2007): first
 by non-domination rank, then by how much hypervolume a trial adds to its rank. How far a trial is beyond a
-bound counts as one more objective: no trial is ended by one that is further beyond.
+bound counts as one more objective: no trial is ended because of one that is further beyond.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from hpo.study.values import Trial
 
 
 def survives(point: Point, others: Sequence[Point], eta: int) -> bool:
-    """Whether a trial with these losses goes on from a rung that the others have reached.
+    """Return whether a trial with these losses continues from a rung that the others have reached.
 
-    The best `1/eta` of all go on, rounded up; and a trial that none dominates always does. So a trial of
-    the final front is never ended where curves keep their order: where whoever dominates at a rung does
-    so at the end.
+    The best `1/eta` of all continue, rounded up; and a trial that none dominates always does. So a trial of
+    the final front is never ended if curves keep their order, that is, if a trial that dominates at a rung
+    also dominates at the end.
     """
     points = [point, *others]
     ranks = pareto.ranks(points)
@@ -40,17 +40,19 @@ def survives(point: Point, others: Sequence[Point], eta: int) -> bool:
 
 
 def rungs(first: float, eta: int) -> list[float]:
-    """Shares of the training at which a trial is judged, ascending; below 1."""
-    found = []
+    """Return the shares of the training at which a trial is judged, ascending, below 1."""
+    shares = []
     while first < 1:
-        found.append(first)
+        shares.append(first)
         first *= eta
-    return found
+    return shares
 
 
 class RungPruner(Pruner):
-    """One bracket; under `hyperband` as many as there are rungs, and a trial belongs to one by its number:
-    each begins to judge a rung later than the one before.
+    """Judges in one bracket; with `hyperband` in as many as there are rungs.
+
+    A trial belongs to a bracket by its number. Each bracket begins to judge one rung later than the one
+    before.
     """
 
     def __init__(self, study: Study) -> None:
@@ -64,32 +66,34 @@ class RungPruner(Pruner):
 
     def judge(self, trial: Trial) -> str:
         if not self._curves.is_new(trial, self._seen) or self._curves.of(trial)[-1].fraction >= 1:
-            return ""  # there is nothing to save by ending a training that is over
+            return ""  # ending a finished training saves nothing
         for rung in self._rungs[trial.number % self._brackets :]:
-            own = self._at(trial, rung)
-            if own is None:
+            point = self._at(trial, rung)
+            if point is None:
                 return ""
             if (trial.number, rung) not in self._judged:
                 self._judged.add((trial.number, rung))
-                reason = self._judge_at(trial, rung, own)
+                reason = self._judge_at(trial, rung, point)
                 if reason:
                     return reason
         return ""
 
-    def _judge_at(self, trial: Trial, rung: float, own: Point) -> str:
+    def _judge_at(self, trial: Trial, rung: float, own_point: Point) -> str:
+        """Return why the trial should end at this rung; empty if it survives."""
         settings = self._study.hpo.pruning
         rivals = (other for other in self._study.trials if self._are_rivals(trial, other))
         others = [point for point in (self._at(other, rung) for other in rivals) if point is not None]
-        if len(others) + 1 < settings.min_trials or survives(own, others, settings.eta):
+        if len(others) + 1 < settings.min_trials or survives(own_point, others, settings.eta):
             return ""
-        better = sum(pareto.dominates(other, own) for other in others)
+        better = sum(pareto.dominates(other, own_point) for other in others)
         return f"at {rung:.0%} of its training {better} of {len(others)} others were better in everything"
 
     def _are_rivals(self, trial: Trial, other: Trial) -> bool:
+        """Return whether the two trials are compared: they share a bracket, and the other may win."""
         same = other.number % self._brackets == trial.number % self._brackets
         return same and other.number != trial.number and may_win(other, self._sees_bounds)
 
     def _at(self, trial: Trial, rung: float) -> tuple[float, ...] | None:
-        """The trial's first report at or behind a rung; None before it."""
-        found = (report.point for report in self._curves.of(trial) if report.fraction >= rung)
-        return next(found, None)
+        """Return the point of the trial's first report at or after a rung; None before it."""
+        points = (report.point for report in self._curves.of(trial) if report.fraction >= rung)
+        return next(points, None)

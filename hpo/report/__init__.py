@@ -1,4 +1,4 @@
-"""What `pareto` writes: the report of a study as a page, a picture, a table and JSON."""
+"""The report of a study, which `pareto` writes: a page, a picture, a table and JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ PAGE, PICTURE, TABLE, DATA = "report.html", "front.png", "trials.csv", "front.js
 
 
 def write_report(front: ParetoFront, params: Sequence[str], folder: Path) -> list[Path]:
-    """The report's files in `folder`, the page first. `params`: the keys of the space, in its order."""
+    """Write the report's files into `folder`; return them, the page first.
+
+    `params`: the keys of the space, in its order.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / PAGE, render(front, params, folder))
     write_atomic(folder / TABLE, _table(front, params))
@@ -36,17 +39,23 @@ def _data(front: ParetoFront) -> str:
 
 
 def _means(trial: Trial, names: Sequence[str], estimates: Mapping[int, Estimate]) -> list[Any]:
-    """The point of a trial, how many of its runs succeeded, mean and spread of each objective over them."""
+    """Return the point of a trial, how many of its runs succeeded, mean and spread of each objective."""
     point = trial.number if trial.repeat_of is None else trial.repeat_of
-    found = estimates.get(point)
-    if found is None:
+    estimate = estimates.get(point)
+    if estimate is None:
         return [point, 0, *[""] * (2 * len(names))]
-    return [point, found.count, *(part.get(n, "") for n in names for part in (found.mean, found.std))]
+    return [
+        point,
+        estimate.count,
+        *(part.get(n, "") for n in names for part in (estimate.mean, estimate.std)),
+    ]
 
 
 def _table(front: ParetoFront, params: Sequence[str]) -> str:
-    """One row a trial, with its own values, and with repeats those of its point; an absent value is an empty
-    cell."""
+    """Return one row per trial, with its own values, and with repeats those of its point.
+
+    An absent value is an empty cell.
+    """
     estimates = {one.number: one for one in front.estimates}
     metrics = sorted({name for trial in front.trials for name in trial.metrics})
     names = [objective.metric for objective in front.objectives]
@@ -60,12 +69,12 @@ def _table(front: ParetoFront, params: Sequence[str]) -> str:
     means = ["point", "succeeded", *means] if means else []
     writer.writerow([*head, *params, *metrics, *means, *places, "attempts", "seconds", "run", "message"])
     for trial in front.trials:
-        found = (trial.number in front.front, trial.number == front.knee, trial.number == front.chosen)
-        told = {**trial.metrics, **trial.values}
+        marks = (trial.number in front.front, trial.number == front.knee, trial.number == front.chosen)
+        values = {**trial.metrics, **trial.values}
         timed = trial.started_at is not None and trial.ended_at is not None
         seconds = round((trial.ended_at or 0) - (trial.started_at or 0), 3) if timed else ""
-        row = [trial.number, trial.state, trial.feasible, *found]
-        row += [trial.params.get(name, "") for name in params] + [told.get(name, "") for name in metrics]
+        row = [trial.number, trial.state, trial.feasible, *marks]
+        row += [trial.params.get(name, "") for name in params] + [values.get(name, "") for name in metrics]
         row += _means(trial, names, estimates) if means else []
         place = [trial.member, trial.parent] if populated else []
         writer.writerow([*row, *place, trial.attempts, seconds, trial.run, trial.message])

@@ -1,4 +1,4 @@
-"""The report as one HTML page that needs nothing besides itself."""
+"""The report as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HERE = Path(__file__).parent
 
 
 def render(front: ParetoFront, params: Sequence[str], folder: Path) -> str:
-    """The page, whose links to the runs are relative to `folder`, where it will lie."""
+    """Return the page. Its links to the runs are relative to `folder`, where the page will be."""
     parts = {
         "__TITLE__": html.escape(front.study),
         "__STYLE__": (_HERE / "page.css").read_text(),
@@ -27,15 +27,15 @@ def render(front: ParetoFront, params: Sequence[str], folder: Path) -> str:
         "__DATA__": _embed(page_data(front, params, folder)),
     }
     page = (_HERE / "page.html").read_text()
-    for name, text in parts.items():  # data last: what a user wrote is not looked at again
+    for name, text in parts.items():  # data last: placeholders inside a user's text are not replaced
         page = page.replace(name, text)
     return page
 
 
 def page_data(front: ParetoFront, params: Sequence[str], folder: Path) -> dict[str, Any]:
-    """What the page shows. Numbers that JSON lacks (NaN, infinity) are left out."""
+    """Return what the page shows. Numbers that JSON lacks (NaN, infinity) are left out."""
     metrics = sorted({name for trial in front.trials for name in trial.metrics})
-    told = [trial for trial in front.trials if trial.state == "succeeded"]
+    succeeded = [trial for trial in front.trials if trial.state == "succeeded"]
     return {
         "study": front.study,
         "objectives": [asdict(objective) for objective in front.objectives],
@@ -46,20 +46,21 @@ def page_data(front: ParetoFront, params: Sequence[str], folder: Path) -> dict[s
         "front": list(front.front),
         "knee": front.knee,
         "chosen": front.chosen,
-        "importances": {o.metric: importances(told, params, o.metric) for o in front.objectives},
+        "importances": {o.metric: importances(succeeded, params, o.metric) for o in front.objectives},
     }
 
 
 def _shown(front: ParetoFront, trial: Trial) -> Trial:
-    """With repeats the trial that stands for a point has the means, and says so."""
-    found = front.estimate(trial.number)
-    if found is None:
+    """Return the trial; with repeats, the trial that stands for a point has the means and says so."""
+    estimate = front.estimate(trial.number)
+    if estimate is None:
         return trial
-    said = describe_estimate(found, [objective.metric for objective in front.objectives])
-    return replace(front.stands_for(trial.number), message=said)
+    summary = describe_estimate(estimate, [objective.metric for objective in front.objectives])
+    return replace(front.stands_for(trial.number), message=summary)
 
 
 def _trial(trial: Trial, folder: Path) -> dict[str, Any]:
+    """Return a trial as the page shows it."""
     metrics = {
         name: value for name, value in {**trial.metrics, **trial.values}.items() if math.isfinite(value)
     }
@@ -73,6 +74,6 @@ def _trial(trial: Trial, folder: Path) -> dict[str, Any]:
 
 
 def _embed(data: dict[str, Any]) -> str:
-    """JSON that may stand in a <script> element: it can neither close it nor open a comment."""
+    """Return JSON that is safe in a <script> element: it can neither close it nor open a comment."""
     text = json.dumps(data, sort_keys=True, allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

@@ -1,4 +1,4 @@
-"""The front as a picture."""
+"""Draw the front as a picture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _COLORS = {"other": "#9aa5c4", "front": "#d6336c", "knee": "#e8890c", "chosen": 
 
 
 def draw(front: ParetoFront, path: Path) -> None:
-    """Every pair of objectives in a panel of its own; one objective over the trials' numbers."""
+    """Draw every pair of objectives in its own panel; a single objective over the trials' numbers."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

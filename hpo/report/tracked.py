@@ -1,4 +1,4 @@
-"""The summary of a sweep at the tracker that its trials report to."""
+"""Report the summary of a sweep to the tracker of its trials."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from hpo.study.state import Study
 from hpo.study.values import ParetoFront
 
 
-def track(study: Study, found: ParetoFront) -> None:
-    """One run of the trials' group: all trials and the front as tables, the winner as summary.
+def track(study: Study, front: ParetoFront) -> None:
+    """Report one run of the trials' group: all trials and the front as tables, the winner as summary.
 
-    The columns are parameters and objectives, which is what parallel coordinates are drawn from.
+    The columns are parameters and objectives, as a plot of parallel coordinates needs them.
     """
     params = [dim.key for dim in study.space]
-    metrics = [objective.metric for objective in found.objectives]
+    metrics = [objective.metric for objective in front.objectives]
     columns = ["trial", "state", *params, *metrics]
-    shown = [found.stands_for(trial.number) for trial in found.trials]
+    shown = [front.stands_for(trial.number) for trial in front.trials]
     rows = {
         trial.number: [
             *(trial.number, trial.state),
@@ -26,8 +26,8 @@ def track(study: Study, found: ParetoFront) -> None:
     }
     tracking = track_study(study.begun.recipe, study.name, study.folder.root)
     tracking.table("trials", columns, list(rows.values()))
-    tracking.table("front", columns, [rows[number] for number in found.front])
-    summary: dict[str, float | int | str] = {"trials": len(found.trials), "front": len(found.front)}
-    if found.chosen is not None:
-        summary |= {"chosen": found.chosen, **shown[found.chosen].values}
+    tracking.table("front", columns, [rows[number] for number in front.front])
+    summary: dict[str, float | int | str] = {"trials": len(front.trials), "front": len(front.front)}
+    if front.chosen is not None:
+        summary |= {"chosen": front.chosen, **shown[front.chosen].values}
     tracking.finish(summary, succeeded=True)

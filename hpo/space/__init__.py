@@ -1,1 +1,1 @@
-"""The search space, and points of it."""
+"""The search space, and its points."""

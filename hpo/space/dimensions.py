@@ -1,4 +1,4 @@
-"""The search space as the recipe writes it -> dimensions. Neutral: no backend is known here.
+"""Read the search space of a recipe as dimensions, which are independent of any backend.
 
     hpo:
       space:
@@ -28,11 +28,11 @@ FORMS = (
     "a list of choices, {low, high, log, step}, {choices, when}, or interval(), range(), choice() of Hydra"
 )
 FIXED = ("hpo", "run_dir", "detach", "after", "recipe", "profile", "launcher.kind", "launcher")
-_MULTIPLE = 1e-9  # of a step, within which a range is a whole number of steps
+_MULTIPLE = 1e-9  # tolerance, as a share of a step, for a range that is a whole number of steps
 
 
 def read_space(space: Mapping[str, Any]) -> tuple[SpaceDim, ...]:
-    """The dimensions, each after those that its `when` names.
+    """Return the dimensions, each after those that its `when` names.
 
     Raises `ConfigError` with every mistake that can be seen without composing a recipe.
     """
@@ -51,6 +51,7 @@ def read_space(space: Mapping[str, Any]) -> tuple[SpaceDim, ...]:
 
 
 def _flatten(space: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and what is written for them."""
     for name, written in space.items():
         key = f"{prefix}{name}"
         is_section = isinstance(written, Mapping) and key not in leaf_types()
@@ -65,6 +66,7 @@ def _problem(key: str, what: str, hint: str = "") -> ConfigError:
 
 
 def _read(key: str, written: Any) -> SpaceDim:
+    """Read one dimension. Raises `ConfigError`."""
     if any(key == name or key.startswith(f"{name}.") for name in FIXED if name != "launcher"):
         raise _problem(key, "is the sweep's own and cannot be searched", "choose another key")
     if isinstance(written, str):
@@ -81,11 +83,13 @@ def _read(key: str, written: Any) -> SpaceDim:
 
 
 def _read_words(key: str, written: Mapping[str, Any]) -> SpaceDim:
+    """Read a dimension that is written as a mapping."""
     when = {parent: _as_tuple(values) for parent, values in (written.get("when") or {}).items()}
     if "choices" in written:
         if {"low", "high", "step", "log"} & written.keys():
             raise _problem(key, "has choices and a range", "keep one of them")
         return SpaceDim(key, "categorical", choices=_as_tuple(written["choices"]), when=when)
+
     low, high = (_number(key, name, written.get(name)) for name in ("low", "high"))
     step = None if written.get("step") is None else _number(key, "step", written["step"])
     kind = _kind(key, (low, high, 1 if step is None else step), written.get("type"))
@@ -111,7 +115,7 @@ def _number(key: str, name: str, value: Any) -> float:
 
 
 def _kind(key: str, numbers: Sequence[float], asked: Any) -> Literal["float", "int"]:
-    """`int` where the recipe's key takes whole numbers only, also if they are written as 8.0."""
+    """Return `int` if the recipe's key takes only whole numbers, also if they are written as 8.0."""
     if asked not in (None, "float", "int"):
         raise _problem(key, f"type: {asked!r} is not a type", "valid: float, int")
     known = key in leaf_types()
@@ -125,6 +129,7 @@ def _kind(key: str, numbers: Sequence[float], asked: Any) -> Literal["float", "i
 
 
 def _read_hydra(key: str, text: str) -> SpaceDim:
+    """Read a dimension in Hydra's sweep syntax."""
     from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep, Sweep
     from hydra.errors import HydraException
 
@@ -139,6 +144,7 @@ def _read_hydra(key: str, text: str) -> SpaceDim:
     tags = sorted(set(sweep.tags) - {"log"})
     if tags:
         raise _problem(key, f"tag '{tags[0]}' has no meaning here", "valid: log")
+
     log = "log" in sweep.tags
     if isinstance(sweep, ChoiceSweep):
         if log:
@@ -153,7 +159,7 @@ def _read_hydra(key: str, text: str) -> SpaceDim:
 
 
 def _range(key: str, start: float, stop: float, step: float, log: bool) -> SpaceDim:
-    """Hydra's range leaves its stop out."""
+    """Return the dimension of a Hydra range, which does not include its stop."""
     if step <= 0 or stop <= start:
         raise _problem(key, f"range({start}, {stop}, {step}) is empty", "start < stop and step > 0")
     count = math.ceil((stop - start) / step - _MULTIPLE)
@@ -164,12 +170,12 @@ def _range(key: str, start: float, stop: float, step: float, log: bool) -> Space
 
 
 def _whole(number: float) -> float:
-    """`8.0` means 8 where the key takes whole numbers."""
+    """Return an integer if the number is whole: `8.0` means 8 if the key takes whole numbers."""
     return int(number) if float(number).is_integer() else number
 
 
 def _plain(value: Any) -> Any:
-    """A value of Hydra's grammar as the override parser hands it to the configuration."""
+    """Return a value of Hydra's grammar as the override parser passes it to the configuration."""
     from hydra.core.override_parser.types import QuotedString
 
     if isinstance(value, QuotedString):
@@ -182,8 +188,10 @@ def _plain(value: Any) -> Any:
 
 
 def _checked(dim: SpaceDim) -> SpaceDim:
-    """The dimension with bounds of its kind. Raises `ConfigError` where it holds no value, or contradicts
-    itself."""
+    """Return the dimension with bounds of its kind.
+
+    Raises `ConfigError` if it holds no value, or contradicts itself.
+    """
     if dim.kind == "categorical":
         return _checked_choices(dim)
     (low, high), step = dim.bounds, dim.step
@@ -205,6 +213,7 @@ def _checked(dim: SpaceDim) -> SpaceDim:
 
 
 def _checked_choices(dim: SpaceDim) -> SpaceDim:
+    """Return the dimension. Raises `ConfigError` for choices that a study cannot keep apart or store."""
     if not dim.choices:
         raise _problem(dim.key, "has no choices", "a list of at least one value")
     odd = [choice for choice in dim.choices if isinstance(choice, float) and not math.isfinite(choice)]
@@ -219,11 +228,12 @@ def _checked_choices(dim: SpaceDim) -> SpaceDim:
 
 
 def _holds(values: Sequence[Any], value: Any) -> bool:
-    """Whether `value` is among them; 1, 1.0 and true are three values."""
+    """Return whether `value` is among them; 1, 1.0 and true are three values."""
     return any(type(other) is type(value) and other == value for other in values)
 
 
 def _condition_problems(dim: SpaceDim, dims: Mapping[str, SpaceDim]) -> Iterator[Problem]:
+    """Yield what is wrong with the conditions of a dimension."""
     for key, values in dim.when.items():
         where, parent = f"hpo.space.{dim.key}.when.{key}", dims.get(key)
         if parent is None:
@@ -251,7 +261,7 @@ def _bounds(dim: SpaceDim) -> str:
 
 
 def _in_order(dims: Mapping[str, SpaceDim]) -> tuple[SpaceDim, ...]:
-    """As written, but each behind its parents."""
+    """Return the dimensions as written, but each after its parents."""
     ordered: dict[str, SpaceDim] = {}
     while len(ordered) < len(dims):
         ready = [dim for key, dim in dims.items() if key not in ordered and dim.when.keys() <= ordered.keys()]

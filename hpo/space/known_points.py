@@ -1,4 +1,4 @@
-"""Points that are known before the sweep (`hpo.points`): they are tried first."""
+"""Points that are known before the sweep (`hpo.points`). They are tried first."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hpo.space.points import same_point
 from hpo.study.values import Params, SpaceDim
 
 _FORM = "a list of points in YAML or JSON, each with a value for every dimension: - {optim.lr: 1e-4, …}"
-_NEAR = 1e-9  # of a step, within which a value lies on it
+_NEAR = 1e-9  # tolerance, as a share of a step, for a value that is on a step
 
 
 def read_known_points(file: str | None, space: Sequence[SpaceDim]) -> list[Params]:
-    """The points of the file, in its order, as the sweep writes them; none without a file.
+    """Return the points of the file, in its order, as the sweep writes them; none without a file.
 
     Raises `ConfigError` with every value that is not in the space.
     """
@@ -28,9 +28,9 @@ def read_known_points(file: str | None, space: Sequence[SpaceDim]) -> list[Param
     points: list[Params] = []
     for number, point in enumerate(written):
         where = f"{file}: point {number}"
-        found = list(_problems(where, point, space))
-        problems += found
-        if not found:
+        point_problems = list(_problems(where, point, space))
+        problems += point_problems
+        if not point_problems:
             points.append({dim.key: _plain(dim, point[dim.key]) for dim in space if dim.key in point})
             if any(same_point(points[-1], other) for other in points[:-1]):
                 problems.append(
@@ -42,17 +42,19 @@ def read_known_points(file: str | None, space: Sequence[SpaceDim]) -> list[Param
 
 
 def _read(file: str) -> list[Any]:
+    """Return the list in the file. Raises `ConfigError` if there is none."""
     try:
         written = yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        said = str(getattr(error, "strerror", None) or error).partition("\n")[0]
-        raise ConfigError(Problem(f"hpo.points={file}", f"cannot be read: {said}", _FORM)) from error
+        reason = str(getattr(error, "strerror", None) or error).partition("\n")[0]
+        raise ConfigError(Problem(f"hpo.points={file}", f"cannot be read: {reason}", _FORM)) from error
     if not isinstance(written, list) or not written:
         raise ConfigError(Problem(f"hpo.points={file}", "is not a list of points", _FORM))
     return written
 
 
 def _problems(where: str, point: Any, space: Sequence[SpaceDim]) -> Iterator[Problem]:
+    """Yield what is wrong with one point."""
     if not isinstance(point, Mapping):
         yield Problem(where, f"{point!r} is not a point", _FORM)
         return
@@ -71,7 +73,7 @@ def _problems(where: str, point: Any, space: Sequence[SpaceDim]) -> Iterator[Pro
 
 
 def is_value(dim: SpaceDim, value: Any) -> bool:
-    """Whether the dimension has this value."""
+    """Return whether the dimension has this value."""
     if dim.kind == "categorical":
         return any(same_point({"": value}, {"": choice}) for choice in dim.choices)
     if isinstance(value, bool) or not isinstance(value, int if dim.kind == "int" else int | float):
@@ -82,7 +84,10 @@ def is_value(dim: SpaceDim, value: Any) -> bool:
 
 
 def _plain(dim: SpaceDim, value: Any) -> Any:
-    """As the sweep would draw it: `1e-4` is text to plain YAML, and 8.0 is 8 where numbers are whole."""
+    """Return the value as the sweep would draw it.
+
+    `1e-4` is text to plain YAML, and 8.0 becomes 8 if the dimension takes whole numbers.
+    """
     if dim.kind == "categorical":
         return value
     try:

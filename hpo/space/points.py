@@ -15,7 +15,7 @@ from hpo.study.values import Params, SpaceDim
 
 
 def draw(dims: Sequence[SpaceDim], generator: random.Random) -> Params:
-    """A random point: uniform over choices, over the range, or over its logarithm."""
+    """Return a random point: uniform over choices, over the range, or over its logarithm."""
     params: Params = {}
     for dim in dims:
         if dim.is_active(params):
@@ -24,7 +24,7 @@ def draw(dims: Sequence[SpaceDim], generator: random.Random) -> Params:
 
 
 def draw_value(dim: SpaceDim, generator: random.Random) -> Any:
-    """A random value of one dimension."""
+    """Return a random value of one dimension."""
     if dim.kind == "categorical":
         return generator.choice(dim.choices)
     low, high = dim.bounds
@@ -41,13 +41,13 @@ def draw_value(dim: SpaceDim, generator: random.Random) -> Any:
 
 
 def nth_value(dim: SpaceDim, index: int) -> float:
-    """`low + index × step`, without the digits that binary fractions add (0.30000000000000004)."""
+    """Return `low + index × step`, without the digits of binary fractions (0.30000000000000004)."""
     value = dim.bounds[0] + index * (dim.step or 1)
     return int(value) if dim.kind == "int" else float(f"{value:.12g}")
 
 
 def size_of(dim: SpaceDim) -> int | None:
-    """How many values a dimension has; null: infinitely many."""
+    """Return the number of values of a dimension; None if there are infinitely many."""
     if dim.kind == "categorical":
         return len(dim.choices)
     low, high = dim.bounds
@@ -57,7 +57,7 @@ def size_of(dim: SpaceDim) -> int | None:
 
 
 def values_of(dim: SpaceDim) -> Iterator[Any]:
-    """All values of a finite dimension in order, one after the other: there may be billions."""
+    """Yield all values of a finite dimension in order. They are not listed: there may be billions."""
     if dim.kind == "categorical":
         yield from dim.choices
         return
@@ -66,7 +66,7 @@ def values_of(dim: SpaceDim) -> Iterator[Any]:
 
 
 def enumerate_points(dims: Sequence[SpaceDim]) -> Iterator[Params]:
-    """All points of a finite space, the last dimension changing fastest; each once. None is kept."""
+    """Yield all points of a finite space, each once, the last dimension changing fastest. Keeps none."""
     yield from _extend({}, dims)
 
 
@@ -83,40 +83,40 @@ def _extend(params: Params, dims: Sequence[SpaceDim]) -> Iterator[Params]:
 
 
 def count_points(dims: Sequence[SpaceDim], at_most: int) -> int:
-    """How many points a finite space has, counted no further than `at_most`."""
+    """Return the number of points of a finite space, counted no further than `at_most`."""
     if not any(dim.when for dim in dims):
         return min(at_most, math.prod(size_of(dim) or 0 for dim in dims))
     return sum(1 for _ in islice(enumerate_points(dims), at_most))
 
 
 class Grid:
-    """Points of a finite space by their index. They are enumerated as far as they are asked for."""
+    """Points of a finite space by their index. They are enumerated on demand."""
 
     def __init__(self, dims: Sequence[SpaceDim], first: Sequence[Params] = ()) -> None:
-        """`first`: points of the space that come before all others."""
+        """Prepare the enumeration. `first`: points of the space that come before all others."""
         known = {point_text(point) for point in first}
         others = (point for point in enumerate_points(dims) if point_text(point) not in known)
         self._ahead = chain(first, others)
         self._points: list[Params] = []
 
     def point(self, index: int) -> Params | None:
-        """Null where the space has no such point."""
+        """Return the point; None if the space has fewer points."""
         self._points += islice(self._ahead, max(0, index + 1 - len(self._points)))
         return self._points[index] if index < len(self._points) else None
 
 
 def same_point(a: Params, b: Params) -> bool:
-    """Whether two points are one, by their JSON: true is not 1."""
+    """Return whether two points are equal by their JSON: true is not 1."""
     return point_text(a) == point_text(b)
 
 
 def point_text(point: Params) -> str:
-    """Equal for equal points, and for no others."""
+    """Return text that is equal for equal points, and for no others."""
     return json.dumps(point, sort_keys=True)
 
 
 def override(key: str, value: Any, groups: Sequence[str]) -> str:
-    """`KEY=VALUE` in Hydra's grammar, which reads back as exactly this value."""
+    """Return `KEY=VALUE` in Hydra's grammar, which is read back as exactly this value."""
     if key in groups and isinstance(value, str):
         return f"{key}={value}"
     return f"{key}={_literal(value)}"
@@ -135,7 +135,7 @@ def _literal(value: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    """In Hydra's grammar only backslashes in front of a quote, or at the end, are escaped."""
+    """Quote text. In Hydra's grammar only backslashes before a quote, or at the end, are escaped."""
     body, backslashes = "", ""
     for character in text:
         if character == "\\":

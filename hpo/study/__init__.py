@@ -1,1 +1,1 @@
-"""A study: its event log, its folder, and what several controllers of it share."""
+"""A study: its event log, its folder, and what its controllers share."""

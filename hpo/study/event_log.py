@@ -1,8 +1,8 @@
-"""The journal of a study: all of its state, one JSON line an event, appended and never changed.
+"""The journal of a study: all of its state, one JSON line per event, appended and never changed.
 
-An event is on the disk before anything is done that it speaks of, or that follows from it. A writer that
-was killed leaves at most a last line without its end; that line is as if never written. Each line ends
-with the checksum of what stands before it, so that a digit that was changed is noticed.
+An event is on the disk before anything is done that it describes, or that follows from it. A killed writer
+leaves at most a last line without its end; that line counts as never written. Each line ends
+with the checksum of its content, so that a changed digit is noticed.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ from hpo.study.values import Params, TrialState
 
 @dataclass(frozen=True)
 class Begun:
-    """The study: what is asked for, and with which code.
+    """The study: what was requested, and with which code.
 
     Attributes:
-        words: the overrides of the command; with a trial's parameters behind them they compose its recipe.
+        words: the overrides of the command; followed by a trial's parameters, they compose its recipe.
         config_dirs: the user's folders of recipes and config groups.
-        recipe: what the words composed to, to notice when they no longer do.
-        points: that are tried first (`hpo.points`), as they were in the file then.
+        recipe: what the words composed to, to notice if they compose to something else later.
+        points: are tried first (`hpo.points`), as they were in the file then.
     """
 
     name: str
@@ -52,10 +52,10 @@ class Begun:
 
 @dataclass(frozen=True)
 class Asked:
-    """A trial and its parameters; from here on it exists.
+    """A trial and its parameters. From this event on the trial exists.
 
     Attributes:
-        controller: the one that runs it, by the name of its lease.
+        controller: the one that runs the trial, by the name of its lease.
         member, parent: as in `Trial`.
     """
 
@@ -71,7 +71,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Adopted:
-    """A trial whose controller is gone belongs to another one."""
+    """A trial whose controller is dead belongs to another one."""
 
     number: int
     controller: str
@@ -85,7 +85,7 @@ class Retried:
 
     Attributes:
         attempt: the one that failed.
-        counted: it counts against `hpo.retries`.
+        counted: whether it counts against `hpo.retries`.
     """
 
     number: int
@@ -114,7 +114,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Cancelled:
-    """Somebody ended the study; what runs is taken down."""
+    """Somebody cancelled the study; running trials are ended."""
 
     time: float
     event: Literal["cancelled"] = "cancelled"
@@ -122,7 +122,7 @@ class Cancelled:
 
 @dataclass(frozen=True)
 class Extended:
-    """The study is to have more trials than it was begun with."""
+    """The study gets more trials than it was begun with."""
 
     trials: int
     time: float
@@ -131,7 +131,7 @@ class Extended:
 
 @dataclass(frozen=True)
 class Resumed:
-    """The study goes on."""
+    """The study was resumed."""
 
     time: float
     event: Literal["resumed"] = "resumed"
@@ -144,23 +144,23 @@ _SEAL = re.compile(rb', "crc32": "([0-9a-f]{8})"\}$')
 
 
 class EventLog:
-    """Appends, and reads what others have appended.
+    """Appends events, and reads those of other controllers.
 
-    Controllers that share a study take turns: whoever appends holds the turn, and has read all before.
+    Controllers that share a study take turns: whoever appends holds the turn, and has read everything before.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        self._offset, self._lines = 0, 0  # of what was read or appended here
+        self._offset, self._lines = 0, 0  # bytes and lines that were read or appended here
         folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
-        os.fsync(folder)  # the name of a new file is on the disk too
+        os.fsync(folder)  # so that the name of a new file is on the disk, too
         os.close(folder)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Nobody else appends meanwhile. Cuts off a last line that a killed writer left without its end."""
+        """Keep others from appending. Cuts off an unfinished last line of a killed writer."""
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         try:
             size = os.fstat(self._descriptor).st_size
@@ -171,11 +171,11 @@ class EventLog:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def has_news(self) -> bool:
-        """Whether there is anything that was neither read nor appended here."""
+        """Return whether there is anything that was neither read nor appended here."""
         return os.fstat(self._descriptor).st_size != self._offset
 
     def read(self) -> list[Event]:
-        """The whole events that were neither read nor appended here.
+        """Return the whole events that were neither read nor appended here.
 
         Raises `ConfigError` that names the line which is no event.
         """
@@ -189,7 +189,7 @@ class EventLog:
         return events
 
     def append(self, event: Event) -> None:
-        """Returns once the event is on the disk. Only in a turn, with everything read."""
+        """Append the event. It is on the disk when this returns. Only in a turn, with everything read."""
         left = sealed(event) + b"\n"
         self._offset += len(left)
         self._lines += 1
@@ -199,7 +199,7 @@ class EventLog:
 
     @property
     def last_line(self) -> int:
-        """Number of the last line that was read or appended here, from 1."""
+        """Return the number of the last line that was read or appended here, from 1."""
         return self._lines
 
     def close(self) -> None:
@@ -207,7 +207,7 @@ class EventLog:
 
 
 def read_journal(path: Path) -> list[Event]:
-    """All whole events. Changes nothing, and needs no lock.
+    """Return all whole events. Changes nothing, and needs no lock.
 
     Raises `ConfigError` that names the line which is no event.
     """
@@ -222,12 +222,13 @@ def read_journal(path: Path) -> list[Event]:
 
 
 def sealed(event: Event) -> bytes:
-    """The event's JSON object, whose last member is the CRC-32 of the object without that member."""
+    """Return the event's JSON object, whose last member is the CRC-32 of the object without that member."""
     text = json.dumps(asdict(event), ensure_ascii=False, allow_nan=False).encode()
     return text[:-1] + b', "crc32": "%08x"}' % zlib.crc32(text)
 
 
 def _read(path: Path, number: int, line: bytes) -> Event:
+    """Read one line. Raises `ConfigError` if it was changed, or is no event."""
     seal = _SEAL.search(line)
     if seal is not None and zlib.crc32(line[: seal.start()] + b"}") != int(seal[1], 16):
         raise broken(path, number, "was changed: its checksum is that of another line")
@@ -237,10 +238,12 @@ def _read(path: Path, number: int, line: bytes) -> Event:
         raise broken(path, number, "is not an event of a study", str(error).splitlines()[0]) from error
     if seal is None and isinstance(event, Begun) and event.version < SEALED_SINCE:
         study = path.parent
-        own = f"{command_of(study / 'code')} resume {shlex.quote(str(study))}"
+        resume_command = f"{command_of(study / 'code')} resume {shlex.quote(str(study))}"
         raise ConfigError(
             Problem(
-                str(path), "is of an earlier version, whose lines have no checksums", f"go on with: {own}"
+                str(path),
+                "is of an earlier version, whose lines have no checksums",
+                f"go on with: {resume_command}",
             )
         )
     if seal is None:
@@ -249,7 +252,7 @@ def _read(path: Path, number: int, line: bytes) -> Event:
 
 
 def broken(path: Path, number: int, what: str, detail: str = "") -> ConfigError:
-    """A line that somebody changed: nothing is guessed, and nothing is written."""
+    """Return the error for a changed line: nothing is guessed, and nothing is written."""
     reason = f" ({detail})" if detail else ""
     hint = "nothing was changed; restore the file, or delete this line and all behind it to go on from there"
     return ConfigError(Problem(f"{path}:{number}", f"{what}{reason}", hint))

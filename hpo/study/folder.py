@@ -1,4 +1,4 @@
-"""The folder of a study: the one place that knows its paths, and its lock.
+"""The folder of a study: all of its paths, and its lock.
 
 <study_dir>/journal.jsonl   all of the study's state          code/     snapshot that all trials run
            /trials/0007/    run folder of trial 7             optuna.log  what optuna-dashboard opens
@@ -23,7 +23,7 @@ _ASKED_S = 0.5
 
 
 class StudyFolder:
-    """Paths of one study. Creates nothing."""
+    """The paths of one study. Creates nothing."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -37,16 +37,15 @@ class StudyFolder:
         self.report = root / "report"
 
     def trial(self, number: int) -> Path:
-        """The run folder of a trial."""
+        """Return the run folder of a trial."""
         return self.trials / f"{number:04d}"
 
     @contextmanager
     def lock(self, shared: bool = False) -> Iterator[None]:
-        """Keep other controllers out, or with `shared` those that do not share the study; the kernel lets
-        go when this process ends, however it ends.
+        """Keep other controllers out, or with `shared` those that do not share the study.
 
-        Raises `SubmissionError` where another process of this machine, or of another that shares the
-        file system, holds it.
+        The kernel releases the lock when this process ends, for whatever reason. Raises `SubmissionError` if
+        another process of this machine, or of another that shares the file system, holds it.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".lock").open("a+") as stream:
@@ -61,12 +60,14 @@ class StudyFolder:
                     "several controllers can run a sweep that was begun with hpo.share=true"
                 ) from error
             stream.truncate(0)
-            with suppress(OSError):  # a courtesy, for which a full disk has no room
+            with suppress(
+                OSError
+            ):  # only informs others who holds the lock; a full disk must not end the sweep
                 os.write(stream.fileno(), f"{os.getpid()}\n".encode())
             yield
 
     def is_locked(self) -> bool:
-        """Whether a controller lives."""
+        """Return whether a controller lives."""
         try:
             stream = (self.root / ".lock").open()
         except OSError:
@@ -80,7 +81,7 @@ class StudyFolder:
 
 
 def _lock(stream: IO[str], kind: int) -> None:
-    """Waits a moment for somebody who only asks whether a controller lives."""
+    """Take the lock. Waits a moment, since `is_locked` of another process holds it briefly."""
     end = time.monotonic() + _ASKED_S
     while True:
         try:
@@ -94,12 +95,12 @@ def _lock(stream: IO[str], kind: int) -> None:
 
 
 def studies(root: Path) -> list[Path]:
-    """Folders of all studies below `root`, by name."""
+    """Return the folders of all studies below `root`, by name."""
     return sorted(path.parent for path in root.glob(f"*/{JOURNAL}"))
 
 
 def find_study(word: str, root: Path) -> Path:
-    """The study whose folder is `word`, or whose name below `root` is. Raises `ConfigError`."""
+    """Return the study whose folder is `word`, or whose name below `root` it is. Raises `ConfigError`."""
     for path in (Path(word).expanduser(), root / word):
         if word and (path / JOURNAL).is_file():
             return path.resolve()
@@ -109,5 +110,5 @@ def find_study(word: str, root: Path) -> Path:
 
 
 def means_study(word: str, root: Path) -> bool:
-    """Whether `word` means a sweep rather than a run: a folder with a journal, or the name of one."""
+    """Return whether `word` means a sweep, not a run: a folder with a journal, or the name of one."""
     return bool(word) and any((path / JOURNAL).is_file() for path in (Path(word).expanduser(), root / word))

@@ -1,6 +1,6 @@
-"""Who a study is: what a database that several studies share stores of each, and compares.
+"""The identity of a study, which a database that several studies share stores and compares.
 
-A name is not enough: it is the name of a folder, which another machine, or another user, has too.
+A name is not enough: it is the name of a folder, which another machine or user may have, too.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from hpo.backends.base import Search
 from hpo.study.event_log import Begun
 from hpo.study.values import Constraint, Objective, SpaceDim
 
-PREFIX = "galley."  # of the user attributes of an Optuna study, which optuna-dashboard shows
+PREFIX = "galley."  # begins the user attributes of an Optuna study, which optuna-dashboard shows
 
 
 def study_id(begun: Begun) -> str:
-    """The identifier of a study: equal for all its controllers, and for no study begun at another time."""
+    """Return an identifier that is equal for all controllers of a study, and for no other study."""
     parts = (begun.name, begun.time, begun.words, begun.code.sha256)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def identity(search: Search) -> dict[str, str]:
-    """What is stored of a study, each under a name that begins with `PREFIX`. Text that a person reads."""
+    """Return what is stored of a study, as readable text under names that begin with `PREFIX`."""
     return {
         f"{PREFIX}id": search.id,
         f"{PREFIX}space": "; ".join(_dimension(dim) for dim in search.space),
@@ -35,33 +35,33 @@ def identity(search: Search) -> dict[str, str]:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, str]) -> str:
-    """Both sides of everything in which a stored study is another one; empty where it is this one.
+    """Return both sides of everything that differs from a stored study; empty if it is the same study.
 
-    `there`: its user attributes; a study that Galley did not begin has none of them.
+    `there`: the user attributes; a study that Galley did not begin has none of them.
     """
     if f"{PREFIX}id" not in there:
         return f"it was not begun by Galley; here: {here[f'{PREFIX}id']}"
-    told = [
+    differing = [
         f"{name.removeprefix(PREFIX)} there: {there.get(name, '')}, here: {value}"
         for name, value in here.items()
         if there.get(name, "") != value
     ]
-    return "; ".join(told)
+    return "; ".join(differing)
 
 
 def directions(objectives: Sequence[Objective]) -> list[Direction]:
-    """As Optuna names them."""
+    """Return the directions by Optuna's names."""
     return [objective.direction for objective in objectives]
 
 
 def _dimension(dim: SpaceDim) -> str:
     if dim.kind == "categorical":
-        said = f"{dim.key} in {json.dumps(dim.choices)}"
+        text = f"{dim.key} in {json.dumps(dim.choices)}"
     else:
         step = "" if dim.step is None else f" step {dim.step!r}"
         log = " log" if dim.log else ""
-        said = f"{dim.key} {dim.kind} {dim.low!r} to {dim.high!r}{step}{log}"
-    return f"{said} when {json.dumps(dim.when)}" if dim.when else said
+        text = f"{dim.key} {dim.kind} {dim.low!r} to {dim.high!r}{step}{log}"
+    return f"{text} when {json.dumps(dim.when)}" if dim.when else text
 
 
 def _objective(objective: Objective) -> str:
@@ -71,5 +71,5 @@ def _objective(objective: Objective) -> str:
 
 def _constraint(constraint: Constraint) -> str:
     limits = {"min": constraint.min, "max": constraint.max}
-    said = [f" {name} {value!r}" for name, value in limits.items() if value is not None]
-    return constraint.metric + "".join(said)
+    parts = [f" {name} {value!r}" for name, value in limits.items() if value is not None]
+    return constraint.metric + "".join(parts)

@@ -1,8 +1,8 @@
-"""Which controllers of a study live.
+"""Leases, which show which controllers of a study live.
 
-Each holds a lock on a file of its own as long as its process lives, and the kernel frees it, however
-the process ends: no clock decides, and a controller that was merely stopped has not lost its trials.
-Controllers on several machines need a file system whose locks hold between them, as NFS's do.
+Each controller locks a file of its own as long as its process lives, and the kernel releases it, however
+the process ends: no clock decides, and a controller that was only stopped has not lost its trials.
+Controllers on several machines need a file system whose locks work across machines, such as NFS.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from galley.errors import SubmissionError
 
 
 class Lease:
-    """The life of this controller.
+    """The lease of this controller.
 
     Attributes:
-        name: what the journal calls it.
-        is_alone: no other controller lived when the lease was taken.
+        name: this controller's name in the journal.
+        is_alone: whether no other controller lived when the lease was taken.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Taken at once. Removes the files of the dead: call it where no other lease is being made.
+        """Take the lease. Removes the files of dead controllers: call it while no other lease is being taken.
 
-        Raises `SubmissionError` where the file system has no locks.
+        Raises `SubmissionError` if the file system has no locks.
         """
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.iterdir():
@@ -43,12 +43,13 @@ class Lease:
             raise SubmissionError(f"{folder}: cannot be locked: {error.strerror}") from error
 
     def release(self) -> None:
+        """Give the lease back."""
         self._path.unlink(missing_ok=True)
         os.close(self._descriptor)
 
 
 def is_held(folder: Path, name: str) -> bool:
-    """Whether the controller of this name lives. One without a name does not."""
+    """Return whether the controller of this name lives. One without a name does not."""
     try:
         descriptor = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC) if name else -1
     except FileNotFoundError:
@@ -65,4 +66,5 @@ def is_held(folder: Path, name: str) -> bool:
 
 
 def is_of_this_machine(name: str) -> bool:
+    """Return whether the controller of this name ran on this machine."""
     return name.rsplit("-", 2)[0] == socket.gethostname()

@@ -1,8 +1,8 @@
-"""A study, its journal and its backend in step with what other controllers of it do.
+"""Keep a study, its journal and its backend in step with its other controllers.
 
-Whoever asks a trial or ends one takes a turn: the journal is locked, and all that others wrote is taken
-in first. So two controllers never ask the same trial, and each trial belongs to one of them: the one that
-asked it, or, once that is dead, the one that adopted it.
+Whoever asks or ends a trial takes a turn: the journal is locked, and everything that others wrote is read
+first. So two controllers never ask the same trial, and each trial belongs to one of them: the one that
+asked it, or, once that one is dead, the one that adopted it.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from hpo.study.leases import Lease, is_held, is_of_this_machine
 from hpo.study.state import Study
 from hpo.study.values import Trial
 
-_LOOK_S = 0.5  # between two looks at whether other controllers live
-ELSEWHERE_S = 60.0  # after which no process of a dead controller of another machine lives any more
+_LOOK_S = 0.5  # between two checks whether other controllers live
+ELSEWHERE_S = 60.0  # after this time no process of a dead controller on another machine is alive
 
 
 class Ledger:
-    """What one controller knows of its study, and writes of it.
+    """What one controller knows of its study, and writes about it.
 
     Attributes:
-        is_alone: no other controller lived when this one began.
+        is_alone: whether no other controller lived when this one began.
     """
 
     def __init__(
         self, study: Study, journal: EventLog, make_backend: Callable[[Sequence[Trial]], HpoBackend]
     ) -> None:
-        """Raises `ConfigError` as `hpo.backends.make_backend` does."""
+        """Take a lease, and make the backend. Raises `ConfigError` like `hpo.backends.make_backend`."""
         self.study = study
         self.backend = make_backend(study.trials)
         self._make_backend = make_backend
@@ -48,26 +48,26 @@ class Ledger:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Nobody else writes meanwhile, and all that others wrote is known."""
+        """Keep others from writing, with everything read that they wrote."""
         with self._journal.turn():
             self._read()
             yield
 
     def follow(self) -> None:
-        """Take in what other controllers have written, if anything."""
+        """Read what other controllers have written, if anything."""
         if self._journal.has_news():
             with self.turn():
                 pass
 
     def write(self, event: Event) -> None:
-        """On the disk first, then in memory. Only in a turn."""
+        """Write an event to the disk first, then apply it in memory. Only in a turn."""
         self._journal.append(event)
         reason = self.study.apply(event)
         if reason:
             raise AssertionError(f"the journal {reason}")
 
     def ask(self) -> int | None:
-        """The number of a new trial of this controller; None where there is none to ask.
+        """Return the number of a new trial of this controller; None if there is none to ask.
 
         Raises `NoAnswerError`; then nothing was asked.
         """
@@ -87,39 +87,44 @@ class Ledger:
             return None if params is None else number
 
     def end(self, event: Ended) -> None:
-        """A trial of this controller has ended."""
+        """Record that a trial of this controller has ended."""
         with self.turn():
             self.write(event)
             self._unheard.append(event)
 
     def hear(self) -> None:
-        """The backend learns what it does not know of yet. Raises `NoAnswerError`: later, then."""
+        """Tell the backend what it does not know yet.
+
+        Raises `NoAnswerError`; the caller tries again later.
+        """
         if self._unheard:
             with self.turn(), self._answering() as backend:
                 self._hear(backend)
 
     def is_heard(self) -> bool:
-        """Whether the backend knows all."""
+        """Return whether the backend knows everything."""
         return not self._unheard
 
     def record(self, event: Event) -> None:
+        """Write an event in a turn of its own."""
         with self.turn():
             self.write(event)
 
     def is_whole(self) -> bool:
-        """Whether as many trials were asked as there are to be."""
+        """Return whether all trials of the study were asked."""
         target = self.study.target
         return target is not None and len(self.study.trials) >= target
 
     def others(self) -> list[Trial]:
-        """Running trials of other controllers, living or dead."""
+        """Return running trials of other controllers, living or dead."""
         owners, mine = self.study.owners, self._lease.name
         return [trial for trial in self.study.running() if owners[trial.number] != mine]
 
     def adopt(self, remote: bool) -> Trial | None:
-        """A trial whose controller is dead, which is this one's now; None where there is none.
+        """Take over a trial whose controller is dead, and return it; None if there is none.
 
-        Of another machine's, unless the runs are `remote`, only once its processes have ended too.
+        If that controller was on another machine, its processes must have ended, too, unless the runs are
+        `remote`.
         """
         now = time.monotonic()
         if not self.others() or now - self._looked_at < _LOOK_S:
@@ -133,6 +138,7 @@ class Ledger:
         return None
 
     def _is_orphan(self, trial: Trial, remote: bool, now: float) -> bool:
+        """Return whether the trial's controller is dead, and no process of it can be alive."""
         owner = self.study.owners[trial.number]
         if is_held(self.study.folder.controllers, owner):
             return False
@@ -140,6 +146,7 @@ class Ledger:
         return remote or not owner or is_of_this_machine(owner) or now - since > ELSEWHERE_S
 
     def _read(self) -> None:
+        """Apply what others wrote, and queue it for the backend."""
         first = self._journal.last_line + 1
         for line, event in enumerate(self._journal.read(), first):
             reason = self.study.apply(event)
@@ -150,7 +157,7 @@ class Ledger:
 
     @contextmanager
     def _answering(self) -> Iterator[HpoBackend]:
-        """The backend; made anew where the last use of it raised `NoAnswerError`. Only in a turn."""
+        """Yield the backend; a new one if its last use raised `NoAnswerError`. Only in a turn."""
         try:
             if self._is_silent:
                 self.backend.close()
@@ -164,11 +171,11 @@ class Ledger:
     def _make_again(self) -> HpoBackend:
         try:
             return self._make_backend(self.study.trials)
-        except ConfigError as error:  # what would have ended the sweep at its start can still be mended
+        except ConfigError as error:  # at the start it ends the sweep; now the user can still repair it
             raise NoAnswerError(str(error)) from error
 
     def _hear(self, backend: HpoBackend) -> None:
-        """In the order of the journal. Only in a turn: to take note may be to ask."""
+        """Tell the backend in the order of the journal. Only in a turn: recording a trial may ask for one."""
         while self._unheard:
             event = self._unheard[0]
             trial = self.study.trials[event.number]

@@ -1,4 +1,4 @@
-"""The study's code as each trial's own, so that a trial's folder is a run folder like any other."""
+"""Give each trial the study's code, so that a trial's folder is a run folder like any other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hpo.study.folder import StudyFolder
 
 
 class Snapshots:
-    """Some 400 links a trial, which can be made before it is known what the trial is."""
+    """Makes some 400 links per trial, which can be made before the trial is known."""
 
     def __init__(self, study: StudyFolder) -> None:
         self._study = study
@@ -22,11 +22,11 @@ class Snapshots:
 
     @cached_property
     def _files(self) -> dict[str, Path]:
-        """Of the study's code, listed once: nothing changes it, or the sweep is refused."""
+        """Return the files of the study's code, listed once: a changed code is refused."""
         return snapshot_files(RunFolder(self._study.root))
 
     def make_ahead(self) -> None:
-        """One for the next trial, unless there is one."""
+        """Make one for the next trial, unless there is one."""
         if self._ahead is None:
             self._study.ahead.mkdir(exist_ok=True)
             code = Path(tempfile.mkdtemp(dir=self._study.ahead)) / "code"
@@ -34,7 +34,7 @@ class Snapshots:
             self._ahead = code
 
     def give(self, folder: RunFolder) -> None:
-        """The code of a run, whatever was there."""
+        """Give a run its code, in place of what was there."""
         shutil.rmtree(folder.code, ignore_errors=True)
         if self._ahead is None:
             self._link(folder.code)
@@ -50,11 +50,11 @@ class Snapshots:
             self._ahead = None
 
     def _link(self, code: Path) -> None:
-        """Links, where the file system has them, else copies."""
+        """Link the files, or copy them if the file system has no links."""
         for parent in {name.rpartition("/")[0] for name in self._files}:
             (code / parent).mkdir(parents=True, exist_ok=True)
         for name, source in self._files.items():
-            target = f"{code}/{name}"  # pathlib would take half of the time
+            target = f"{code}/{name}"  # not pathlib, which would take half of the time
             try:
                 os.link(source, target)
             except OSError:

@@ -1,4 +1,4 @@
-"""A study as its journal tells it: the events, folded."""
+"""The state of a study: the events of its journal, applied in their order."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from hpo.study.values import ENDED, Constraint, Objective, Params, SpaceDim, Tri
 
 @dataclass
 class Study:
-    """What is known of a study. `apply` takes the next event, and is the only way it changes.
+    """What is known of a study. `apply` takes the next event, and is the only way to change it.
 
     Attributes:
         trials: in order of their numbers; a trial that has not ended is `running`.
         retries: trial -> how often it was started again after a failure of its own.
-        given_up: trial -> its last attempt that failed and was to be made again.
+        given_up: trial -> its last attempt that failed and was to be repeated.
         owners: trial -> the controller that runs it, or ran it last.
-        cancelled: somebody ended it, and nobody resumed it.
-        extended: how many trials there are to be, if that was changed after the study began.
+        cancelled: whether somebody cancelled it, and nobody resumed it.
+        extended: the number of trials, if it was changed after the study began.
     """
 
     folder: StudyFolder
@@ -57,7 +57,7 @@ class Study:
 
     @property
     def hpo(self) -> Hpo:
-        """The settings as of now."""
+        """Return the current settings."""
         hpo = self.begun.recipe.hpo
         return hpo if self.extended is None else replace(hpo, trials=self.extended)
 
@@ -79,21 +79,21 @@ class Study:
 
     @cached_property
     def directions(self) -> dict[str, Direction]:
-        """Metric -> which way is better, where it is known."""
+        """Return which direction is better, by metric, if it is known."""
         return directions(self.begun.recipe, self.objectives)
 
     @property
     def target(self) -> int | None:
-        """How many trials there are to be; null: as many as the backend has."""
+        """Return the number of trials that the study shall have; None for as many as the backend has."""
         return self.hpo.trials
 
     def known_point(self, number: int) -> Params | None:
-        """The point of a new trial, if the study was given it (`hpo.points`)."""
+        """Return the point of a new trial, if the study was given it (`hpo.points`)."""
         index = number // self.hpo.repeats
         return self.begun.points[index] if index < len(self.begun.points) else None
 
     def earlier(self, trial: Trial) -> Trial | None:
-        """The first trial with the point of this one, other than as its repeat under another seed."""
+        """Return the first trial with the same point as this one; None if this one is a repeat."""
         if trial.repeat_of is not None or trial.member is not None:
             return None
         text = point_text(trial.params)
@@ -101,11 +101,11 @@ class Study:
         return next((other for other in others if point_text(other.params) == text), None)
 
     def running(self) -> list[Trial]:
-        """The trials that have not ended."""
+        """Return the trials that have not ended."""
         return [trial for trial in self.trials if trial.state not in ENDED]
 
     def apply(self, event: Event) -> str:
-        """Take the event in; returns why it cannot follow those before it, or an empty string."""
+        """Apply the event; return why it cannot follow those before it, or an empty string."""
         if isinstance(event, Asked):
             return self._ask(event)
         if isinstance(event, Ended | Retried | Adopted):
@@ -130,6 +130,7 @@ class Study:
         return ""
 
     def _ask(self, event: Asked) -> str:
+        """Add a trial; return why the event is not possible, or an empty string."""
         if event.number != len(self.trials):
             return f"asks trial {event.number}, but {len(self.trials)} is the next"
         if event.parent is not None and not self._has_weights(event.parent):
@@ -167,10 +168,10 @@ class Study:
 
 
 def read_study(root: Path) -> Study:
-    """The study in this folder, as of now. Changes nothing.
+    """Return the current state of the study in this folder. Changes nothing.
 
-    A trial that neither ended nor can be running, since the study was cancelled, is `cancelled`.
-    Raises `ConfigError` where there is none, or where a line of its journal is broken.
+    If the study was cancelled, no trial can be running: one that has not ended is `cancelled`.
+    Raises `ConfigError` if there is no study, or if a line of its journal is broken.
     """
     folder = StudyFolder(root.resolve())
     study = fold(folder, read_journal(folder.journal))
@@ -182,7 +183,7 @@ def read_study(root: Path) -> Study:
 
 
 def fold(folder: StudyFolder, events: Sequence[Event]) -> Study:
-    """Raises `ConfigError` where one event cannot follow the others."""
+    """Apply all events. Raises `ConfigError` if one event cannot follow the others."""
     if not events:
         hint = "nothing was started: delete the folder, and begin the sweep again"
         raise ConfigError(Problem(str(folder.journal), "is empty", hint))

@@ -1,7 +1,7 @@
 """The values of a sweep. Frozen, with a JSON round trip (`galley.spec.to_json`, `from_json`).
 
-A dimension and an objective are read from the recipe (`hpo.space`, `hpo.objectives`); a trial is
-what the journal knows of one point; a front is what `pareto` says of all of them.
+Dimensions and objectives are read from the recipe (`hpo.space`, `hpo.objectives`). A trial is
+what the journal knows of one point. A front is what `pareto` reports of all points.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from galley.metrics import Direction
 TrialState = Literal["running", "succeeded", "pruned", "infeasible", "failed", "cancelled"]
 Params = dict[str, Any]
 
-# States in which a trial stays. `cancelled` is not one of them: `resume` takes such a trial up again.
+# Final states. `cancelled` is not one of them: `resume` continues such a trial.
 ENDED = frozenset({"succeeded", "pruned", "infeasible", "failed"})
 
 
@@ -24,10 +24,10 @@ class SpaceDim:
 
     Attributes:
         low, high: of `float` and `int`, both included.
-        step: distance between values, counted from `low`; null: continuous (`float`) or 1 (`int`).
-        log: drawn uniformly in the logarithm.
+        step: distance between values, counted from `low`; None: continuous (`float`) or 1 (`int`).
+        log: whether it is drawn uniformly in the logarithm.
         choices: of `categorical`: any JSON values.
-        when: the dimension exists only where each of these dimensions has one of these values.
+        when: the dimension exists only if each of these dimensions has one of these values.
     """
 
     key: str
@@ -41,21 +41,21 @@ class SpaceDim:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """low and high of a range; a categorical dimension has none, and is asked for none."""
+        """Return low and high of a range. Not for a categorical dimension, which has neither."""
         return self.low or 0, self.high or 0
 
     def is_active(self, params: Params) -> bool:
-        """Whether the dimension exists at a point of which the dimensions before it are known."""
+        """Return whether the dimension exists at a point, of which the dimensions before it are known."""
         return all(key in params and params[key] in values for key, values in self.when.items())
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What is sought.
+    """A metric to optimize.
 
     Attributes:
         metric: `eval/f1`, `samples_per_s`, … (`hpo.objectives` in the reference).
-        bound: a trial whose value is worse is not feasible; null: none is.
+        bound: a trial whose value is worse is infeasible; None for no bound.
     """
 
     metric: str
@@ -65,7 +65,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Constraint:
-    """A metric that is no objective, but has to keep a bound (both included)."""
+    """A metric that is no objective, but must keep a bound (both included)."""
 
     metric: str
     min: float | None = None
@@ -74,19 +74,19 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Trial:
-    """One point of the space and what came of it: one run.
+    """One point of the space and its result: one run.
 
     Attributes:
         number: counts from 0.
         params: recipe key -> value, of the dimensions that exist at this point.
         values: metric -> value for every objective; empty unless it succeeded.
         run: its run folder.
-        metrics: all that the run reported at its end, as `hpo.objectives` names them.
-        feasible: keeps every bound and constraint.
-        message: why it ended so; empty where it succeeded.
+        metrics: all that the run reported at its end, by the names that `hpo.objectives` uses.
+        feasible: whether it keeps every bound and constraint.
+        message: why it ended as it did; empty if it succeeded.
         attempts: how often its run was started.
         started_at, ended_at: Unix time in seconds, of the ask and of the end.
-        repeat_of: the trial of the same point under the first seed; null for a point of its own.
+        repeat_of: the trial of the same point under the first seed; None for a point of its own.
         member: of a population, from 0: the trial is one interval of its training.
         parent: the trial from whose weights it starts, the member's own last one or another's.
     """
@@ -109,7 +109,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a trial stands in a population; the fields are those of `Trial`."""
+    """The position of a trial in a population. The fields are those of `Trial`."""
 
     member: int | None = None
     parent: int | None = None
@@ -122,11 +122,11 @@ class Estimate:
     Attributes:
         number: of the point's first trial.
         shown: the first trial that succeeded, which stands for the point on the front.
-        count: runs that succeeded.
+        count: the number of runs that succeeded.
         mean: metric -> mean over them.
         std: metric -> sample standard deviation; error: metric -> standard error of the mean. Both are empty
             for one run, which has no spread.
-        enough: as many runs succeeded as `hpo.min_successes` asks for: the point can be on the front.
+        enough: whether as many runs succeeded as `hpo.min_successes` requires: the point can be on the front.
     """
 
     number: int
@@ -144,12 +144,12 @@ class ParetoFront:
 
     Attributes:
         trials: all, in order of their numbers.
-        front: numbers of the feasible trials that no other dominates, ascending. Of a point with
+        front: numbers of the feasible trials that no other dominates, ascending. For a point with
             repeats, the first that succeeded stands for their mean (`stands_for`).
         knee: the trial of the front nearest to the ideal point, each objective scaled to the front's range.
-        chosen: the trial that the recipe's `hpo.choose` selects; null where it selects none.
+        chosen: the trial that the recipe's `hpo.choose` selects; None if it selects none.
         estimates: of each point with repeats.
-        directions: metric -> which way is better, where it is known.
+        directions: metric -> which direction is better, if it is known.
     """
 
     study: str
@@ -162,13 +162,13 @@ class ParetoFront:
     directions: dict[str, Direction] = field(default_factory=dict)
 
     def estimate(self, number: int) -> Estimate | None:
-        """Of the point for which this trial stands."""
-        return next((found for found in self.estimates if found.shown == number), None)
+        """Return the estimate of the point for which this trial stands; None if there is none."""
+        return next((estimate for estimate in self.estimates if estimate.shown == number), None)
 
     def stands_for(self, number: int) -> Trial:
-        """The trial with the values and metrics that count: of a point with repeats, the means."""
-        trial, found = self.trials[number], self.estimate(number)
-        if found is None:
+        """Return the trial with the values and metrics that count: for a point with repeats, the means."""
+        trial, estimate = self.trials[number], self.estimate(number)
+        if estimate is None:
             return trial
-        values = {name: found.mean[name] for name in trial.values if name in found.mean}
-        return replace(trial, values=values, metrics=found.mean)
+        values = {name: estimate.mean[name] for name in trial.values if name in estimate.mean}
+        return replace(trial, values=values, metrics=estimate.mean)
