@@ -1,4 +1,4 @@
-"""The code of a sealed run as one ConfigMap: what `unpack` takes apart in the pods."""
+"""The code of a sealed run as one ConfigMap, which `unpack` unpacks in the pods."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from launchers.k8s.validation.checks import MAX_CONFIG_MAP
 MAX_BYTES = MAX_CONFIG_MAP
 PROGRAM_BYTES = 448 * 1024  # room for Galley itself, which takes less
 _ADDED = (f"{UPLOADS}/", "plugins/")  # what a user adds to the snapshot
-_MAX_PLAIN_BYTES = 64 * 1024**2  # beyond, compressing takes longer than it is worth
+_MAX_PLAIN_BYTES = 64 * 1024**2  # beyond this size, compressing takes longer than it is worth
 
 
 def pack(files: Mapping[str, Path]) -> bytes:
-    """Path -> file as a tar.xz. Equal contents, equal bytes: no times, owners or modes."""
+    """Return the files by path as a tar.xz. Equal contents give equal bytes: no times, owners or modes."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:xz", format=tarfile.PAX_FORMAT) as archive:
         for name, path in sorted(files.items()):
@@ -35,7 +35,7 @@ def pack(files: Mapping[str, Path]) -> bytes:
 
 
 def size_problems(recipe: Recipe) -> Iterator[Problem]:
-    """Uploads and plugins that do not fit into a ConfigMap beside Galley itself."""
+    """Yield a problem if uploads and plugins do not fit into a ConfigMap beside Galley itself."""
     added = {name: path for name, path in code_files(recipe).items() if name.startswith(_ADDED)}
     if not added or recipe.launcher.k8s.transport != "configmap":
         return
@@ -51,7 +51,7 @@ def size_problems(recipe: Recipe) -> Iterator[Problem]:
 
 
 def code_config_map(folder: RunFolder, metadata: dict[str, Any]) -> dict[str, Any]:
-    """Raises `SubmissionError` where the code does not fit."""
+    """Return the ConfigMap of the code. Raises `SubmissionError` if the code does not fit."""
     packed = pack(snapshot_files(folder))
     if len(packed) > MAX_BYTES:
         raise SubmissionError(

@@ -1,4 +1,4 @@
-"""What the pods have written, put into the run folder here."""
+"""Copy what the pods have written into the run folder on this machine."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def pod_log(folder: RunFolder, attempt: int, node: int) -> Path:
 
 
 def agent_log(folder: RunFolder, attempt: int, node: int) -> Path:
-    """torchrun's own words on one node, among them its report of failures."""
+    """Return the log of torchrun on one node, with its report of failures."""
     return folder.logs(attempt) / f"agent-{node}.log"
 
 
 def training_container(pod: Mapping[str, Any]) -> str:
-    """The name of the container that trains: a pod may have others, of a patch or of a service mesh."""
+    """Return the name of the container that trains: a patch or a service mesh may add others to a pod."""
     names = [str(container["name"]) for container in pod["spec"]["containers"]]
     return next((name for name in names if name in TRAINS.values()), names[0])
 
@@ -32,18 +32,18 @@ def training_container(pod: Mapping[str, Any]) -> str:
 def collect(
     client: Client, pods: Mapping[int, Mapping[str, Any]], folder: RunFolder, attempt: int, shared: bool
 ) -> None:
-    """The logs of these pods, and the files that they carry. May be called at any time, and again.
+    """Copy the logs of these pods, and the files that they carry. May be called at any time, and again.
 
-    With `shared` the run folder is the one of the pods: only what is not there yet is written.
+    With `shared` the pods use this very run folder: only what does not exist yet is written.
     """
     for node, pod in pods.items():
         text = client.logs(pod["metadata"]["name"], training_container(pod))
         lines = text.split("\n")
         extend(pod_log(folder, attempt, node), text.encode())
-        own = [line.removeprefix(_AGENT) for line in lines if line.startswith(_AGENT)]
-        if own:
-            extend(agent_log(folder, attempt, node), ("\n".join(own) + "\n").encode())
+        agent_lines = [line.removeprefix(_AGENT) for line in lines if line.startswith(_AGENT)]
+        if agent_lines:
+            extend(agent_log(folder, attempt, node), ("\n".join(agent_lines) + "\n").encode())
         if not shared:
             receive(lines, folder.root)
-            for rank, said in rank_texts(lines).items():
-                extend(folder.rank_log(attempt, rank), said.encode())
+            for rank, text_of_rank in rank_texts(lines).items():
+                extend(folder.rank_log(attempt, rank), text_of_rank.encode())

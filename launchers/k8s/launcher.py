@@ -1,4 +1,4 @@
-"""Kubernetes as a launcher: one job an attempt, a pod a node, a torchrun agent a pod."""
+"""Kubernetes as a launcher: one job per attempt, one pod per node, one torchrun agent per pod."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from launchers.k8s.validation.checks import manifest_problems
 MANIFEST = "manifest.yaml"
 CODE = "code.json"  # made of the snapshot when the plan is submitted; its hash is in the manifest
 _ASK_EVERY_S = 1.0
-_DELETION_S = 15.0  # between the end of a pod and its being gone
+_DELETION_S = 15.0  # between the end of a pod and its removal
 _COLLECT_EVERY_S = 10.0
 _SELECTORS = {
     "pytorchjobs.kubeflow.org": "training.kubeflow.org/job-name={name}",
@@ -56,7 +56,7 @@ class _Seen:
     """What this process knows of a job.
 
     Attributes:
-        nodes: whose logs are brought over while the job lives.
+        nodes: the nodes whose logs are copied while the job lives.
     """
 
     state: State = "unknown"
@@ -72,7 +72,7 @@ class K8sLauncher(Launcher):
     """Jobs of Kubeflow.
 
     Attributes:
-        connect: makes the client that talks to a cluster.
+        connect: makes the client of a cluster.
     """
 
     name = "k8s"
@@ -143,7 +143,7 @@ class K8sLauncher(Launcher):
         )
 
     def poll(self, handle: RunHandle, folder: RunFolder) -> State:
-        """Brings logs and results over on the way: all of them when the job has ended."""
+        """Return the state. Copies logs and results on the way: all of them once the job has ended."""
         seen = _SEEN.setdefault(handle, _Seen())
         now = time.monotonic()
         if seen.state in FINAL_STATES or now - seen.asked_at < _ASK_EVERY_S:
@@ -185,11 +185,11 @@ class K8sLauncher(Launcher):
             return Diagnosis(f"the cluster does not tell: {error}")
         if job is None:
             return Diagnosis(f"the job {handle.job} is gone; somebody has deleted it", None, "preempted")
-        found = diagnose_pods(pods, folder.read_attempt_spec(handle.attempt).layout.procs_per_node)
-        return found or Diagnosis(stuck_reason(pods) or job_message(job) or f"{handle.job} has failed")
+        of_pods = diagnose_pods(pods, folder.read_attempt_spec(handle.attempt).layout.procs_per_node)
+        return of_pods or Diagnosis(stuck_reason(pods) or job_message(job) or f"{handle.job} has failed")
 
     def logs(self, handle: RunHandle, folder: RunFolder, rank: int | None = None) -> list[Path]:
-        """Asks the pods for what is new; where they are gone, what was brought over before."""
+        """Return the logs: new text comes from the pods; if they are gone, earlier copies remain."""
         client = self._client(handle)
         try:
             pods = self._pods(client, handle)
@@ -202,16 +202,16 @@ class K8sLauncher(Launcher):
             seen.collected_at = -_COLLECT_EVERY_S
         except SubmissionError as error:
             print(f"galley: {error}", file=sys.stderr)
-        said = super().logs(handle, folder, rank)
-        if rank is not None and not said and self.poll(handle, folder) in ("queued", "running"):
+        rank_logs = super().logs(handle, folder, rank)
+        if rank is not None and not rank_logs and self.poll(handle, folder) in ("queued", "running"):
             return []  # the rank has not begun
         kept = folder.logs(handle.attempt)
-        return [*said, *sorted(kept.glob("agent-*.log")), *sorted(kept.glob("pod-*.log"))]
+        return [*rank_logs, *sorted(kept.glob("agent-*.log")), *sorted(kept.glob("pod-*.log"))]
 
     def cancel(
         self, handle: RunHandle, folder: RunFolder, grace_s: float, hurry: Callable[[], bool] = lambda: False
     ) -> None:
-        """Deletes the job and what came with it, and waits for its pods: their own grace decides."""
+        """Delete the job and its objects, and wait for its pods. Their own grace period decides."""
         client = self._client(handle)
         job = client.get(*_resource(handle))
         if job is None or job_state(job) in FINAL_STATES:
@@ -232,7 +232,7 @@ class K8sLauncher(Launcher):
         return order_pods(client.pods(_SELECTORS[resource].format(name=name)))
 
     def _bring(self, client: Client, handle: RunHandle, folder: RunFolder, pods: Pods) -> None:
-        """The logs of these pods, and the files in them, into the run folder here."""
+        """Copy the logs of these pods, and the files in them, into the run folder on this machine."""
         shared = folder.read_spec().recipe.launcher.k8s.transport == "claim"
         collect(client, pods, folder, handle.attempt, shared)
 
@@ -243,20 +243,20 @@ def _handle(plan: LaunchPlan, place: KubeContext, resource: str, name: str) -> R
 
 
 def _create(client: Client, plan: LaunchPlan, files: list[Path], resource: str, name: str) -> None:
-    """All objects, or none: kubectl goes on after one that is refused."""
+    """Create all objects, or none: kubectl continues after a refused object."""
     if client.get(resource, name) is not None:
         hint = f"delete it with `kubectl delete {resource} {name}`, or choose another run_dir"
         raise SubmissionError(f'{resource} "{name}" already exists ({client.place}); {hint}')
     try:
         client.create(plan.argv, files)
     except SubmissionError:
-        with suppress(SubmissionError):  # the reason of the refusal is the one to be told
+        with suppress(SubmissionError):  # report the reason of the refusal, not that of the deletion
             client.delete(files)
         raise
 
 
 def _deleted_mark(folder: RunFolder, handle: RunHandle) -> Path:
-    """Tells every process why the cluster knows the job no more."""
+    """Return the file that records, for every process, that Galley itself deleted the job."""
     return folder.logs(handle.attempt) / "deleted"
 
 
@@ -265,7 +265,7 @@ def _gone(folder: RunFolder, handle: RunHandle) -> State:
 
 
 def _file_names(options: K8s) -> list[str]:
-    """The files of a plan, in the order in which their objects are created: the job is last."""
+    """Return the files of a plan, in the order in which their objects are created: the job is last."""
     return [CODE, MANIFEST] if options.transport == "configmap" else [MANIFEST]
 
 
@@ -274,25 +274,25 @@ def _files(folder: RunFolder, options: K8s) -> list[Path]:
 
 
 def _resource(handle: RunHandle) -> tuple[str, str]:
-    """`NAMESPACE/RESOURCE/NAME` without the namespace."""
+    """Split `NAMESPACE/RESOURCE/NAME` into resource and name."""
     _, resource, name = handle.job.split("/")
     return resource, name
 
 
 def _grace_s(manifest: Path) -> int:
-    """Seconds that the pods were given to end; 0 where the plan is gone."""
+    """Return the grace period of the pods in seconds; 0 if the plan is gone."""
     text = manifest.read_text(encoding="utf-8") if manifest.exists() else ""
     return max((int(found) for found in re.findall(r"terminationGracePeriodSeconds: (\d+)", text)), default=0)
 
 
 def _save_s(checkpoint: Path) -> float:
-    """Seconds that a complete checkpoint took: its manifest is the last of its files. 0 if incomplete."""
+    """Return the seconds that a checkpoint took, since its manifest is written last; 0 if incomplete."""
     files = [path.stat().st_mtime for path in checkpoint.rglob("*") if path.is_file()]
     return max(files) - min(files) if (checkpoint / "manifest.json").exists() else 0.0
 
 
 def _keep_success(folder: RunFolder, handle: RunHandle) -> None:
-    """A job that succeeded has a result here, also when its log could not be brought over whole."""
+    """Write a result for a job that succeeded, if its log could not be copied completely."""
     result = folder.read_result()
     if result is None or result.attempts != handle.attempt:
         message = "the job succeeded; its result.json is in the run folder on the claim only"

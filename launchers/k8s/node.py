@@ -2,8 +2,8 @@
 
     python -P -m launchers.k8s.node --run-dir D --attempt N --nodes N --procs-per-node P -- COMMAND…
 
-Standard output is the pod's log (`launchers.k8s.relay` tells its lines). Ends as COMMAND does, but
-with 1 where the main rank left no result. SIGTERM is passed on; Kubernetes kills what has not ended
+Standard output is the pod's log (`launchers.k8s.relay` describes its lines). Ends like COMMAND, but
+with 1 if the main rank left no result. SIGTERM is passed on; Kubernetes kills what has not ended
 after the grace period.
 """
 
@@ -25,46 +25,46 @@ from galley.system import proc
 from launchers.k8s.relay import Tail, file_line
 
 _EVERY_S = 0.5
-# A PyTorchJob describes the node as if it were a rank: torchrun must not see these, nor the ranks
+# A PyTorchJob describes the node as if it were a rank. torchrun must not see these, nor the ranks
 # before it has set them.
 _OF_THE_NODE = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _OLD_NAMES = {"PET_NODE_RANK": "RANK", "PET_MASTER_ADDR": "MASTER_ADDR", "PET_MASTER_PORT": "MASTER_PORT"}
 
 
 def agent_environment(environ: Mapping[str, str], nodes: int | None) -> dict[str, str]:
-    """What the agent gets: the operator's `PET_*`, which torchrun reads, and nothing of a rank's.
+    """Return the agent's environment: the operator's `PET_*`, which torchrun reads, and nothing of a rank.
 
-    `nodes` is None for an elastic job. Raises `ConfigError` where the operator started another
-    number of pods, or did not say where they meet.
+    `nodes` is None for an elastic job. Raises `ConfigError` if the operator started another
+    number of pods, or did not set where they meet.
     """
-    found = {name: value for name, value in environ.items() if name not in _OF_THE_NODE}
+    agent_environ = {name: value for name, value in environ.items() if name not in _OF_THE_NODE}
     for name, old in _OLD_NAMES.items():
         if old in environ:
-            found.setdefault(name, environ[old])
-    found["PYTHONUNBUFFERED"] = "1"
+            agent_environ.setdefault(name, environ[old])
+    agent_environ["PYTHONUNBUFFERED"] = "1"
     if nodes is None:
-        _require(found, ("PET_RDZV_ENDPOINT",))
-        return found
-    if found.pop("PET_NNODES", str(nodes)) != str(nodes):
+        _require(agent_environ, ("PET_RDZV_ENDPOINT",))
+        return agent_environ
+    if agent_environ.pop("PET_NNODES", str(nodes)) != str(nodes):
         what = f"the operator started {environ['PET_NNODES']} pods, the run has {nodes} nodes"
         raise ConfigError(Problem("PET_NNODES", what, "start the run with the plan that was sealed with it"))
-    found.pop("PET_NPROC_PER_NODE", None)
+    agent_environ.pop("PET_NPROC_PER_NODE", None)
     if nodes > 1:
-        _require(found, tuple(_OLD_NAMES))
-    return found
+        _require(agent_environ, tuple(_OLD_NAMES))
+    return agent_environ
 
 
-def _require(found: Mapping[str, str], names: Sequence[str]) -> None:
-    missing = [name for name in names if not found.get(name)]
+def _require(environ: Mapping[str, str], names: Sequence[str]) -> None:
+    missing = [name for name in names if not environ.get(name)]
     if missing:
         hint = "the job must be a PyTorchJob, or a TrainJob whose runtime has mlPolicy.torch"
         raise ConfigError(Problem(" ".join(missing), "is not set in the pod", hint))
 
 
 def shown_ranks(environ: Mapping[str, str], nodes: int | None, procs: int) -> range | None:
-    """The ranks whose logs this pod shows; None for all.
+    """Return the ranks whose logs this pod shows; None for all.
 
-    The pods of an elastic job cannot tell their ranks beforehand: the first one shows all.
+    The pods of an elastic job do not know their ranks beforehand: the first one shows all.
     """
     if nodes is None:
         first = environ.get("PET_RDZV_ENDPOINT", "").rpartition(":")[0].partition(".")[0]
@@ -152,7 +152,7 @@ def main() -> int:
 
 
 def run(command: Sequence[str], environ: Mapping[str, str], agent_log: Path, relay: Relay) -> int:
-    """The exit code of the command; negative where a signal ended it."""
+    """Run the command; return its exit code, negative if a signal ended it."""
     child = proc.start(command, env=environ, log=agent_log, dies_with_parent=True)
 
     def pass_on(number: int, frame: FrameType | None) -> None:

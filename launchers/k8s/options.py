@@ -11,7 +11,7 @@ from galley.spec import RunSpec
 
 
 def option_problems(spec: RunSpec) -> Iterator[Problem]:
-    """What the manifests could not say."""
+    """Yield settings that the manifests cannot express."""
     options = spec.recipe.launcher.k8s
     yield from unread_problems(spec.recipe)
     yield from k8s_problems(spec.recipe)
@@ -22,7 +22,7 @@ def option_problems(spec: RunSpec) -> Iterator[Problem]:
 
 
 def _without_common_path(spec: RunSpec) -> Iterator[Problem]:
-    """A checkpoint of another run is named by its path on this machine."""
+    """Yield settings that need one path: a checkpoint of another run is named by its path on this machine."""
     recipe = spec.recipe
     needs = {
         "checkpoint.resume_from": recipe.checkpoint.resume_from is not None,
@@ -36,6 +36,7 @@ def _without_common_path(spec: RunSpec) -> Iterator[Problem]:
 
 
 def _without_claim(spec: RunSpec) -> Iterator[Problem]:
+    """Yield settings that need storage which outlives the pods."""
     recipe = spec.recipe
     needs = {
         "launcher.k8s.transport": recipe.launcher.k8s.transport == "claim",

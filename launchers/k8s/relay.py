@@ -2,9 +2,9 @@
 
     [rank 3] TEXT               a line that rank 3 wrote to its log
     [agent] TEXT                a line of torchrun
-    galley-file {JSON}          a part of a file: {path, at, text}; what is behind it is cut off
+    galley-file {JSON}          a part of a file: {path, at, text}; the file ends after it
 
-Only the pod's first process writes lines that begin with `galley-file`, so ranks cannot forge one.
+Only the pod's first process writes lines that begin with `galley-file`, so that ranks cannot forge one.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from pathlib import Path
 
 FILE_MARK = "galley-file "
 RANK_LINE = re.compile(r"\[rank (\d+)\] (.*)", re.DOTALL)
-# What may be written outside the cluster: nothing that is executed or chooses a path.
+# The only files that are written outside the cluster: none is executed or chooses a path.
 _SENT = re.compile(r"result\.json|progress\.json|metrics\.jsonl|logs/attempt-\d+/rank-\d+\.error\.json")
 
 
 class Tail:
-    """What was added to a file since the last look, in whole lines unless `partial`."""
+    """Reads what was added to a file since the last read, in whole lines unless `partial`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.position = 0
 
     def read(self, partial: bool = False) -> str:
-        """New text; from the start again where the file was cut."""
+        """Return new text; from the start again if the file was cut."""
         try:
             if self.path.stat().st_size < self.position:
                 self.position = 0
@@ -76,7 +76,7 @@ def _present(path: Path) -> bytes:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Let `path` have `content`, in one step; keep it as it is where nothing changes."""
+    """Give `path` this content, in one step. An unchanged file stays untouched."""
     if _present(path) == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,10 +102,10 @@ def extend(path: Path, content: bytes) -> None:
 
 
 def rank_texts(lines: Iterable[str]) -> dict[int, str]:
-    """The log of each rank that the lines carry."""
-    found: dict[int, list[str]] = {}
+    """Return the log of each rank that the lines carry."""
+    by_rank: dict[int, list[str]] = {}
     for line in lines:
         match = RANK_LINE.match(line)
         if match is not None:
-            found.setdefault(int(match[1]), []).append(match[2])
-    return {rank: "\n".join(texts) + "\n" for rank, texts in found.items()}
+            by_rank.setdefault(int(match[1]), []).append(match[2])
+    return {rank: "\n".join(texts) + "\n" for rank, texts in by_rank.items()}

@@ -1,4 +1,4 @@
-"""What the status of a job says: tables of its conditions, and what its pods tell of a failure."""
+"""Read the status of a job: tables of its conditions, and what its pods report of a failure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TRAIN_JOB: tuple[tuple[str, State], ...] = (
 )
 CONDITIONS = {"PyTorchJob": PYTORCH_JOB, "TrainJob": TRAIN_JOB}
 
-# Reasons why a container waits that waiting does not cure.
+# Reasons of a waiting container that do not go away by waiting.
 STUCK = frozenset(
     {
         "CreateContainerConfigError",
@@ -42,7 +42,7 @@ _CLASSES: dict[str, FailureClass] = {"OOMKilled": "oom", "Evicted": "preempted"}
 
 
 def job_state(job: Object) -> State:
-    """The state of a job, as its kind's table has it."""
+    """Return the state of a job by the table of its kind."""
     status = job.get("status") or {}
     conditions = status.get("conditions") or []
     true = {condition["type"] for condition in conditions if condition.get("status") == "True"}
@@ -57,20 +57,20 @@ def job_state(job: Object) -> State:
 
 
 def has_failed_pod(job: Object) -> bool:
-    """Whether a pod has failed while the job goes on."""
+    """Return whether a pod has failed while the job continues."""
     status = job.get("status") or {}
     parts = [*(status.get("replicaStatuses") or {}).values(), *(status.get("jobsStatus") or [])]
     return any(part.get("failed", 0) for part in parts)
 
 
 def job_message(job: Object) -> str:
-    """What the operator says of the state that the job is in."""
+    """Return the operator's message about the current state of the job."""
     true = [c for c in (job.get("status") or {}).get("conditions") or [] if c.get("status") == "True"]
     return f"{true[-1].get('reason', '')}: {true[-1].get('message', '')}".strip(": ") if true else ""
 
 
 def node_index(pod: Object) -> int | None:
-    """Which node of the run a pod is; None where its labels do not tell."""
+    """Return which node of the run a pod is; None if its labels do not tell."""
     labels = pod["metadata"].get("labels") or {}
     role = labels.get("training.kubeflow.org/replica-type")
     if role == "master":
@@ -82,23 +82,23 @@ def node_index(pod: Object) -> int | None:
 
 
 def order_pods(pods: Sequence[Object]) -> dict[int, Object]:
-    """Node -> its newest pod. Beside a Master, Worker 0 is node 1."""
+    """Return node -> its newest pod. Beside a Master, Worker 0 is node 1."""
     master = any(
         (pod["metadata"].get("labels") or {}).get("training.kubeflow.org/replica-type") == "master"
         for pod in pods
     )
-    found: dict[int, Object] = {}
+    by_node: dict[int, Object] = {}
     for pod in sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp"))):
         node = node_index(pod)
         labels = pod["metadata"].get("labels") or {}
         worker = labels.get("training.kubeflow.org/replica-type") == "worker"
         if node is not None:
-            found[node + (1 if master and worker else 0)] = pod
-    return dict(sorted(found.items()))
+            by_node[node + (1 if master and worker else 0)] = pod
+    return dict(sorted(by_node.items()))
 
 
 def stuck_reason(pods: Mapping[int, Object]) -> str | None:
-    """Why a pod will never start, if there is such a one."""
+    """Return why a pod will never start; None if there is no such pod."""
     for pod in pods.values():
         for container in _containers(pod.get("status") or {}):
             waiting = (container.get("state") or {}).get("waiting") or {}
@@ -109,7 +109,7 @@ def stuck_reason(pods: Mapping[int, Object]) -> str | None:
 
 
 def diagnose_pods(pods: Mapping[int, Object], procs_per_node: int) -> Diagnosis | None:
-    """The first pod that failed, by the time at which its container ended; None where none did."""
+    """Return the first pod that failed, by the time at which its container ended; None if none did."""
     failed = [(ended, node, pod) for node, pod in pods.items() if (ended := _ended(pod)) is not None]
     if not failed:
         return None
@@ -120,13 +120,13 @@ def diagnose_pods(pods: Mapping[int, Object], procs_per_node: int) -> Diagnosis 
 
 
 def _containers(status: Object) -> list[Object]:
-    """What is known of the containers of a pod, in the order in which they are started."""
+    """Return what is known of the containers of a pod, in the order of their start."""
     return [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
 
 
 @dataclass(frozen=True)
 class _Ended:
-    """How a pod failed; `at` is the time as Kubernetes writes it, empty where it does not tell."""
+    """How a pod failed. `at` is the time in Kubernetes' notation, empty if it does not tell."""
 
     reason: str
     exit_code: int

@@ -1,7 +1,9 @@
-"""First in every pod: put the sealed run into the run folder, prove that it is that run, and go on as
-the command after `--`. Travels beside the run, before Galley is there, so it imports none of it.
+"""Prepare the run folder, the first program in every pod.
 
-Ends with 2 when the run or its code is not what was sealed. Pods that share the run folder may
+Puts the sealed run into the run folder, proves that it is that run, and becomes the command after `--`.
+The program comes with the run, before Galley is installed in the pod, so that it imports none of it.
+
+Ends with 2 if the run or its code is not what was sealed. Pods that share the run folder may
 unpack at once: each file is replaced in one step, by the same content.
 """
 
@@ -30,7 +32,7 @@ def main() -> None:
 
 
 def install(source: Path, run_dir: Path, run_sha256: str, code_sha256: str) -> None:
-    """run.json and code/ in `run_dir`; the code from `source`, or the one that is there already."""
+    """Write run.json and code/ into `run_dir`; the code from `source`, or the one that exists already."""
     run = (source / "run.json").read_bytes()
     if hashlib.sha256(run).hexdigest() != run_sha256:
         refuse(f"{source / 'run.json'} is not the sealed run {run_sha256}")
@@ -43,12 +45,13 @@ def install(source: Path, run_dir: Path, run_sha256: str, code_sha256: str) -> N
         with tarfile.open(archive, "r:xz") as members:
             for member in members:
                 write(inside(run_dir / "code", member), members.extractfile(member).read())  # type: ignore[union-attr]
-    found = tree_sha256(run_dir / "code")
-    if found != code_sha256:
-        refuse(f"{run_dir / 'code'} is {found}, not the sealed code {code_sha256}")
+    found_sha256 = tree_sha256(run_dir / "code")
+    if found_sha256 != code_sha256:
+        refuse(f"{run_dir / 'code'} is {found_sha256}, not the sealed code {code_sha256}")
 
 
 def inside(folder: Path, member: tarfile.TarInfo) -> Path:
+    """Return the member's path below `folder`. Refuses any member that would be written elsewhere."""
     path = Path(member.name)
     if not member.isfile() or path.is_absolute() or ".." in path.parts:
         refuse(f"'{member.name}' does not belong into {folder}")
@@ -56,7 +59,7 @@ def inside(folder: Path, member: tarfile.TarInfo) -> Path:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Replace `path` in one step; leave it where it has that content."""
+    """Replace `path` in one step. Leave it if it has that content."""
     if path.exists() and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +71,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 def tree_sha256(folder: Path) -> str:
-    """As `galley.run.seal` computes it: one hash over the names and contents of all files."""
+    """Return one hash over the names and contents of all files, like `galley.run.seal`."""
     digest = hashlib.sha256()
     for name, path in sorted((path.relative_to(folder).as_posix(), path) for path in files(folder)):
         digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
@@ -76,7 +79,7 @@ def tree_sha256(folder: Path) -> str:
 
 
 def files(folder: Path) -> Iterator[Path]:
-    """Neither bytecode nor what another pod is just writing."""
+    """Yield all files except bytecode and those that another pod is just writing."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.name != "__pycache__" and not path.name.startswith("."):
             yield from files(path) if path.is_dir() else (path,)

@@ -1,4 +1,4 @@
-"""The same request in the words of each mpirun: hosts, ranks, binding, environment. Pure."""
+"""Express one request in the options of each mpirun: hosts, ranks, binding, environment. Pure functions."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from galley.schema import Mpi
 from galley.spec import Layout, MpiFacts
 from launchers.mpi.hosts import host_name
 
-# Open MPI waits 300 s by default before it asks whether a silent host is there. It has to know before the
-# ranks give up: with news of theirs on its way to the lost host, TCP asks no more, and the daemon of a
-# host that was cut off would stay. Three questions.
+# Open MPI waits 300 s by default before it probes a silent host. It must know before the
+# ranks give up: while their messages are under way to the lost host, TCP sends no probes, and the daemon of a
+# host that was cut off would stay. Three probes are sent.
 _KEEPALIVE_S = 10
 
 
 @dataclass(frozen=True)
 class MpiJob:
-    """What any mpirun is asked.
+    """The job that mpirun starts, for any flavor of mpirun.
 
     Attributes:
-        hosts: one for each node, also as `user@host`.
+        hosts: one per node, also as `user@host`.
         names: of the variables to pass on to the ranks; their values are in mpirun's environment.
-        files: the folder in which the files that the command names will lie.
-        timeout_s: after which the ranks give up on a host.
+        files: the folder of the files that the command names.
+        timeout_s: after this time the ranks give up on a host.
     """
 
     mpi: Mpi
@@ -37,7 +37,7 @@ class MpiJob:
 
 @dataclass(frozen=True)
 class Spoken:
-    """The command up to, and without, the program of the ranks; with files and variables that it needs."""
+    """The command without the program of the ranks, with the files and variables that it needs."""
 
     argv: tuple[str, ...]
     files: dict[str, str]
@@ -45,7 +45,7 @@ class Spoken:
 
 
 def speak(facts: MpiFacts, request: MpiJob) -> Spoken:
-    """`request` for the mpirun that was found."""
+    """Return the command for the mpirun that was found."""
     dialect = _open_mpi if facts.flavor == "openmpi" else _hydra
     return dialect(facts, request)
 
@@ -123,6 +123,6 @@ def _intel_pinning(request: MpiJob) -> dict[str, str]:
 
 
 def mask_cpus(mask: str) -> list[int]:
-    """The CPUs of a mask: `0xc` is 2 and 3."""
+    """Return the CPUs of a mask: `0xc` is 2 and 3."""
     bits = int(mask, 16)
     return [cpu for cpu in range(bits.bit_length()) if bits >> cpu & 1]

@@ -1,6 +1,6 @@
-"""The hosts of mpirun: names, ranges (`node[01-04]`) and files of hosts as other programs have them.
+"""Read the hosts of mpirun: names, ranges (`node[01-04]`) and host files of other programs.
 
-Pure, but for `hosts_of`, which reads `launcher.mpi.hostfile`.
+Pure functions, except `hosts_of`, which reads `launcher.mpi.hostfile`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from galley.schema import Recipe
 _HOST = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]*@)?[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
 _RANGE = re.compile(r"\d+(?:-\d+)?")
 _WORD = re.compile(r"(slots|cpus?|count|max[-_]slots|user|username)=(\S+)")
-_MOST = 100_000  # hosts of one range; more is a mistyped number
+_MOST = 100_000  # most hosts of one range; more is a typing error
 _VALID = "a name or an IPv4 address, also as user@host; node[01-04] for several"
 
 
 def hosts_of(recipe: Recipe) -> tuple[str, ...]:
-    """The hosts of the run, one for each node; empty is this machine.
+    """Return the hosts of the run, one per node; empty for this machine.
 
-    Raises `ConfigError` with everything about them that mpirun could not carry.
+    Raises `ConfigError` with everything about them that mpirun does not support.
     """
     mpi = recipe.launcher.mpi
     if mpi.hostfile is None:
@@ -45,18 +45,18 @@ def hosts_of(recipe: Recipe) -> tuple[str, ...]:
 
 
 def host_name(host: str) -> str:
-    """Without the user."""
+    """Return the host without the user."""
     return host.rpartition("@")[2]
 
 
 def expand(where: str, entries: Iterable[str]) -> tuple[list[str], list[Problem]]:
-    """All hosts, in order, with what is wrong with them; `where` names the list."""
+    """Return all hosts, in order, with what is wrong with them. `where` names the list."""
     hosts: list[str] = []
     problems: list[Problem] = []
     for entry in entries:
-        found = list(_expanded(entry))
-        hosts += found
-        wrong = next(filter(None, map(_host_problem, found or [entry])), "")
+        expanded = list(_expanded(entry))
+        hosts += expanded
+        wrong = next(filter(None, map(_host_problem, expanded or [entry])), "")
         if wrong:
             problems.append(Problem(f"{where}: {entry!r}", wrong, _VALID))
     names = Counter(map(host_name, hosts))
@@ -68,7 +68,10 @@ def expand(where: str, entries: Iterable[str]) -> tuple[list[str], list[Problem]
 
 
 def _expanded(entry: str) -> Iterator[str]:
-    """`a[1-2]b[3,5]` is a1b3, a1b5, a2b3, a2b5; leading zeros stay. Nothing if the brackets are wrong."""
+    """Yield the hosts of a pattern: `a[1-2]b[3,5]` is a1b3, a1b5, a2b3, a2b5; leading zeros stay.
+
+    Yields nothing if the brackets are wrong.
+    """
     before, bracket, rest = entry.partition("[")
     if not bracket:
         yield entry
@@ -87,7 +90,7 @@ def _expanded(entry: str) -> Iterator[str]:
 
 
 def _host_problem(host: str) -> str:
-    """Why a name cannot stand in a list of hosts; empty if it can."""
+    """Return why a name is not possible in a list of hosts; empty if it is."""
     if _is_ipv6(host_name(host).strip("[]")):
         return "is an IPv6 address, which no mpirun reads in a list of hosts: give it a name in /etc/hosts"
     name, colon, port = host.rpartition(":")
@@ -104,10 +107,10 @@ def _is_ipv6(text: str) -> bool:
 
 
 def read_hostfile(path: str, text: str) -> tuple[dict[str, int | None], list[Problem]]:
-    """Host -> slots (null if not stated), from a file of Open MPI, MPICH, Intel MPI, PBS or plain names.
+    """Return host -> slots from a file of Open MPI, MPICH, Intel MPI, PBS or plain names.
 
-    Lines are `HOST`, `HOST:SLOTS` or `HOST slots=SLOTS`; a host that is repeated without slots has as many
-    as lines.
+    Slots are None if not stated. Lines are `HOST`, `HOST:SLOTS` or `HOST slots=SLOTS`; a host that is
+    repeated without slots has as many as lines.
     """
     slots: dict[str, int | None] = {}
     lines: Counter[str] = Counter()
@@ -121,9 +124,9 @@ def read_hostfile(path: str, text: str) -> tuple[dict[str, int | None], list[Pro
         if unknown:
             hint = "HOST, HOST:SLOTS, HOST slots=SLOTS"
             problems.append(Problem(where, f"'{unknown}' is not understood", hint))
-        found, wrong = expand(where, [name])
+        hosts, wrong = expand(where, [name])
         problems += wrong
-        for host in found:
+        for host in hosts:
             if host in slots and (stated is not None or slots[host] is not None):
                 problems.append(Problem(where, f"states the slots of {host} once more", "name it once"))
             slots[host] = stated
@@ -134,24 +137,27 @@ def read_hostfile(path: str, text: str) -> tuple[dict[str, int | None], list[Pro
 
 
 def _read_line(words: list[str]) -> tuple[str, int | None, str]:
-    """(host, slots, the first word that is not understood) of a line."""
+    """Return (host, slots, the first word that is not understood) of a line."""
     name, user, stated = words[0], "", None
     host, colon, count = name.rpartition(":")
     if colon and count.isdigit() and ":" not in host:
         name, stated = host, int(count)
     for word in words[1:]:
-        found = _WORD.fullmatch(word)
-        if found is None or (not found[1].startswith("user") and not found[2].isdigit()):
+        option = _WORD.fullmatch(word)
+        if option is None or (not option[1].startswith("user") and not option[2].isdigit()):
             return name, stated, word
-        if found[1].startswith("user"):
-            user = found[2]
-        elif not found[1].startswith("max"):
-            stated = int(found[2])
+        if option[1].startswith("user"):
+            user = option[2]
+        elif not option[1].startswith("max"):
+            stated = int(option[2])
     return f"{user}@{name}" if user and "@" not in name else name, stated, ""
 
 
 def _slot_problems(path: str, slots: dict[str, int | None], procs: int) -> Iterator[Problem]:
-    """A file that gives hosts fewer slots than ranks; `procs` is 0 if the recipe does not say how many."""
+    """Yield a problem if the file gives hosts fewer slots than ranks.
+
+    `procs` is 0 if the recipe states none.
+    """
     stated = {host: count for host, count in slots.items() if count is not None}
     if not stated:
         return

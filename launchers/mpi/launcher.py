@@ -1,7 +1,7 @@
 """mpirun of Open MPI, MPICH or Intel MPI: it starts the ranks on this machine, or on several by ssh.
 
-The ranks talk over gloo or nccl; of MPI they take their place in the world (`OMPI_*`, `PMI_*`).
-mpirun is a child of this command, as torchrun is under `launcher=local`.
+The ranks communicate over gloo or NCCL; from MPI they only read their rank and the world size (`OMPI_*`,
+`PMI_*`). mpirun is a child of this command, like torchrun with `launcher=local`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from launchers.mpi.probe import find_mpi
 _PROGRAMS: dict[MpiFlavor, str] = {"openmpi": "mpirun", "mpich": "mpiexec.hydra", "intel": "mpiexec.hydra"}
 
 _MASK = re.compile(r"0x[0-9A-Fa-f]+")
-# How the three report the first rank that fell: Open MPI three times, Intel MPI, MPICH (which names none).
+# The reports of the first failed rank: Open MPI (three forms), Intel MPI, MPICH (two forms without a rank).
 _FELL = (
     re.compile(r"lost communication with a remote daemon[\s\S]*Remote daemon: \S+ on node (?P<lost>\S+)"),
     re.compile(
@@ -65,7 +65,7 @@ class MpiLauncher(LocalLauncher):
 
     def plan(self, spec: RunSpec, run_dir: Path, facts: ClusterFacts, attempt: int) -> LaunchPlan:
         launcher = spec.recipe.launcher
-        found, hosts = facts.mpi or usual(launcher.mpi), facts.hosts or ("localhost",)
+        mpi, hosts = facts.mpi or usual(launcher.mpi), facts.hosts or ("localhost",)
         env = {
             **attempt_environment(attempt),
             **pin_environment(spec, facts),
@@ -75,7 +75,7 @@ class MpiLauncher(LocalLauncher):
         names = sorted({*env, *launcher.forward_env})
         silence_s = launcher.host_timeout_s or launcher.timeout_s
         request = MpiJob(launcher.mpi, hosts, spec.layout, names, run_dir / "plan", silence_s)
-        spoken = speak(found, request)
+        spoken = speak(mpi, request)
         return LaunchPlan(
             launcher=self.name,
             argv=(*spoken.argv, *worker_command(self.python, spec, run_dir)),
@@ -95,36 +95,38 @@ class MpiLauncher(LocalLauncher):
         fall = _read_fall(folder, handle.attempt)
         if fall is None:
             log = folder.launcher_log(handle.attempt)
-            said = log.read_text(errors="replace").strip().splitlines()[-20:] if log.exists() else []
+            last_lines = log.read_text(errors="replace").strip().splitlines()[-20:] if log.exists() else []
             return Diagnosis(
-                "\n".join(["mpirun ended without a result" + (", it said:" if said else ""), *said])
+                "\n".join(
+                    ["mpirun ended without a result" + (", it said:" if last_lines else ""), *last_lines]
+                )
             )
-        found = fall.groupdict()
-        if found.get("lost"):
-            return Diagnosis(f"no answer from {found['lost']}: mpirun has lost it", failure_class="node")
-        who = f"rank {found['rank']}" if found.get("rank") else "a rank"
-        where = f" on {found['node']}" if found.get("node") else ""
-        rank = int(found["rank"]) if found.get("rank") else None
-        if found.get("signal"):
-            return Diagnosis(f"{who}{where} was killed by signal {found['signal']}", rank, "node")
-        return Diagnosis(f"{who}{where} ended with exit code {found['code']}", rank)
+        parts = fall.groupdict()
+        if parts.get("lost"):
+            return Diagnosis(f"no answer from {parts['lost']}: mpirun has lost it", failure_class="node")
+        who = f"rank {parts['rank']}" if parts.get("rank") else "a rank"
+        where = f" on {parts['node']}" if parts.get("node") else ""
+        rank = int(parts["rank"]) if parts.get("rank") else None
+        if parts.get("signal"):
+            return Diagnosis(f"{who}{where} was killed by signal {parts['signal']}", rank, "node")
+        return Diagnosis(f"{who}{where} ended with exit code {parts['code']}", rank)
 
 
 def usual(mpi: Mpi) -> MpiFacts:
-    """For a plan on a machine that has no MPI: what there is on one that has."""
+    """Return the facts that a machine with MPI usually has, for a plan on a machine without MPI."""
     flavor = "openmpi" if mpi.flavor == "auto" else mpi.flavor
     return MpiFacts(flavor, mpi.program or _PROGRAMS[flavor], version="")
 
 
 def rendezvous(hosts: Sequence[str], run_dir: Path, attempt: int) -> dict[str, str]:
-    """Where the ranks meet: on the first host, at a port of this attempt's own."""
+    """Return where the ranks meet: on the first host, at a port that belongs to this attempt."""
     digest = hashlib.sha256(f"{run_dir}\0{attempt}".encode()).digest()
     port = 20000 + int.from_bytes(digest[:4]) % 10000
     return {"MASTER_ADDR": host_name(hosts[0]) if hosts else "127.0.0.1", "MASTER_PORT": str(port)}
 
 
 def check_request(recipe: Recipe, hosts: Sequence[str]) -> None:
-    """Raises `ConfigError` if hosts, nodes and masks do not belong together."""
+    """Raise `ConfigError` if hosts, nodes and masks do not fit together."""
     mpi, nodes = recipe.launcher.mpi, recipe.cluster.nodes
     problems = [
         Problem(f"launcher.mpi.pin_masks: {mask!r}", "is no mask of CPUs", 'hexadecimal in quotes: "0x3"')
@@ -145,6 +147,7 @@ def check_request(recipe: Recipe, hosts: Sequence[str]) -> None:
 
 
 def _read_fall(folder: RunFolder, attempt: int) -> re.Match[str] | None:
+    """Return the report of the first failed rank in mpirun's log; None if there is none."""
     log = folder.launcher_log(attempt)
-    said = log.read_text(errors="replace") if log.exists() else ""
-    return next((found for pattern in _FELL if (found := pattern.search(said))), None)
+    text = log.read_text(errors="replace") if log.exists() else ""
+    return next((report for pattern in _FELL if (report := pattern.search(text))), None)

@@ -1,4 +1,4 @@
-"""Which mpirun this machine has. Asked before planning; `plan` is pure."""
+"""Find the mpirun of this machine. It is asked before planning, since `plan` is pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from galley.schema import Mpi
 from galley.spec import MpiFacts, MpiFlavor
 from galley.system import proc
 
-# The first pattern that is found in the answer to --version decides: Intel MPI starts by a Hydra too.
+# The first pattern that is found in the answer to --version decides: Intel MPI has a Hydra, too.
 FLAVORS: tuple[tuple[str, MpiFlavor], ...] = (
     (r"Intel\(R\) MPI Library.*Version ([\w. ]+?) Build", "intel"),
     (r"Open MPI\) ([\d.]\S*)|OpenRTE\) ([\d.]\S*)", "openmpi"),
@@ -24,17 +24,21 @@ _TIMEOUT_S = 20.0
 
 
 def find_mpi(mpi: Mpi) -> MpiFacts | None:
-    """The first program of the flavor asked for: on PATH, else beside this interpreter; None without any.
+    """Return the first program of the requested flavor: on PATH, else beside this interpreter; else None.
 
-    Raises `ConfigError` where `launcher.mpi.program` is not one.
+    Raises `ConfigError` if `launcher.mpi.program` is not one.
     """
     if mpi.program is not None:
-        found = _ask(mpi.program) if shutil.which(mpi.program) else None
-        if found is None or mpi.flavor not in ("auto", found.flavor):
-            what = f"is no mpirun of flavor '{mpi.flavor}'" if found else "is no mpirun that Galley knows"
+        facts_of_program = _ask(mpi.program) if shutil.which(mpi.program) else None
+        if facts_of_program is None or mpi.flavor not in ("auto", facts_of_program.flavor):
+            what = (
+                f"is no mpirun of flavor '{mpi.flavor}'"
+                if facts_of_program
+                else "is no mpirun that Galley knows"
+            )
             hint = "Open MPI, MPICH and Intel MPI answer to --version"
             raise ConfigError(Problem(f"launcher.mpi.program={mpi.program}", what, hint))
-        return found
+        return facts_of_program
     answers = (_ask(program) for program in _programs())
     return next((facts for facts in answers if facts and mpi.flavor in ("auto", facts.flavor)), None)
 
@@ -55,9 +59,9 @@ def _ask(program: str) -> MpiFacts | None:
 
 
 def read_version(program: str, text: str) -> MpiFacts | None:
-    """What `program --version` said; None for another program of that name."""
+    """Return what `program --version` reports; None for another program of that name."""
     for pattern, flavor in FLAVORS:
-        found = re.search(pattern, text)
-        if found is not None:
-            return MpiFacts(flavor, program, next(group for group in found.groups() if group))
+        match = re.search(pattern, text)
+        if match is not None:
+            return MpiFacts(flavor, program, next(group for group in match.groups() if group))
     return None

@@ -29,27 +29,28 @@ class Client:
     address: str
 
     def submit(self, body: dict[str, Any]) -> None:
-        """Hand a job over. Raises `SubmissionError` with the cluster's reason."""
+        """Submit a job. Raises `SubmissionError` with the cluster's reason."""
         self._ask("POST", "", body)
 
     def get(self, job: str) -> dict[str, Any] | None:
-        """What the cluster knows of a job; None where it does not know it."""
+        """Return what the cluster knows of a job; None if it does not know the job."""
         return self._ask("GET", job)
 
     def logs(self, job: str) -> str:
-        """What the driver wrote."""
+        """Return what the driver wrote."""
         return str((self._ask("GET", job, what="/logs") or {}).get("logs", ""))
 
     def stop(self, job: str) -> None:
         self._ask("POST", job, what="/stop")
 
     def delete(self, job: str) -> None:
-        """Let the cluster forget a job that has ended: its name is free again."""
+        """Remove a job that has ended from the cluster: its name is free again."""
         self._ask("DELETE", job)
 
     def _ask(
         self, method: str, job: str, body: dict[str, Any] | None = None, what: str = ""
     ) -> dict[str, Any] | None:
+        """Send one request; return the answer, or None for an unknown job."""
         url = f"{self.address}/api/jobs/{quote(job, safe='')}{what}"
         headers = {"Content-Type": "application/json"}
         if token := os.environ.get("RAY_AUTH_TOKEN"):
@@ -58,13 +59,15 @@ class Client:
         request = Request(url, data=data, headers=headers, method=method)  # noqa: S310  # checked: http(s)
         try:
             with urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
-                found: dict[str, Any] = json.load(answer)
-                return found
+                content: dict[str, Any] = json.load(answer)
+                return content
         except HTTPError as error:
             if error.code == 404 and job:
                 return None
-            said = error.read().decode(errors="replace").strip().splitlines()
-            raise SubmissionError(f"Ray at {self.address} refused: {said[-1] if said else error}") from error
+            lines = error.read().decode(errors="replace").strip().splitlines()
+            raise SubmissionError(
+                f"Ray at {self.address} refused: {lines[-1] if lines else error}"
+            ) from error
         except (URLError, TimeoutError, ConnectionError) as error:
             reason = getattr(error, "reason", error)
             hint = "start one with `ray start --head`, or set launcher.ray.address=http://HOST:8265"

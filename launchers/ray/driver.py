@@ -1,9 +1,9 @@
 """The Ray job of a run: `python -P -m launchers.ray.driver --run-dir D`, which reads the plan in D.
 
 One placement group has a bundle for each node of the layout, so that either all of them start or
-none; on every bundle an actor runs the torchrun agent of its node. Ends with 0 where all agents
-do. When it is killed, Ray ends the actors, and with them everything that they started; when an actor is
-lost, with its machine for one, it ends with `NODE_LOST`.
+none. On every bundle an actor runs the torchrun agent of its node. Ends with 0 if all agents
+do. If the job is killed, Ray ends the actors, and with them everything that they started. If an actor is
+lost, for example with its machine, the job ends with `NODE_LOST`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _STOP_S = 1.5
 
 
 def node_command(plan: Mapping[str, Any], node: int, place: str, address: str) -> list[str]:
-    """What runs on a node; `place` is `HOST:PORT` of the first one, `address` the node's own."""
+    """Return the command of a node. `place` is `HOST:PORT` of the first one, `address` the node's own."""
     if not plan["agent"]:
         return [*plan["worker"]]
     meeting = ["--standalone"]
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def run(wanted: Mapping[str, Any], folder: RunFolder, plan: LaunchPlan) -> int:
-    """The exit code of the first node that failed, or 0."""
+    """Return the exit code of the first node that failed, or 0."""
     import ray
     from ray.exceptions import RayActorError
 
@@ -67,7 +67,9 @@ def run(wanted: Mapping[str, Any], folder: RunFolder, plan: LaunchPlan) -> int:
     except RayActorError as error:
         print(f"a node was lost: {error}")
         for asked in [node.stop.remote(wanted["grace_s"]) for node in nodes]:
-            with suppress(RayActorError):  # the others: another attempt must not find their ranks alive
+            with suppress(
+                RayActorError
+            ):  # end the remaining nodes: the next attempt must not meet their ranks
                 ray.get(asked)
         return NODE_LOST
 
@@ -86,7 +88,7 @@ def run_on(nodes: Sequence[Any], wanted: Mapping[str, Any], folder: RunFolder, p
 
 
 def start_nodes(count: int, bundle: Mapping[str, float]) -> list[Any]:
-    """An actor a node, when the cluster has room for all of them."""
+    """Start one actor per node, once the cluster has room for all of them."""
     import ray
     from ray.util.placement_group import placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -97,8 +99,8 @@ def start_nodes(count: int, bundle: Mapping[str, float]) -> list[Any]:
     while not group.wait(_WAIT_S):
         if time.monotonic() - said_at >= _SAY_EVERY_S:
             said_at = time.monotonic()
-            found = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            print(f"waiting for {count} nodes with {bundle} each; the cluster has {found}", flush=True)
+            resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
+            print(f"waiting for {count} nodes with {bundle} each; the cluster has {resources}", flush=True)
     others = {name: amount for name, amount in bundle.items() if name not in ("CPU", "GPU", "memory")}
     wanted: dict[str, Any] = {
         "num_cpus": bundle["CPU"],
@@ -112,7 +114,7 @@ def start_nodes(count: int, bundle: Mapping[str, float]) -> list[Any]:
 
 
 def await_nodes(running: dict[Any, Any], grace_s: float) -> int:
-    """Until all have ended; the first that fails, or the end of the job, ends the others."""
+    """Wait until all nodes have ended. The first failure, or the end of the job, ends the others."""
     import ray
 
     asked = list[int]()
@@ -123,7 +125,7 @@ def await_nodes(running: dict[Any, Any], grace_s: float) -> int:
             running.pop(done)
             failed = failed or int(ray.get(done))
         failed = failed or sum(asked)
-    # Ray kills the job 3 s after it was asked to stop.
+    # Ray kills the job 3 s after a request to stop: the agents must end before.
     ray.get([node.stop.remote(min(grace_s, _STOP_S)) for node in running.values()])
     return failed
 

@@ -1,7 +1,7 @@
 """A run as a Ray job.
 
-Needs a file system that this machine and the nodes share, for the run folder and for the environment
-of Python. The job outlives the command.
+Needs a file system that this machine and the nodes share, for the run folder and for the Python
+environment. The job outlives the command.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ JOB = "job.json"  # what is posted
 NODES = "nodes.json"  # what the driver reads
 _ADDRESS = re.compile(r"https?://(?:\[[0-9A-Fa-f:.]+\]|[^/\s:@\[\]]+)(?::([0-9]+))?")
 _STOP_S = 30.0
-SIGNALLED = 128  # what a shell adds to the number of the signal that ended a command
+SIGNALLED = 128  # a shell adds this to the number of the signal that ended a command
 _STATES: dict[str, State] = {
     "PENDING": "queued",
     "RUNNING": "running",
@@ -190,7 +190,10 @@ def bundle(spec: RunSpec) -> dict[str, float]:
 
 
 def job_id(spec: RunSpec, run_dir: Path, attempt: int) -> str:
-    """A job of its own for each attempt: the run folder's name and a hash that keeps equal names apart."""
+    """Return a separate id for each attempt.
+
+    It is the run folder's name and a hash that keeps equal names apart.
+    """
     slug = re.sub(r"[^a-zA-Z0-9]+", "-", run_dir.name).strip("-")[:40]
     digest = hashlib.sha256(f"{spec.sha256}\0{run_dir}".encode()).hexdigest()[:8]
     return f"galley-{slug}-{digest}-{attempt}"

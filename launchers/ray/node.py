@@ -1,4 +1,4 @@
-"""One node of a run under Ray; an actor."""
+"""One node of a run under Ray, as an actor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Node:
         self._child: proc.Child | None = None
 
     def address(self) -> str:
-        """By which the other nodes reach this one."""
+        """Return the address at which the other nodes reach this one."""
         import ray
 
         return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
@@ -31,7 +31,7 @@ class Node:
             return int(probe.getsockname()[1])
 
     def run(self, argv: Sequence[str], environ: Mapping[str, str], log: str) -> int:
-        """Exit code of the command; negative where a signal ended it."""
+        """Run the command; return its exit code, negative if a signal ended it."""
         self._child = proc.start(argv, env={**os.environ, **environ}, log=Path(log), dies_with_parent=True)
         while (code := self._child.exit_code()) is None:
             time.sleep(_EVERY_S)

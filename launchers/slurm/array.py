@@ -1,6 +1,6 @@
-"""Many runs as one job array, as a sweep wants them: one submission, at most so many at a time.
+"""Many runs as one job array, as a sweep needs them: one submission, a limited number at a time.
 
-Every run keeps a handle of its own (`JOB_INDEX`) and is polled, cancelled and restarted alone.
+Every run keeps its own handle (`JOB_INDEX`) and is polled, cancelled and restarted alone.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ def plan_array(
     facts: ClusterFacts,
     parallel: int | None = None,
 ) -> ArrayPlan:
-    """Plan (spec, run folder, attempt) each, all on the same kind of nodes; at most `parallel` at a time.
+    """Plan (spec, run folder, attempt) for each run, all on the same kind of nodes; at most `parallel` at a
+    time.
 
-    Pure. Raises `ConfigError` where the runs do not ask Slurm for the same.
+    Pure. Raises `ConfigError` if the runs do not request the same from Slurm.
     """
     requests = [request_of(spec, run_dir, facts) for spec, run_dir, _ in runs]
     for request, (_, run_dir, _) in zip(requests, runs, strict=True):
@@ -54,6 +55,7 @@ def plan_array(
             what = f"asks Slurm for other {', '.join(sorted(different))}"
             hint = "submit the runs that ask for the same as one array"
             raise ConfigError(Problem(str(run_dir), f"{what} than {runs[0][1]}", hint))
+
     throttle = "" if parallel is None else f"%{parallel}"
     header = {
         "job-name": script.job_name(folder),
@@ -72,13 +74,16 @@ def plan_array(
 
 
 def request_of(spec: RunSpec, run_dir: Path, facts: ClusterFacts) -> dict[str, str | int | None]:
-    """What a run asks Slurm for, by the options of sbatch; all runs of an array ask for the same."""
+    """Return what a run requests from Slurm, by the options of sbatch.
+
+    All runs of an array request the same.
+    """
     asked = script.directives(spec, run_dir, facts)
     return {name: value for name, value in asked if name not in _OF_THE_RUN}
 
 
 def submit_array(plan: ArrayPlan, folder: Path, runs: Sequence[RunFolder]) -> list[RunHandle]:
-    """Write all plans down, submit the array, and record a handle in every run's folder.
+    """Write all plans, submit the array, and record a handle in every run's folder.
 
     Raises `SubmissionError` with Slurm's reason; nothing is running then.
     """
@@ -99,12 +104,12 @@ def submit_array(plan: ArrayPlan, folder: Path, runs: Sequence[RunFolder]) -> li
 def recall_array(folder: Path) -> None:
     """Record the handles of an array whose submitter was killed before it had recorded all of them.
 
-    Raises `SubmissionError` where Slurm does not tell whether it has the array.
+    Raises `SubmissionError` if Slurm does not tell whether it has the array.
     """
     script = folder / "array.sh"
     runs = [RunFolder(Path(line)) for line in (folder / "runs").read_text().splitlines()]
     if not all((run.plan / "launch.json").exists() for run in runs):
-        return  # it was not yet submitted
+        return  # all plans are written before the submission: the array was not submitted
     attempts = [from_json(LaunchPlan, (run.plan / "launch.json").read_bytes()).attempt for run in runs]
     lost = [
         index
@@ -118,7 +123,7 @@ def recall_array(folder: Path) -> None:
 
 
 def _record(run: RunFolder, attempt: int, job: str, index: int) -> RunHandle:
-    """The handle of one task; `job` is the array as `sbatch --parsable` prints it."""
+    """Record the handle of one task. `job` is the array as `sbatch --parsable` prints it."""
     array, separator, cluster = job.partition(";")
     task = f"{array}_{index}{separator}{cluster}"
     handle = handle_of(attempt, task, time.time())

@@ -1,4 +1,4 @@
-"""The image that a Slurm job's ranks run in, if any: by Pyxis (an option of srun) or Apptainer."""
+"""The image in which a Slurm job's ranks run, if any: by Pyxis (an option of srun) or Apptainer."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from galley.errors import ConfigError, Problem
 from galley.schema import Recipe, Slurm
 from galley.spec import RunSpec
 
-_BINDS = ("--bind", "-B", "--mount")  # of Apptainer: what they mount is the user's to know
+_BINDS = ("--bind", "-B", "--mount")  # options of Apptainer; Galley does not check what they mount
 _NO_HOME = ("--no-home", "--contain", "--containall", "-c", "-C", "--no-mount", "--home", "-H")
 
 
 @dataclass(frozen=True)
 class Container:
-    """Without an image all is empty.
+    """The options of a container. Without an image all are empty.
 
     Attributes:
         srun_options: for Pyxis.
-        command: before the command of a node, for Apptainer.
+        command: stands before the command of a node, for Apptainer.
         python: the interpreter inside the image.
     """
 
@@ -31,7 +31,10 @@ class Container:
 
     @classmethod
     def of(cls, spec: RunSpec, run_dir: Path) -> Container:
-        """Raises `ConfigError` on a path that a list of mounts cannot hold, and on one that none mounts."""
+        """Return the container of a run.
+
+        Raises `ConfigError` for a path that a list of mounts cannot hold, and for one that no mount covers.
+        """
         slurm = spec.recipe.launcher.slurm
         if slurm.container_image is None:
             return cls()
@@ -57,7 +60,7 @@ class Container:
 
 
 def _unmounted(recipe: Recipe, run_dir: Path) -> Iterator[Problem]:
-    """Paths of this machine that the ranks need and the container does not have."""
+    """Yield paths of this machine that the ranks need and the container lacks."""
     slurm = recipe.launcher.slurm
     if any(option.startswith(_BINDS) for option in slurm.container_options):
         return
@@ -69,7 +72,7 @@ def _unmounted(recipe: Recipe, run_dir: Path) -> Iterator[Problem]:
 
 
 def _mounted(slurm: Slurm) -> Iterator[str]:
-    """Folders that the container has of the cluster. Apptainer mounts the home folder unless told not to."""
+    """Yield folders of the cluster that the container has. By default Apptainer mounts the home folder."""
     yield from (mount.split(":")[1] for mount in slurm.container_mounts)
     if slurm.container_runtime == "pyxis":
         has_home = "--container-mount-home" in slurm.container_options
@@ -80,7 +83,7 @@ def _mounted(slurm: Slurm) -> Iterator[str]:
 
 
 def _needed(recipe: Recipe) -> dict[str, str]:
-    """Key -> path that is here; what is not may be the image's own."""
+    """Return key -> path, if the path exists here; others may be the image's own."""
     named = {**named_folders(recipe), "checkpoint.resume_from": recipe.checkpoint.resume_from}
     paths = {key: str(Path(path).expanduser().absolute()) for key, path in named.items() if path is not None}
     return {key: path for key, path in paths.items() if Path(path).exists()}

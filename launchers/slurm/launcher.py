@@ -1,6 +1,6 @@
 """Slurm: a batch script, in which srun starts one torchrun agent on each node.
 
-Needs a file system that all nodes share, for the run folder and for the environment of Python.
+Needs a file system that all nodes share, for the run folder and for the Python environment.
 The job outlives the command. Slurm may start it again (preemption, a failed node, the time limit):
 the run folder stays, and the next attempt continues from the last checkpoint.
 """
@@ -33,14 +33,14 @@ from launchers.slurm.recall import find_job
 from launchers.slurm.states import FORGOTTEN, Seen
 
 _TOOL_TIMEOUT_S = 60.0
-_FORGOTTEN_JOB = "Invalid job id"  # scancel, of a job that ended some minutes ago
+_FORGOTTEN_JOB = "Invalid job id"  # scancel's message for a job that ended some minutes ago
 _CANCEL_POLL_S = 0.5
-_CANCEL_S = 60.0  # Slurm's KillWait, 30 s by default, and the epilog
+_CANCEL_S = 60.0  # room for Slurm's KillWait, 30 s by default, and for the epilog
 _LIVE = ("queued", "running")
 
 
 class SlurmLauncher(Launcher):
-    """Jobs of the cluster whose login node, or member, this machine is.
+    """Jobs of the cluster of which this machine is a login node or a member.
 
     Attributes:
         python: the interpreter of the nodes.
@@ -122,8 +122,10 @@ class SlurmLauncher(Launcher):
         return self._look(handle).meaning.state
 
     def _look(self, handle: RunHandle) -> Seen:
-        """The job in the controller's memory, where it stays for some minutes after its end, else in
-        the accounting; `FORGOTTEN` where neither knows it, or answers."""
+        """Return what Slurm knows of the job; `FORGOTTEN` if nothing knows it, or answers.
+
+        The controller remembers a job for some minutes after its end; then the accounting is asked.
+        """
         job, cluster = _split(handle)
         array, _, task = job.partition("_")
         try:
@@ -134,7 +136,9 @@ class SlurmLauncher(Launcher):
             return self._look_into_accounting(job, cluster)
 
     def _look_at_array(self, job: str, cluster: tuple[str, ...]) -> dict[int, Seen]:
-        """All tasks by one question, whose answer serves for half of `poll_s`: an array may have hundreds."""
+        """Return all tasks by one request, whose answer is used for half of `poll_s`: an array may have
+        hundreds.
+        """
         asked_at, tasks = self._arrays.get((job, *cluster), (-math.inf, {}))
         if time.monotonic() - asked_at >= self.poll_s / 2:
             tasks = states.read_array(_show_job(job, cluster))
@@ -179,7 +183,7 @@ class SlurmLauncher(Launcher):
         job, cluster = _split(handle)
         if self.poll(handle, folder) in FINAL_STATES:
             return
-        try:  # also where nothing is known of the job: it may be that Slurm does not answer
+        try:  # even if the state is unknown: Slurm may only not have answered
             proc.run(("scancel", *cluster, job), timeout_s=_TOOL_TIMEOUT_S)
         except SubmissionError as error:
             if _FORGOTTEN_JOB in str(error):
@@ -194,12 +198,12 @@ class SlurmLauncher(Launcher):
 
 
 def handle_of(attempt: int, job: str, submitted_at: float) -> RunHandle:
-    """`job` as `sbatch --parsable` prints it."""
+    """Return the handle. `job` is what `sbatch --parsable` prints."""
     return RunHandle(SlurmLauncher.name, attempt, job, socket.gethostname(), submitted_at)
 
 
 def submit_script(plan: LaunchPlan, environ: Mapping[str, str]) -> str:
-    """Ask Slurm whether it would take the job, then hand it over; returns the job's id.
+    """Ask Slurm whether it would accept the job, then submit it; return the job's id.
 
     Raises `SubmissionError` with Slurm's reason.
     """
@@ -217,7 +221,7 @@ def submit_script(plan: LaunchPlan, environ: Mapping[str, str]) -> str:
 
 
 def submission_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The user's, without what would change the plan: `SBATCH_*`, and the job that this may be in."""
+    """Return the user's environment without what would change the plan: `SBATCH_*`, and an enclosing job."""
     return {
         name: value
         for name, value in environ.items()
@@ -226,19 +230,19 @@ def submission_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def open_to_group(folder: RunFolder) -> None:
-    """Let the group write `KILL` and `SAVE` into the folder; what others own in it they cannot change."""
+    """Let the group write `KILL` and `SAVE` into the folder. The sticky bit protects the files of others."""
     mode = stat.S_IMODE(folder.root.stat().st_mode)
     folder.root.chmod(mode | stat.S_IWGRP | stat.S_ISVTX)
 
 
 def _show_job(job: str, cluster: tuple[str, ...]) -> str:
-    """scontrol leaves out most of a long list of array tasks, unless SLURM_BITSTR_LEN is 0."""
+    """Return scontrol's text. It omits most of a long list of array tasks, unless SLURM_BITSTR_LEN is 0."""
     argv = ("scontrol", *cluster, "show", "job", "--oneliner", job)
     return proc.run(argv, timeout_s=_TOOL_TIMEOUT_S, env={**os.environ, "SLURM_BITSTR_LEN": "0"})
 
 
 def _split(handle: RunHandle) -> tuple[str, tuple[str, ...]]:
-    """The job's id, and the option for its cluster where sbatch named one (`12;alpha`)."""
+    """Return the job's id, and the option for its cluster if sbatch named one (`12;alpha`)."""
     job, _, cluster = handle.job.partition(";")
     return job, (f"--clusters={cluster}",) if cluster else ()
 
@@ -249,9 +253,9 @@ def _failed_nodes(folder: RunFolder) -> tuple[str, ...]:
 
 
 def _job_to_wait_for(folder: RunFolder) -> str | None:
-    """The job of the run; None where it has succeeded already.
+    """Return the job of the run; None if the run has succeeded already.
 
-    Raises `ConfigError` where it never will.
+    Raises `ConfigError` if it never will.
     """
     from launchers.lifecycle.attempt_store import last_handle
     from launchers.lifecycle.queries import run_state

@@ -1,7 +1,8 @@
-"""Options that a user adds to sbatch and srun: none may change in silence what the recipe says.
+"""Options that a user adds to sbatch and srun. None may silently change what the recipe says.
 
-The last of two options wins, and both programs take any beginning of a long option that is not ambiguous
-(`--part=gpu`). What Galley sets itself is refused, also by its beginning, with the key to use instead.
+The last of two options wins, and both programs accept any unambiguous beginning of a long option
+(`--part=gpu`). Options that Galley sets itself are refused, also by their beginning, with the key to use
+instead.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ _OF_SRUN = {
 
 
 def further_directives(slurm: Slurm, cluster: Cluster) -> Options:
-    """`launcher.slurm.directives`, checked."""
+    """Yield `launcher.slurm.directives`, checked."""
     refused = dict(_OF_SBATCH)
     if slurm.exclusive:
         refused |= dict.fromkeys(("exclusive", "oversubscribe", "share"), "launcher.slurm.exclusive")
@@ -70,14 +71,17 @@ def further_directives(slurm: Slurm, cluster: Cluster) -> Options:
 
 
 def further_srun_options(slurm: Slurm) -> tuple[str, ...]:
-    """`launcher.slurm.srun_options`, checked, as they are."""
+    """Return `launcher.slurm.srun_options`, checked, as they are."""
     gpus = {} if slurm.gpu_request == "none" else {**_gpu_options(slurm), "gres": _GPUS}
     list(_read("srun_options", slurm.srun_options, _OF_SRUN | gpus))
     return tuple(slurm.srun_options)
 
 
 def setup_lines(slurm: Slurm) -> list[str]:
-    """`launcher.slurm.setup`. Raises `ConfigError` on a directive, which sbatch reads only above commands."""
+    """Return `launcher.slurm.setup`.
+
+    Raises `ConfigError` for a directive, which sbatch reads only before the first command.
+    """
     for line in slurm.setup:
         if any(part.lstrip().startswith("#SBATCH") for part in line.splitlines()):
             hint = "write it into launcher.slurm.directives"
@@ -88,7 +92,7 @@ def setup_lines(slurm: Slurm) -> list[str]:
 
 
 def gpu_request(slurm: Slurm, gpus: int) -> Options:
-    """The option that asks for the GPUs of a node; one task is a node, so "per task" means the same."""
+    """Yield the option that requests the GPUs of a node. One task is a node, so "per task" means the same."""
     if slurm.gpu_type is not None and not re.fullmatch(r"[\w.-]+", slurm.gpu_type, re.ASCII):
         what = f"{slurm.gpu_type!r} is no type of GPU"
         raise ConfigError(Problem("launcher.slurm.gpu_type", what, "a name as in `sinfo -o %G`: a100"))
@@ -102,7 +106,10 @@ def gpu_request(slurm: Slurm, gpus: int) -> Options:
 
 
 def _gpu_options(slurm: Slurm) -> dict[str, str]:
-    """All of them, unless the GPUs are left to the user; a second --gres would replace the first."""
+    """Return all options for GPUs, unless they are left to the user.
+
+    A second --gres would replace the first.
+    """
     if slurm.gpu_request == "none":
         return {}
     whole = {"gres": f"{_GPUS}; or gpu_request=none and the whole --gres here"}
@@ -112,29 +119,29 @@ def _gpu_options(slurm: Slurm) -> dict[str, str]:
 def _read(
     key: str, texts: Iterable[str], refused: Mapping[str, str]
 ) -> Iterator[tuple[str, str | None, Problem]]:
-    """Name and value of each, with what to say if it is wrong after all.
+    """Yield name and value of each option, with the problem to report if the caller refuses it.
 
-    Raises `ConfigError` on what is no option, what is refused, and what is given twice.
+    Raises `ConfigError` for what is no option, what is refused, and what is given twice.
     """
     seen: set[str] = set()
     for text in texts:
         where = f"launcher.slurm.{key}: {text!r}"
         problem = Problem(where, "is set by Galley itself")
-        found = _OPTION.fullmatch(text)
-        if found is None:
+        option = _OPTION.fullmatch(text)
+        if option is None:
             program = "srun" if key == "srun_options" else "sbatch"
             hint = "write it as --NAME=VALUE"
             if "hetjob" in text:
                 hint = "a heterogeneous job is 'launcher.slurm.constraint=\"[a*2&b*2]\"'"
             raise ConfigError(Problem(where, f"is not an option of {program}", hint))
-        meant = [name for name in refused if name.startswith(found[1])]
+        meant = [name for name in refused if name.startswith(option[1])]
         if meant:
-            name = found[1] if found[1] in meant else meant[0]
+            name = option[1] if option[1] in meant else meant[0]
             raise ConfigError(_own(problem, refused[name]))
-        if found[1] in seen:
-            raise ConfigError(Problem(where, f"--{found[1]} is given twice, and the last would win"))
-        seen.add(found[1])
-        yield found[1], found[2], problem
+        if option[1] in seen:
+            raise ConfigError(Problem(where, f"--{option[1]} is given twice, and the last would win"))
+        seen.add(option[1])
+        yield option[1], option[2], problem
 
 
 def _own(problem: Problem, instead: str) -> Problem:

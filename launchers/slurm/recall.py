@@ -1,6 +1,6 @@
-"""The job of a batch script that was submitted, whose submitter was killed before it could keep the id.
+"""Find the job of a batch script whose submitter was killed before it could record the id.
 
-Slurm knows a job's script by its path, and each submission of Galley has one of its own.
+Slurm knows a job's script by its path, and each submission of Galley has its own path.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ _LOG = re.compile(r"slurm-(\d+)\b.*\.log")
 
 
 def find_job(script: Path, text: str, logs: Path, known: Container[str]) -> str | None:
-    """The last job of `script`, as `sbatch --parsable` prints it, that is not among `known` ids.
+    """Return the last job of `script`, as `sbatch --parsable` prints it, that is not among `known` ids.
 
-    From squeue, which shows a job until some minutes after its end, else from the name of its log.
-    Raises `SubmissionError` where Slurm does not answer.
+    squeue shows a job until some minutes after its end; later the name of its log tells the id.
+    Raises `SubmissionError` if Slurm does not answer.
     """
     asked = _CLUSTERS.search(text)
     clusters = (f"--clusters={asked[1]}",) if asked else ()
     argv = ("squeue", *clusters, "--me", "--states=all", "--array", "--noheader", "--format=%F|%o")
     listed = read_squeue(proc.run(argv, timeout_s=_TIMEOUT_S), str(script))
-    written = (found[1] for path in logs.glob("slurm-*.log") if (found := _LOG.fullmatch(path.name)))
+    written = (match[1] for path in logs.glob("slurm-*.log") if (match := _LOG.fullmatch(path.name)))
     jobs = [job for job in (*written, *listed) if job.partition(";")[0] not in known]
     return max(jobs, key=lambda job: (int(job.partition(";")[0]), job), default=None)
 
 
 def read_squeue(text: str, script: str) -> Iterator[str]:
-    """Jobs of the script, from lines `ID|COMMAND`; with `--clusters` after lines `CLUSTER: NAME`."""
+    """Yield jobs of the script, from lines `ID|COMMAND`; with `--clusters` after lines `CLUSTER: NAME`."""
     cluster = ""
     for line in text.splitlines():
         job, separator, command = line.partition("|")

@@ -1,4 +1,4 @@
-"""The text of a Slurm job. Pure, and safe for any value: what cannot be quoted is refused."""
+"""The text of a Slurm job. Pure, and safe for any value: values that cannot be quoted are refused."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ Directives = Iterable[tuple[str, str | int | None]]
 
 
 def job_script(header: Directives, settings: Mapping[str, str], setup: Iterable[str], body: str) -> str:
-    """A batch script: directives, the run's own values, the user's lines, and the fixed `body`."""
+    """Return a batch script: directives, the run's own values, the user's lines, and the fixed `body`."""
     lines = [*(directive(name, value) for name, value in header), ""]
     lines += [f"{name}={value}" for name, value in settings.items()]
     return "\n".join(["#!/bin/bash", *lines, *setup, "", ""]) + body
 
 
 def template(name: str) -> str:
-    """The fixed part of a script, which is the same for all runs."""
+    """Return the fixed part of a script, which is the same for all runs."""
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def directive(name: str, value: str | int | None = None) -> str:
-    """One `#SBATCH` line.
+    """Return one `#SBATCH` line.
 
     sbatch splits it at spaces that are not within double quotes, and takes the character after a
-    backslash as it is. Raises `ConfigError` on a control character, for which it has no way.
+    backslash as it is. Raises `ConfigError` for a control character, which sbatch cannot read.
     """
     if value is None:
         return f"#SBATCH --{name}"
@@ -51,22 +51,22 @@ def directive(name: str, value: str | int | None = None) -> str:
 
 
 def quote(value: str) -> str:
-    """One word of bash."""
+    """Return the value as one word of bash."""
     return shlex.quote(value)
 
 
 def array(words: Iterable[str]) -> str:
-    """The words as a bash array."""
+    """Return the words as a bash array."""
     return f"({shlex.join(words)})"
 
 
 def env_file(variables: Mapping[str, str]) -> str:
-    """Exports for bash, sorted by name; newlines and all other characters are kept."""
+    """Return exports for bash, sorted by name. Newlines and all other characters are kept."""
     return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in sorted(variables.items()))
 
 
 def directives(spec: RunSpec, run_dir: Path, facts: ClusterFacts) -> Iterator[tuple[str, str | int | None]]:
-    """Everything that the job asks Slurm for."""
+    """Yield everything that the job requests from Slurm."""
     yield "job-name", job_name(run_dir)
     yield "output", log_pattern(run_dir, "%j")
     yield "open-mode", "append"
@@ -78,19 +78,19 @@ def directives(spec: RunSpec, run_dir: Path, facts: ClusterFacts) -> Iterator[tu
 
 
 def exported(launcher: Launcher) -> str:
-    """What of the submitting shell's environment the job gets; values are never written down."""
+    """Return which variables of the submitting shell the job gets. Values are never written down."""
     if launcher.slurm.export == "all":
         return "ALL"
     return ",".join(sorted(launcher.forward_env)) or "NONE"
 
 
 def job_name(run_dir: Path) -> str:
-    """The name of the run folder, as far as a job's name may be it."""
+    """Return the run folder's name, sanitized for sbatch."""
     return re.sub(r"[^\w.-]", "_", run_dir.name, flags=re.ASCII)[:64]
 
 
 def log_pattern(folder: Path, job: str) -> str:
-    """Where the batch script's own output goes; `job` is a pattern of sbatch, such as `%j`."""
+    """Return where the batch script's own output goes. `job` is a pattern of sbatch, such as `%j`."""
     if "\\" in str(folder) or _CONTROL.search(str(folder)):
         what = "has a backslash or a control character in its path, which sbatch cannot carry"
         raise ConfigError(Problem(f"run_dir={str(folder)!r}", what, "choose another run_dir"))
@@ -112,7 +112,7 @@ def _resources(spec: RunSpec) -> Iterator[tuple[str, str | int | None]]:
 
 
 def mebibytes(gib: float) -> int:
-    """Raises `ConfigError` below one: `--mem=0` is all memory of the node."""
+    """Return MiB. Raises `ConfigError` below one, since `--mem=0` is all memory of the node."""
     if gib * 1024 < 1:
         what = f"{gib} GiB is less than 1 MiB"
         raise ConfigError(Problem("cluster.memory_gib_per_node", what, "GiB of a node; null asks for none"))
@@ -139,9 +139,9 @@ def _placement(slurm: Slurm, nodes: int, facts: ClusterFacts) -> Iterator[tuple[
 
 
 def _two_kinds(slurm: Slurm, nodes: int) -> str:
-    """So many nodes of one feature and so many of another, in sbatch's words.
+    """Return a constraint for nodes of one feature and spare nodes of another, in sbatch's syntax.
 
-    Raises `ConfigError` where they are no two features.
+    Raises `ConfigError` if they are not two features.
     """
     problems = [
         Problem(f"launcher.slurm.{key}", what, "a word of `sinfo -o %f`, without operators")

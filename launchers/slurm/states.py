@@ -1,4 +1,4 @@
-"""What Slurm says of a job, as tables. Names that are in no table are unknown, never guessed.
+"""Slurm's states of a job, as tables. Names that are in no table are unknown, never guessed.
 
 The states are those of `squeue --helpstate` and of JOB STATE CODES in squeue(1), 22.05 to 25.05.
 """
@@ -16,8 +16,8 @@ class Meaning:
     """A state of Slurm in Galley's terms.
 
     Attributes:
-        failure_class: why the job failed, where the state says so.
-        why: for the message; empty where the state says nothing.
+        failure_class: why the job failed, if the state tells.
+        why: for the message; empty if the state does not tell.
     """
 
     state: State
@@ -73,8 +73,8 @@ class Seen:
     """A job as Slurm shows it.
 
     Attributes:
-        name: Slurm's own name of the state; empty where Slurm does not know the job.
-        reason: why it waits or failed, in Slurm's words; empty where it says none.
+        name: Slurm's own name of the state; empty if Slurm does not know the job.
+        reason: Slurm's reason for waiting or failing; empty if it gives none.
         exit_code: of the batch script.
     """
 
@@ -91,39 +91,39 @@ class Seen:
 
 FORGOTTEN = Seen()
 
-# JobName stands before JobState and is Galley's own; whatever else a user names comes after it.
+# JobName stands before JobState and is set by Galley; all other text of a user comes after it.
 _SCONTROL = re.compile(r" JobState=(\w+) Reason=(.*?) Dependency=.*? ExitCode=(\d+):\d+ ")
 
 
 def read_scontrol(text: str) -> Seen:
-    """From the first line of `scontrol show job --oneliner`."""
-    found = _SCONTROL.search(text)
-    if found is None:
+    """Read the first line of `scontrol show job --oneliner`."""
+    match = _SCONTROL.search(text)
+    if match is None:
         return FORGOTTEN
-    reason = "" if found[2] == "None" else found[2].replace("_", " ")
-    return Seen(found[1], reason, int(found[3]))
+    reason = "" if match[2] == "None" else match[2].replace("_", " ")
+    return Seen(match[1], reason, int(match[3]))
 
 
 _TASKS = re.compile(r" ArrayTaskId=([\d,-]+)(?:%\d+)? ")
 
 
 def read_array(text: str) -> dict[int, Seen]:
-    """From `scontrol show job --oneliner ID` of an array: its tasks by index.
+    """Read `scontrol show job --oneliner ID` of an array: its tasks by index.
 
-    Those that wait stand in one line together (`ArrayTaskId=3,5-9%2`).
+    Waiting tasks share one line (`ArrayTaskId=3,5-9%2`).
     """
-    found: dict[int, Seen] = {}
+    by_index: dict[int, Seen] = {}
     for line in text.splitlines():
         tasks = _TASKS.search(line)
         for part in tasks[1].split(",") if tasks else ():
             first, _, last = part.partition("-")
             seen = read_scontrol(line)
-            found |= dict.fromkeys(range(int(first), int(last or first) + 1), seen)
-    return found
+            by_index |= dict.fromkeys(range(int(first), int(last or first) + 1), seen)
+    return by_index
 
 
 def read_sacct(text: str) -> Seen:
-    """From `sacct --parsable2 --noheader --format=State,ExitCode`; its last line is the last start."""
+    """Read `sacct --parsable2 --noheader --format=State,ExitCode`. Its last line is the last start."""
     lines = text.strip().splitlines()
     if not lines:
         return FORGOTTEN

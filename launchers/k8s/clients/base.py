@@ -1,4 +1,4 @@
-"""What a launcher asks of a cluster, whichever client carries it."""
+"""What a launcher needs of a cluster, for every client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class KubeContext:
-    """Which cluster, and where in it. Empty: what the client takes by itself (inside a pod)."""
+    """A cluster, and a namespace in it. Empty values are the client's own choice (inside a pod)."""
 
     context: str = ""
     namespace: str = ""
@@ -27,7 +27,7 @@ class KubeContext:
 class Client(ABC):
     """What a launcher needs of a cluster.
 
-    Every method raises `SubmissionError` with the server's own reason where it refuses or cannot be
+    Every method raises `SubmissionError` with the server's own reason if it refuses or cannot be
     reached.
     """
 
@@ -36,7 +36,7 @@ class Client(ABC):
 
     @abstractmethod
     def current(self) -> KubeContext:
-        """The place, with what it leaves open filled in."""
+        """Return the context and the namespace, with the client's choice in place of empty values."""
 
     @abstractmethod
     def create(self, argv: Sequence[str], files: Sequence[Path]) -> None:
@@ -44,16 +44,16 @@ class Client(ABC):
 
     @abstractmethod
     def get(self, resource: str, name: str) -> Object | None:
-        """An object (`pytorchjobs.kubeflow.org`); None where there is none."""
+        """Return an object of a resource (`pytorchjobs.kubeflow.org`); None if there is none."""
 
     @abstractmethod
     def pods(self, selector: str) -> list[Object]:
-        """Pods by labels (`a=b,c=d`)."""
+        """Return the pods with these labels (`a=b,c=d`)."""
 
     @abstractmethod
     def logs(self, pod: str, container: str) -> str:
-        """What a container of the pod has written so far; empty before it has started."""
+        """Return what a container of the pod has written so far; empty before it has started."""
 
     @abstractmethod
     def delete(self, files: Sequence[Path]) -> None:
-        """Delete every object of the files that is there; does not wait for them to be gone."""
+        """Delete every existing object of the files. Does not wait until they are gone."""

@@ -1,4 +1,4 @@
-"""The client of this machine."""
+"""Choose the client of this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from launchers.k8s.clients.kubectl import Kubectl
 
 
 def make_client(place: KubeContext) -> Client:
-    """kubectl, else the Kubernetes client for Python. Raises `SubmissionError` where there is neither."""
+    """Return kubectl, else the Kubernetes client for Python. Raises `SubmissionError` if there is neither."""
     if shutil.which("kubectl") is not None:
         return Kubectl(place)
     from launchers.k8s.clients.pyclient import PythonClient

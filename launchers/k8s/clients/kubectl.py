@@ -57,16 +57,19 @@ class Kubectl(Client):
 
 
 def file_flags(files: Sequence[Path]) -> list[str]:
-    """`-f FILE` each. kubectl reads the value as a line of CSV: commas and quotes need quotes."""
-    found = []
+    """Return `-f FILE` for each file.
+
+    kubectl reads the value as a line of CSV: commas and quotes need quotes.
+    """
+    flags = []
     for path in files:
         text = str(path)
         quoted = '"' + text.replace('"', '""') + '"' if any(mark in text for mark in '",\n\r') else text
-        found += ["-f", quoted]
-    return found
+        flags += ["-f", quoted]
+    return flags
 
 
 def place_flags(context: str | None, namespace: str | None) -> list[str]:
-    """Options of kubectl for what is given."""
+    """Return the options of kubectl for the values that are given."""
     flags = {"context": context, "namespace": namespace}
     return [f"--{name}={value}" for name, value in flags.items() if value]

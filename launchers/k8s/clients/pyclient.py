@@ -1,5 +1,6 @@
-"""The cluster through the Kubernetes client for Python, where kubectl is missing. The only place that
-imports it; needs the optional extra `k8s`.
+"""The cluster through the Kubernetes client for Python, if kubectl is missing.
+
+Only this module imports that client, which needs the optional extra `k8s`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _MISSING = (
     "kubectl is not on PATH, and the Kubernetes client for Python is not installed: install one "
     "(`pip install 'galley[k8s]'`)"
 )
-# apiVersion, kind -> the resource's name in the paths of the API.
+# Kind -> the resource's name in the paths of the API.
 _PLURALS = {
     "ConfigMap": "configmaps",
     "PyTorchJob": "pytorchjobs",
@@ -32,7 +33,7 @@ _VERSIONS = {"kubeflow.org": "v1", "trainer.kubeflow.org": "v1alpha1"}
 
 
 class Refused(Exception):
-    """An answer of the server that is no success."""
+    """An answer of the server that reports no success."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"HTTP {status}")
@@ -40,7 +41,7 @@ class Refused(Exception):
 
 
 class PythonClient(Client):
-    """Objects as they are in the manifest, by the paths of the API."""
+    """Sends objects as they are in the manifest, by the paths of the API."""
 
     def __init__(self, place: KubeContext) -> None:
         try:
@@ -62,7 +63,7 @@ class PythonClient(Client):
         return KubeContext(chosen["name"], self.place.namespace or namespace)
 
     def create(self, argv: Sequence[str], files: Sequence[Path]) -> None:
-        """Objects in their order; what was created before one that is refused is deleted again."""
+        """Create objects in their order. If one is refused, those created before are deleted again."""
         created: list[tuple[str, str]] = []
         for body in _objects(files):
             path, name = self._path(body), body["metadata"]["name"]
@@ -123,7 +124,7 @@ class PythonClient(Client):
     def _ask(
         self, method: str, path: str, body: Object | None = None, query: Sequence[tuple[str, str]] = ()
     ) -> bytes:
-        """The answer as it is. Raises `SubmissionError`, with the HTTP status as `Refused` behind it."""
+        """Return the raw answer. Raises `SubmissionError`, whose cause is `Refused` with the HTTP status."""
         api = self._connect()
         request = api.param_serialize(
             method,
@@ -154,7 +155,7 @@ class PythonClient(Client):
         return self._api
 
     def _in_cluster(self) -> Any:
-        """By the service account of the pod that this process is in."""
+        """Connect by the service account of the pod in which this process runs."""
         config: Any = self._module.config
         settings = self._module.client.Configuration()
         try:
@@ -165,7 +166,7 @@ class PythonClient(Client):
 
 
 def _config_file() -> str | None:
-    """The library reads this variable when it is imported, and never again."""
+    """Return KUBECONFIG as it is now: the library reads the variable only once, at import."""
     return os.environ.get("KUBECONFIG")
 
 
@@ -175,7 +176,7 @@ def _objects(files: Sequence[Path]) -> Iterator[Object]:
 
 
 def _reason(content: bytes) -> str:
-    """The message of the server's Status object, or its answer as it is."""
+    """Return the message of the server's Status object, or its answer as it is."""
     try:
         status = json.loads(content)
         return f"{status['reason']}: {status['message']}"

@@ -1,1 +1,1 @@
-"""The objects of a job, written from a sealed run. Pure."""
+"""The objects of a job, written from a sealed run. Pure functions."""

@@ -1,4 +1,4 @@
-"""RunSpec -> the objects of a job. Pure: the same arguments, the same objects.
+"""RunSpec -> the objects of a job. Pure: equal arguments give equal objects.
 
 PyTorchJob: kubeflow.org/v1. TrainJob and ClusterTrainingRuntime: trainer.kubeflow.org/v1alpha1.
 """
@@ -19,7 +19,7 @@ from launchers.k8s.manifest.names import base_name, job_name, pod_run_dir
 
 Object = dict[str, Any]
 
-MANAGER = "galley.dev/launcher"  # whose patches of the runtime these are
+MANAGER = "galley.dev/launcher"  # the manager of the patches of the runtime
 NODE = "node"  # the job of a TrainJob's pods, and the container of each that trains
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 TRAINER_LABEL = "trainer.kubeflow.org/trainjob-ancestor-step"
@@ -32,7 +32,7 @@ class Job:
     """One attempt of a run, as its objects name it.
 
     Attributes:
-        base: shared by all attempts.
+        base: the name that all attempts share.
         name: of the job, its ConfigMap and its runtime.
         run_dir: the run folder as the pods see it.
     """
@@ -50,6 +50,7 @@ class Job:
 
 
 def make_job(spec: RunSpec, run_dir: Path, facts: ClusterFacts, attempt: int) -> Job:
+    """Return the attempt with its names and paths."""
     base = base_name(spec, run_dir)
     folder = pod_run_dir(spec.recipe.launcher.k8s, base, run_dir)
     return Job(spec, facts, attempt, base, job_name(base, attempt), folder)
@@ -60,16 +61,16 @@ def kind_of(spec: RunSpec) -> str:
 
 
 def build(job: Job) -> list[Object]:
-    """All objects of the attempt, in the order of their creation."""
+    """Return all objects of the attempt, in the order of their creation."""
     sealed = config_map(job)
     if kind_of(job.spec) == "pytorchjob":
         return [sealed, pytorch_job(job)]
-    own = [] if job.options.runtime is not None else [training_runtime(job)]
-    return [sealed, *own, train_job(job)]
+    runtimes = [] if job.options.runtime is not None else [training_runtime(job)]
+    return [sealed, *runtimes, train_job(job)]
 
 
 def config_map(job: Job) -> Object:
-    """The sealed run, and what checks it in the pod."""
+    """Return the ConfigMap of the sealed run, and of the program that checks it in the pod."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -85,14 +86,14 @@ def metadata(job: Job, name: str, namespaced: bool = True) -> Object:
 
 
 def _job_metadata(job: Job) -> Object:
-    found = metadata(job, job.name)
+    data = metadata(job, job.name)
     if job.options.queue is not None:
-        found["labels"][QUEUE_LABEL] = job.options.queue
-    return found
+        data["labels"][QUEUE_LABEL] = job.options.queue
+    return data
 
 
 def pytorch_job(job: Job) -> Object:
-    """A Master and Workers; an elastic job has Workers only, whose first holds the rendezvous."""
+    """Return a Master and Workers; for elastic training only Workers, whose first holds the rendezvous."""
     options, nodes = job.options, job.spec.layout.nodes
     elastic = options.max_nodes is not None
     if elastic:
@@ -143,7 +144,7 @@ def _run_policy(job: Job) -> Object:
 
 
 def _replica(job: Job, count: int) -> Object:
-    """Pods of one role. The operator knows the container by its name, `pytorch`."""
+    """Return the pods of one role. The operator identifies the container by its name, `pytorch`."""
     return {
         "replicas": count,
         "restartPolicy": "OnFailure" if job.options.max_restarts else "Never",
@@ -152,7 +153,10 @@ def _replica(job: Job, count: int) -> Object:
 
 
 def pod_template(job: Job, container: str) -> Object:
-    """A pod of the run, with `launcher.k8s.patch` merged into it; `container` is the one that trains."""
+    """Return a pod of the run, with `launcher.k8s.patch` merged into it.
+
+    `container` is the one that trains.
+    """
     options = job.options
     trains: Object = {
         "name": container,
@@ -165,13 +169,13 @@ def pod_template(job: Job, container: str) -> Object:
         "securityContext": pod.container_security(options),
         "volumeMounts": pod.volume_mounts(options),
     }
-    own = metadata(job, job.name)["labels"]
+    labels = metadata(job, job.name)["labels"]
     annotations = {"annotations": options.annotations} if options.annotations else {}
     template = {
-        "metadata": {"labels": {**options.labels, **own}, **annotations},
+        "metadata": {"labels": {**options.labels, **labels}, **annotations},
         "spec": {
             **pod.scheduling_fields(options),
-            **pod.pod_fields(job.spec, job.facts, job.name, own),
+            **pod.pod_fields(job.spec, job.facts, job.name, labels),
             "containers": [trains],
         },
     }
@@ -179,8 +183,11 @@ def pod_template(job: Job, container: str) -> Object:
 
 
 def train_job(job: Job) -> Object:
-    """A TrainJob. What its own fields cannot say of the pods is in the runtime that Galley brings, or in a
-    patch of the one that is there already."""
+    """Return a TrainJob.
+
+    What its own fields cannot express of the pods is in the runtime that Galley creates, or in a
+    patch of an existing one.
+    """
     options, limit = job.options, job.spec.recipe.cluster.time_limit_min
     runtime = {"name": options.runtime, "kind": options.runtime_kind}
     trainer, template = _trainer_and_pods(job)
@@ -204,12 +211,12 @@ def train_job(job: Job) -> Object:
     }
 
 
-# A container's field -> the trainer's that the operator puts into its place.
+# A container's field -> the trainer's field with which the operator replaces it.
 _TRAINER = {"image": "image", "command": "command", "env": "env", "resources": "resourcesPerNode"}
 
 
 def _trainer_and_pods(job: Job) -> tuple[Object, Object]:
-    """The pod template without what the trainer of a TrainJob says, and that."""
+    """Return the fields of a TrainJob's trainer, and the pod template without them."""
     template = pod_template(job, NODE)
     containers = template["spec"]["containers"]
     trains: Object = next((c for c in containers if c.get("name") == NODE), {})
@@ -227,7 +234,7 @@ def _runtime_patch(template: Object) -> Object:
 
 
 def training_runtime(job: Job) -> Object:
-    """The runtime of a TrainJob that names none: torch on `node` pods, nothing restarted."""
+    """Return the runtime of a TrainJob that names none: torch on `node` pods, nothing restarted."""
     options = job.options
     trainer, pods = _trainer_and_pods(job)
     containers = [

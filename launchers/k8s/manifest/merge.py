@@ -1,7 +1,7 @@
-"""Kubernetes' strategic merge of a patch into a pod template. Pure.
+"""Kubernetes' strategic merge of a patch into a pod template. Pure functions.
 
-Mappings are merged, null takes a key away, and lists are replaced, but for those whose items have a name:
-their items are merged by it, and `$patch: delete` takes one away, as `kubectl patch` does.
+Mappings are merged, null removes a key, and lists are replaced, except those whose items have a name:
+their items are merged by it, and `$patch: delete` removes one, like `kubectl patch` does.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ _DIRECTIVE = "$patch"
 
 
 def merge(value: Any, patch: Any, field: str = "") -> Any:
-    """`value` with `patch` merged into it; neither is changed. `field` is the name that `value` goes by."""
+    """Return `value` with `patch` merged into it; neither is changed.
+
+    `field` is the name of `value`'s field.
+    """
     if isinstance(patch, dict):
         return _merge_mapping(value if isinstance(value, dict) else {}, patch)
     if isinstance(patch, list) and field in MERGE_KEYS and all(isinstance(item, dict) for item in patch):
@@ -47,16 +50,16 @@ def _merge_mapping(value: dict[str, Any], patch: dict[str, Any]) -> dict[str, An
 
 def _merge_items(value: list[Any], patch: list[dict[str, Any]], keys: tuple[str, ...]) -> list[Any]:
     """Items that the patch names are merged or taken away, others are added at the end."""
-    found = list(value)
+    merged = list(value)
     for item in patch:
-        named = [one for one in found if _is_named(one, item, keys)]
+        named = [one for one in merged if _is_named(one, item, keys)]
         if item.get(_DIRECTIVE) == "delete":
-            found = [one for one in found if one not in named]
+            merged = [one for one in merged if one not in named]
         elif named:
-            found = [merge(one, item) if one in named else one for one in found]
+            merged = [merge(one, item) if one in named else one for one in merged]
         else:
-            found.append(merge(None, item))
-    return found
+            merged.append(merge(None, item))
+    return merged
 
 
 def _is_named(item: Any, patch: dict[str, Any], keys: tuple[str, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""Names and paths that follow from a run: equal runs, equal names, on any machine."""
+"""Names and paths that follow from a run: equal runs have equal names on any machine."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from galley.errors import ConfigError, Problem
 from galley.schema import K8s
 from galley.spec import RunSpec
 
-# What is added to the name of a job, and must still fit: `-12` for the attempt, `-worker-999` or
+# Room for what is added to the name of a job: `-12` for the attempt, `-worker-999` or
 # `-node-0-999` with five random characters for a pod.
 _LONGEST_SUFFIX = 20
 _HASH = 8
 
 
 def base_name(spec: RunSpec, run_dir: Path) -> str:
-    """The name shared by all attempts: the run folder's, cut to a DNS-1035 label, and a hash.
+    """Return the name that all attempts share: the run folder's, cut to a DNS-1035 label, and a hash.
 
-    The hash keeps runs apart whose folders have the same name. `launcher.k8s.name` is taken as it is.
+    The hash distinguishes runs whose folders have the same name. `launcher.k8s.name` is used as it is.
     """
     if spec.recipe.launcher.k8s.name is not None:
         return spec.recipe.launcher.k8s.name
@@ -31,19 +31,19 @@ def base_name(spec: RunSpec, run_dir: Path) -> str:
 
 
 def job_name(base: str, attempt: int) -> str:
-    """A job of its own for each attempt: one that has ended cannot be started again."""
+    """Return a separate name for each attempt: a job that has ended cannot be started again."""
     return f"{base}-{attempt}"
 
 
 def code_name(job: str) -> str:
-    """The ConfigMap with the snapshot of the code."""
+    """Return the name of the ConfigMap with the snapshot of the code."""
     return f"{job}-code"
 
 
 def pod_run_dir(options: K8s, base: str, run_dir: Path) -> PurePosixPath:
-    """Where the pods see the run folder.
+    """Return the path of the run folder in the pods.
 
-    Raises `ConfigError` where it should be on the claim but is not.
+    Raises `ConfigError` if it should be on the claim but is not.
     """
     mount = PurePosixPath(options.mount_path)
     if options.transport == "configmap":

@@ -1,4 +1,4 @@
-"""What every pod of a run is made of, whatever kind of job starts it. Pure."""
+"""The parts of every pod of a run, for any kind of job. Pure functions."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Object = dict[str, Any]
 
 SOURCE = "/etc/galley"  # the ConfigMaps, read-only
 _MIN_GRACE_S = 30  # Kubernetes' own default
-# The node's process makes these from what the operator sets; v1 appends its own to the pod.
+# The node's process derives these from the operator's variables; v1 appends its own to the pod.
 _SET_IN_POD = frozenset({"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "PYTHONUNBUFFERED"})
 
 
 def literal(text: str) -> str:
-    """Kubernetes replaces `$(NAME)` in arguments and values, and reads `$$` as `$`."""
+    """Escape text: Kubernetes replaces `$(NAME)` in arguments and values, and reads `$$` as `$`."""
     return text.replace("$", "$$")
 
 
 def command(spec: RunSpec, run_dir: PurePosixPath, job: str, attempt: int) -> list[str]:
-    """Arguments of the container: verify, unpack, then the torchrun agent of one node."""
+    """Return the arguments of the container: verify, unpack, then the torchrun agent of one node."""
     options = spec.recipe.launcher.k8s
     unpack = (
         *(options.python, "-P", f"{SOURCE}/unpack.py"),
@@ -43,7 +43,7 @@ def command(spec: RunSpec, run_dir: PurePosixPath, job: str, attempt: int) -> li
 
 
 def _ranks(spec: RunSpec, run_dir: PurePosixPath, job: str) -> tuple[str, ...]:
-    """torchrun and the worker; a lone rank needs no torchrun."""
+    """Return torchrun and the worker. A lone rank needs no torchrun."""
     options = spec.recipe.launcher.k8s
     worker = worker_command(options.python, spec, Path(run_dir))
     if options.max_nodes:
@@ -62,7 +62,7 @@ def _ranks(spec: RunSpec, run_dir: PurePosixPath, job: str) -> tuple[str, ...]:
 
 
 def environment(spec: RunSpec, run_dir: PurePosixPath, attempt: int) -> list[Object]:
-    """Variables of the container, all of them text. Secrets are references, never values."""
+    """Return the variables of the container, all of them text. Secrets are references, never values."""
     launcher = spec.recipe.launcher
     values = {
         "HOME": "/tmp",  # noqa: S108  # the image's user may have none
@@ -81,7 +81,7 @@ def environment(spec: RunSpec, run_dir: PurePosixPath, attempt: int) -> list[Obj
 
 
 def _caches(options: K8s) -> dict[str, str]:
-    """Downloads and tokenized data are kept on the claim."""
+    """Return the variables that keep downloads and tokenized data on the claim."""
     if options.claim is None:
         return {}
     cache = PurePosixPath(options.mount_path) / ".cache"
@@ -96,8 +96,10 @@ def secret_reference(name: str, secret: str) -> Object:
 
 
 def resources(spec: RunSpec) -> Object:
-    """Requests equal to limits, but for what the recipe requests less of: the pod is never squeezed, and
-    the last to be evicted."""
+    """Return requests equal to limits, except where the recipe requests less.
+
+    Equal ones reserve the resources for the pod, and Kubernetes evicts such a pod last.
+    """
     cluster, layout, options = spec.recipe.cluster, spec.layout, spec.recipe.launcher.k8s
     cpus = cluster.cpus_per_node or layout.procs_per_node * layout.threads_per_proc
     limits = {"cpu": str(cpus)}
@@ -111,7 +113,7 @@ def resources(spec: RunSpec) -> Object:
 
 
 def quantity(gib: float) -> str:
-    """GiB as Kubernetes writes them."""
+    """Return GiB in Kubernetes' notation."""
     return f"{gib:.0f}Gi" if gib == int(gib) else f"{round(gib * 1024)}Mi"
 
 
@@ -164,7 +166,7 @@ def container_security(options: K8s) -> Object:
 
 
 def pod_fields(spec: RunSpec, facts: ClusterFacts, job: str, labels: dict[str, str]) -> Object:
-    """The fields of a pod besides the container that trains; those that are not set are left out.
+    """Return the fields of a pod besides the container that trains, without those that are not set.
 
     `labels` are those of the job's pods.
     """
@@ -219,7 +221,7 @@ SCHEDULERS = {"none": None, "volcano": "volcano", "coscheduling": "scheduler-plu
 
 
 def scheduling_fields(options: K8s) -> Object:
-    """Who places the pod, and before which others."""
+    """Return the fields that decide who places the pod, and before which others."""
     fields = {
         "schedulerName": options.scheduler or SCHEDULERS[options.gang],
         "priorityClassName": options.priority_class,

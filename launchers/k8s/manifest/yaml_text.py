@@ -11,7 +11,7 @@ Object = dict[str, Any]
 
 
 class _Dumper(yaml.SafeDumper):
-    """Keys are plain, every text is quoted or a block.
+    """Writes keys plain, and every text quoted or as a block.
 
     kubectl's parser reads more unquoted texts as numbers than PyYAML does (`1e5`, `0o17`).
     """
@@ -38,7 +38,7 @@ _Dumper.add_representer(str, _text)
 
 
 def to_yaml(objects: Sequence[Mapping[str, Any]], head: str) -> str:
-    """All objects as one stream of documents below the comment `head`."""
+    """Return all objects as one stream of documents below the comment `head`."""
     documents = yaml.dump_all(
         objects,
         Dumper=_Dumper,
@@ -52,5 +52,5 @@ def to_yaml(objects: Sequence[Mapping[str, Any]], head: str) -> str:
 
 
 def from_yaml(text: str) -> list[Object]:
-    """The objects of a stream."""
+    """Return the objects of a stream."""
     return [document for document in yaml.load_all(text, Loader=yaml.CSafeLoader) if document is not None]

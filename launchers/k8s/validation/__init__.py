@@ -1,1 +1,1 @@
-"""Objects against the fields and rules of Kubernetes' API, before a server is asked."""
+"""Check objects against the fields and rules of Kubernetes' API, before a server is asked."""

@@ -1,5 +1,7 @@
-"""What is wrong with objects, before a server is asked: names, types, and the rules that the CRDs
-let through but the operators trip over. Every problem is found, each with the field's path.
+"""Find what is wrong with objects, before a server is asked.
+
+Checks names, types, and rules that the CRDs do not check but the operators rely on. Every problem is found,
+each with the field's path.
 """
 
 from __future__ import annotations
@@ -36,20 +38,20 @@ RESERVED_ENV = ("PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER
 
 
 def manifest_problems(objects: Sequence[Object]) -> list[Problem]:
-    """Everything that is wrong with the objects of one job; once what several of them repeat."""
-    found = [problem for body in objects for problem in object_problems(body)]
-    return list({(problem.where.rpartition(".")[2], problem.what): problem for problem in found}.values())
+    """Return everything that is wrong with the objects of one job. A repeated problem is listed once."""
+    problems = [problem for body in objects for problem in object_problems(body)]
+    return list({(problem.where.rpartition(".")[2], problem.what): problem for problem in problems}.values())
 
 
 def object_problems(body: Object) -> list[Problem]:
-    """Wrong types hide the rules: those are only asked of objects whose types are right."""
+    """Return the problems of one object. Rules are only checked if all types are right."""
     identity = (str(body.get("apiVersion")), str(body.get("kind")))
     fields = OBJECTS.get(identity)
     if fields is None:
         valid = ", ".join(f"{version} {kind}" for version, kind in OBJECTS)
         return [Problem("kind", f"{identity[0]} {identity[1]} is not written by Galley", f"valid: {valid}")]
-    found = list(type_problems(body, fields)) or list(_rules(body))
-    return [Problem(f"{identity[1]} {p.where}", p.what, p.hint) for p in found]
+    problems = list(type_problems(body, fields)) or list(_rules(body))
+    return [Problem(f"{identity[1]} {p.where}", p.what, p.hint) for p in problems]
 
 
 def _rules(body: Object) -> Iterator[Problem]:
@@ -65,7 +67,7 @@ def _rules(body: Object) -> Iterator[Problem]:
 
 
 def _config_map(body: Object) -> Iterator[Problem]:
-    """The server counts the values as they are read, which of binary data are shorter than as written."""
+    """Check the size. The server counts decoded values, and binary data are longer in base64."""
     texts = [text.encode() for text in body.get("data", {}).values()]
     size = sum(map(len, [*texts, *(base64.b64decode(text) for text in body.get("binaryData", {}).values())]))
     if size > MAX_CONFIG_MAP:
@@ -74,7 +76,7 @@ def _config_map(body: Object) -> Iterator[Problem]:
 
 
 def _metadata(metadata: Object, strict: bool) -> Iterator[Problem]:
-    """Names of jobs become those of services and hosts, which must be DNS-1035 labels."""
+    """Check names. Names of jobs become those of services and hosts, which must be DNS-1035 labels."""
     name, pattern = metadata["name"], _DNS_1035 if strict else _DNS_1123
     if len(name) > MAX_LABEL:
         yield Problem("metadata.name", f"'{name}' has {len(name)} characters", f"at most {MAX_LABEL}")
@@ -195,7 +197,7 @@ def _runtime(spec: Object) -> Iterator[Problem]:
 
 
 def _node_pods(spec: Object, path: str, patched: bool) -> Iterator[Problem]:
-    """A TrainJob's trainer is the container `node` of the job `node`, and nothing else."""
+    """Check the pods. A TrainJob's trainer is the container `node` of the job `node`, and nothing else."""
     path = f"{path}.template.spec.replicatedJobs"
     for index, job in enumerate(spec.get("template", {}).get("spec", {}).get("replicatedJobs", [])):
         here = f"{path}[{index}]"
@@ -297,11 +299,7 @@ def _env(env: list[Object], path: str, reserved: Collection[str]) -> Iterator[Pr
 
 
 def _resources(resources: Object, path: str) -> Iterator[Problem]:
-    """A request is no more than its limit; of devices and huge pages it is the limit, which is required.
-
-    A limit without a request requests as much, and other requests need no limit:
-    https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/
-    """
+    """Check that no request exceeds its limit, and that both are equal for devices and huge pages."""
     limits, requests = resources.get("limits", {}), resources.get("requests", {})
     for name in requests:
         whole = "/" in name or name.startswith("hugepages-")

@@ -1,7 +1,8 @@
-"""The fields of the objects that Galley writes, with their types: all of a pod's, and the part of
-Kubeflow's definitions that is used. Everything else is refused before a server is asked.
+"""The fields of the objects that Galley writes, with their types.
 
-Tests hold this table against the CRDs: each field is there, and has this type.
+The table has all fields of a pod, and those of Kubeflow's definitions that are used. Everything else is
+refused before a server is asked. Tests compare this table with the CRDs: each field exists, and has this
+type.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ _SCALARS: dict[str, Scalar] = {
 
 
 def _read(written: Any) -> Kind:
-    """A kind as `scripts/write_pod_fields.py` writes it."""
+    """Return a kind from the notation of `scripts/write_pod_fields.py`."""
     if isinstance(written, str):
         return _SCALARS[written]
     if isinstance(written, list):
@@ -65,12 +66,12 @@ def _read(written: Any) -> Kind:
 
 
 def _fields(kind: Kind) -> Fields:
-    """The fields of a mapping, or of the items of a list."""
+    """Return the fields of a mapping, or of the items of a list."""
     return cast("Fields", kind.item if isinstance(kind, ListOf) else kind)
 
 
 def _only(kind: Kind, *names: str) -> Fields:
-    """A mapping with some of its fields."""
+    """Return a mapping with some of its fields."""
     whole = _fields(kind)
     return Fields(
         {name: whole.of[name] for name in names}, tuple(name for name in names if name in whole.required)
@@ -82,7 +83,7 @@ CONTAINER = _fields(POD.of["containers"])
 RESOURCES = _only(CONTAINER.of["resources"], "limits", "requests")
 TRAINER_ENV = ListOf(_fields(CONTAINER.of["env"]), longest=128)
 _PATCHED_CONTAINERS = ListOf(_only(POD.of["containers"], "name", "env", "securityContext", "volumeMounts"))
-# What a TrainJob may say of the pods of a runtime that is there already.
+# The fields of an existing runtime's pods that a TrainJob may set.
 PATCHED_POD = Fields(
     {
         **_only(
@@ -146,7 +147,7 @@ PYTORCH_JOB = Fields(
 
 
 def _replicated_jobs(pod: Fields, patch: bool) -> Fields:
-    """A JobSet's template, as a runtime has it, or the part that a patch of a runtime may set."""
+    """Return a JobSet's template for a runtime, or the part of it that a patch of a runtime may set."""
     template = Fields({"metadata": POD_METADATA, "spec": pod})
     job = Fields({"template": template})
     if not patch:

@@ -1,4 +1,4 @@
-"""Values against the table of fields: what is unknown, missing or of another type."""
+"""Check values against the table of fields: unknown, missing, or of another type."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from galley.errors import Problem, valid_values
 from launchers.k8s.validation.fields import Fields, Kind, ListOf, MapOf
 
-# As the CRDs and the API server read a quantity.
+# A quantity, as the CRDs and the API server read it.
 _QUANTITY = re.compile(
     r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+))?"
 )
 
 
 def type_problems(value: Any, kind: Kind, path: str = "") -> Iterator[Problem]:
-    """Fields that are unknown, missing or of another type, each with its path."""
+    """Yield fields that are unknown, missing or of another type, each with its path."""
     if isinstance(kind, Fields):
         yield from _mapping(value, kind, path)
     elif isinstance(kind, MapOf):
@@ -96,7 +96,7 @@ _SCALES = {
 
 
 def amount(quantity: str | int) -> Fraction:
-    """A quantity as a number: `500m` is 1/2, `1Ki` is 1024."""
+    """Return a quantity as a number: `500m` is 1/2, `1Ki` is 1024."""
     text = str(quantity)
     suffix = next((suffix for suffix in (text[-2:], text[-1:]) if suffix in _SCALES), "")
     return Fraction(text.removesuffix(suffix)) * _SCALES.get(suffix, Fraction(1))
