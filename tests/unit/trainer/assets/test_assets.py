@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from galley.config.rules.model_sizes import EMBEDDED_SIZES
 from galley.errors import ConfigError
 from galley.model.shape import EMBEDDED
 from galley.registry import MODELS
@@ -46,10 +47,15 @@ def test_a_missing_package_names_the_extra(
 
 
 def test_the_kernel_knows_the_kinds_of_embedded_models(deberta: Path) -> None:
+    from transformers import AutoConfig
+
     folders = {"minilm": minilm.folder(), "deberta_minilm": deberta}
     for name, folder in folders.items():
         kind = json.loads((folder / "config.json").read_text())["model_type"]
         assert kind == EMBEDDED[PREFIX + name].type
+        config = AutoConfig.from_pretrained(folder).to_dict()
+        sizes = EMBEDDED_SIZES[PREFIX + name]
+        assert {size: config[size] for size in sizes} == sizes
     assert [*EMBEDDED] == [PREFIX + name for name in MODELS.built_in]
 
 
