@@ -196,7 +196,7 @@ def trial_problems(
     config_dirs: Sequence[Path],
     problems_of: Callable[[Recipe], list[Problem]],
 ) -> list[Problem]:
-    """What `problems_of` finds in the recipe of a sweep, unless some point of its space has none.
+    """Return what `problems_of` finds in a sweep's recipe; nothing if some point of its space has no problem.
 
     A dimension may choose what the recipe lacks: other ranks, another batch, another strategy.
     """

@@ -91,7 +91,7 @@ def _norms_of_heads(model: Any, plan: dict[str, str]) -> dict[str, str]:
 
 
 def mismatched_names(info: Mapping[str, Any]) -> list[str]:
-    """Names of the stored weights whose shape is not that of the model, sorted.
+    """Return the names of the stored weights whose shape is not that of the model, sorted.
 
     `info`: the `output_loading_info` of `from_pretrained`. It lists names in Transformers 4.57, and names
     with both shapes in 5.

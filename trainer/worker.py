@@ -67,6 +67,7 @@ class Reporter:
         A thread waits for them: a Python signal handler would run only when the main thread returns
         from torch.
         """
+        # Before other threads start: they inherit the mask, so that only `sigwait` receives the signals.
         signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
         threading.Thread(target=self._await_signal, name="signals", daemon=True).start()
 
@@ -102,6 +103,7 @@ def redirect_output(log_file: Path) -> None:
 def redirect_streams(log_file: Path) -> None:
     """Redirect only the file descriptors. Python's logging stays as it is."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
+    # Appending: a rank that starts again, and the children of a rank, write to the same file.
     descriptor = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

@@ -147,12 +147,12 @@ def _quoted(text: str) -> str:
 
 
 def config_groups(config_dirs: Sequence[str]) -> list[str]:
-    """Names of the config groups: as dimensions they are chosen, not set."""
+    """Return the names of the config groups: as dimensions they are chosen, not set."""
     with open_loader([Path(folder) for folder in config_dirs]) as loader:
         return loader.groups()
 
 
 def point_words(words: Sequence[str], params: Params, groups: Sequence[str]) -> list[str]:
-    """The overrides that compose the recipe of one point: groups before the values that lie in them."""
+    """Return the overrides that compose the recipe of one point: groups before values inside them."""
     ordered = sorted(params, key=lambda key: key not in groups)
     return [*words, *(override(key, params[key], groups) for key in ordered)]

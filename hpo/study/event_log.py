@@ -163,6 +163,7 @@ class EventLog:
         """Keep others from appending. Cuts off an unfinished last line of a killed writer."""
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         try:
+            # Only with the lock: otherwise an unfinished line may be one that another controller is writing.
             size = os.fstat(self._descriptor).st_size
             if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
                 os.ftruncate(self._descriptor, self._path.read_bytes().rfind(b"\n") + 1)
@@ -182,6 +183,7 @@ class EventLog:
         with self._path.open("rb") as stream:
             stream.seek(self._offset)
             lines = stream.read().splitlines(keepends=True)
+        # A last line without its end may still be in writing, or was left by a killed writer.
         lines = [line for line in lines if line.endswith(b"\n")]
         events = [_read(self._path, self._lines + n, line[:-1]) for n, line in enumerate(lines, 1)]
         self._offset += sum(map(len, lines))

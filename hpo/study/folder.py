@@ -48,6 +48,7 @@ class StudyFolder:
         another process of this machine, or of another that shares the file system, holds it.
         """
         self.root.mkdir(parents=True, exist_ok=True)
+        # Not "w", which would erase the holder's process id before the lock is taken.
         with (self.root / ".lock").open("a+") as stream:
             try:
                 _lock(stream, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
@@ -74,6 +75,7 @@ class StudyFolder:
             return False
         with stream:
             try:
+                # An exclusive lock: a shared one would be granted beside the shared locks of controllers.
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return True

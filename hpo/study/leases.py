@@ -57,6 +57,7 @@ def is_held(folder: Path, name: str) -> bool:
     if descriptor < 0:
         return False
     try:
+        # A shared lock: two processes that ask at the same time must not take each other for the holder.
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

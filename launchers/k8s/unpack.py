@@ -66,7 +66,7 @@ def write(path: Path, content: bytes) -> None:
     descriptor, temporary = tempfile.mkstemp(prefix=".unpack.", dir=path.parent)
     with os.fdopen(descriptor, "wb") as stream:
         stream.write(content)
-    Path(temporary).chmod(0o644)
+    Path(temporary).chmod(0o644)  # mkstemp makes 0600, which the user of another pod could not read
     Path(temporary).replace(path)
 
 

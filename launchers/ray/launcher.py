@@ -106,7 +106,10 @@ class RayLauncher(Launcher):
         )
 
     def submit(self, plan: LaunchPlan, folder: RunFolder) -> RunHandle:
-        """A job of this name that has ended is of a run folder that is gone, and is forgotten first."""
+        """Submit the job.
+
+        An ended job of this name belongs to a run folder that is gone, and is deleted first.
+        """
         handle = _handle(plan, folder.read_spec().recipe.launcher.ray.address)
         client = Client(handle.host)
         known = client.get(handle.job)
@@ -120,7 +123,7 @@ class RayLauncher(Launcher):
         return None if Client(handle.host).get(handle.job) is None else handle
 
     def poll(self, handle: RunHandle, folder: RunFolder) -> State:
-        """`queued` until the placement group has its nodes and the ranks are started."""
+        """Return the state: `queued` until the placement group has its nodes and the ranks are started."""
         try:
             job = Client(handle.host).get(handle.job)
         except SubmissionError:  # the cluster cannot be reached now: nothing is known
@@ -169,14 +172,17 @@ def _state(job: Mapping[str, Any]) -> State:
 
 
 def is_lost(job: Mapping[str, Any]) -> bool:
-    """Whether the job, or one of its nodes, was ended from outside: another attempt may go well."""
+    """Return whether the job, or one of its nodes, was ended from outside.
+
+    Another attempt may then succeed.
+    """
     supervisor = str(job.get("error_type") or "").startswith("JOB_SUPERVISOR_ACTOR")
     code = int(job.get("driver_exit_code") or 0)
     return supervisor or code == NODE_LOST or code < 0 or code > SIGNALLED
 
 
 def bundle(spec: RunSpec) -> dict[str, float]:
-    """What one node of the run asks of Ray."""
+    """Return what one node of the run requests from Ray."""
     cluster, layout = spec.recipe.cluster, spec.layout
     wanted: dict[str, float] = {
         "CPU": cluster.cpus_per_node or layout.procs_per_node * layout.threads_per_proc,

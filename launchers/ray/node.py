@@ -27,6 +27,7 @@ class Node:
 
     def free_port(self) -> int:
         with socket.socket() as probe:
+            # The kernel chooses the port. It is free now; another process may take it before the agent does.
             probe.bind(("", 0))
             return int(probe.getsockname()[1])
 

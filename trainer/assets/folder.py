@@ -21,8 +21,8 @@ def made_once(target: Path, write: Callable[[Path], None]) -> Path:
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         write(partial)
-        partial.chmod(0o755)
-        partial.rename(target)
+        partial.chmod(0o755)  # mkdtemp makes 0700, which other users of a shared cache could not read
+        partial.rename(target)  # in one step: other processes see the whole folder or none
     except OSError:
         # Another process may have been faster: a folder that is not empty cannot be replaced by `rename`.
         if not target.exists():

@@ -174,6 +174,7 @@ def _write_share(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, File
     """Write this rank's file. It is on the disk when this returns."""
     save_file(tensors, path)
     with path.open("rb") as stream:
+        # The manifest is written later: it must not name data that a power failure can still lose.
         os.fsync(stream.fileno())
     return {path.name: record(path)}
 

@@ -134,7 +134,9 @@ def _write(table: pa.Table, path: Path) -> None:
             with pa.ipc.new_file(stream, schema) as writer:
                 writer.write_table(table.cast(schema))
             stream.flush()
-            partial.chmod(0o644)
+            partial.chmod(
+                0o644
+            )  # temporary files have 0600, which other users of a shared cache could not read
             partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)

@@ -148,6 +148,7 @@ class Restart:
             MICRO_SIZE: str(micro_size),
             STARTED_AT: str(self._started_at),
         }
+        # `exec` discards what Python has buffered: write it out first.
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

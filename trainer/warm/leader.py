@@ -63,6 +63,7 @@ def lead(orders: socket.socket, num_ranks: int) -> NoReturn:
         pid = os.fork()
         if pid == 0:
             bind()
+            # The fork has the leader's ends, too. If open here, they would not close when the leader dies.
             for other in (orders, giver, *givers):
                 other.close()
             _be_rank(rank, num_ranks, listener, says_done, heard)
@@ -70,6 +71,7 @@ def lead(orders: socket.socket, num_ranks: int) -> NoReturn:
         givers.append(giver)
         ranks[pid] = rank
 
+    # A pidfd becomes readable when its process ends, so that one `poll` waits for messages and ends alike.
     ends = {os.pidfd_open(pid): pid for pid in ranks}
     run_order, files = _await_run(orders, ends)
     enter(run_order)

@@ -63,7 +63,10 @@ def _merge_items(value: list[Any], patch: list[dict[str, Any]], keys: tuple[str,
 
 
 def _is_named(item: Any, patch: dict[str, Any], keys: tuple[str, ...]) -> bool:
-    """Whether all keys agree. A further key without a default that the patch leaves out agrees with any."""
+    """Return whether all keys agree.
+
+    A further key that the patch omits, and without a default, agrees with any.
+    """
     first, *further = keys
     if item.get(first) != patch.get(first):
         return False

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def engine(strategy: Strategy) -> type[Engine]:
-    """The engine of `strategy.engine=deepspeed`: ZeRO-3, or ZeRO-1 and ZeRO-2."""
+    """Return the engine of `strategy.engine=deepspeed`: ZeRO-3, or ZeRO-1 and ZeRO-2."""
     if strategy.shard == "params":
         from trainer.engines.deepspeed.zero3 import Zero3Engine
 
