@@ -97,10 +97,12 @@ def _size_problems(recipe: Recipe, space: Sequence[SpaceDim]) -> Iterator[Proble
         yield Problem("hpo.space", "is empty: there is nothing to search", hint)
     if hpo.repeats > 1 and any(dim.key == "seed" for dim in space):
         yield Problem("hpo.repeats", "and the dimension 'seed' both choose seeds", "keep one of them")
+
     if hpo.trials is None:
         if hpo.kind != "grid":
             yield Problem("hpo.trials", f"null is for hpo=grid, not for hpo={hpo.kind}", "a number of trials")
         return
+
     is_grid = "grid" in (hpo.kind, hpo.sampler)
     if is_grid and space and all(size_of(dim) is not None for dim in space):
         size = count_points(space, -(-hpo.trials // hpo.repeats))
@@ -153,6 +155,7 @@ def _pruning_problems(
     where = f"hpo.pruning.kind={kind}"
     if kind != "pareto" and len(objectives) > 1:
         yield Problem(where, f"judges one objective, but there are {len(objectives)}", "valid: pareto, none")
+
     hidden = [o.metric for o in objectives if not is_visible(o.metric)]
     if hidden:
         what = f"cannot see '{hidden[0]}' while a trial runs"
@@ -167,6 +170,7 @@ def _pruning_problems(
         yield Problem(
             where, what, "more often: eval.every_steps=N, eval.every_epochs=N, train.log_every_steps=N"
         )
+
     least, rivals = recipe.hpo.pruning.min_trials, largest_bracket(recipe.hpo)
     if rivals is not None and rivals < least:
         there = f"there are {rivals}{' in a bracket' if kind == 'hyperband' else ''}"
@@ -253,6 +257,7 @@ def _problems_of(
     alone = _with_parents(dim, by_key)
     candidates = [{**alone, dim.key: value}]
     candidates += [{**draw(space, generator), **alone, dim.key: value} for _ in range(_TRIES)]
+
     first: Sequence[Problem] = ()
     for params in candidates:
         try:

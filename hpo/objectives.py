@@ -151,6 +151,7 @@ def _check_metric(where: str, metric: str, recipe: Recipe) -> None:
         raise ConfigError(
             Problem(where, f"'{metric}' is not known", "set train.energy=true train.country=ISO")
         )
+
     if metric in RUN_METRICS or (is_own_task(recipe) and metric.startswith("eval/")):
         return
     known = [*task_metrics(recipe), *RUN_METRICS]

@@ -29,6 +29,7 @@ def pareto_front(study: Study) -> ParetoFront:
         estimates=_estimates(study.trials, study.hpo) if study.hpo.repeats > 1 else (),
         directions=study.directions,
     )
+
     candidates = _candidates(without_front, study.hpo.repeats)
     points = [pareto.losses(trial.values, study.objectives) for trial in candidates]
     on_front = [candidates[index] for index in pareto.front(points)]
@@ -99,6 +100,7 @@ def choose(
     points = [pareto.losses(trial.values, objectives) for trial in within]
     if not within:
         return None
+
     if rule.by == "knee":
         return within[pareto.knee(points) or 0].number
     if rule.by == "weighted":
@@ -107,6 +109,7 @@ def choose(
             sum(w * x for w, x in zip(weights, point, strict=True)) for point in pareto.normalize(points)
         ]
         return within[costs.index(min(costs))].number
+
     metric = rule.metric or objectives[0].metric
     position = [objective.metric for objective in objectives].index(metric)
     best = min(range(len(within)), key=lambda index: (points[index][position], points[index]))

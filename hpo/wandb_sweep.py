@@ -45,6 +45,7 @@ def export_sweep(
     problems = [*_problems(recipe, space, objectives, constraints), *_word_problems(words)]
     if problems:
         raise ConfigError(problems)
+
     config = {
         "name": file.parent.name,
         **({"entity": recipe.tracker.entity} if recipe.tracker.entity else {}),
@@ -104,10 +105,12 @@ def _problems(
         yield Problem(
             "hpo.pruning.kind", "is Galley's; a W&B sweep is not run by it", "hpo.pruning.kind=none"
         )
+
     if recipe.hpo.points is not None:
         yield Problem("hpo.points", "cannot be told to a W&B sweep", other)
     if recipe.hpo.repeats > 1:
         yield Problem("hpo.repeats", "cannot be told to a W&B sweep", other)
+
     for objective in objectives:
         if not _is_logged(objective.metric):
             what = (
@@ -155,6 +158,7 @@ def _dimension_problems(dim: SpaceDim, other: str) -> Iterator[Problem]:
         if not _arrives(choice):
             what = f"{choice!r} cannot be passed on by W&B's agent, which writes {choice}"
             yield Problem(where, what, "numbers, true and false, and plain words that are no numbers")
+
     if dim.kind == "int" and dim.step not in (None, 1) and not dim.log and (size_of(dim) or 0) > _LISTED:
         what = f"has {size_of(dim)} values, which W&B takes as a list"
         yield Problem(where, what, f"at most {_LISTED}; or a range of step 1")

@@ -55,10 +55,12 @@ class OptunaBackend(HpoBackend):
         check_sampler(search)
         self._grid = Grid(search.space, search.points) if search.settings.sampler == "grid" else None
         self._url = url = storage_url(search.settings.storage)
+
         if search.dry:
             if url is not None:
                 refuse_foreign(search, url)
             return
+
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._where = "hpo.storage" if url is not None else str(search.folder / "optuna.log")
         self._storage = open_storage(url, search.folder)

@@ -35,6 +35,7 @@ def _problems(search: Search) -> Iterator[Problem]:
     missing = [name for name in PACKAGES.get(sampler or "", ()) if find_spec(name) is None]
     if missing:
         yield Problem(where, f"needs the package {missing[0]}", "pip install 'galley[optuna]'")
+
     if sampler == "cmaes":
         yield from _problems_of_cmaes(where, search)
     if sampler in ("cmaes", "gp"):
@@ -42,6 +43,7 @@ def _problems(search: Search) -> Iterator[Problem]:
         if conditional:
             what = f"has no conditions, such as that of '{conditional[0]}'"
             yield Problem(where, what, "valid: tpe, nsga2, random")
+
     if sampler == "gp":
         large = [dim.key for dim in search.space if (size_of(dim) or 0) > _LISTED]
         if large:

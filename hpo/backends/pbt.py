@@ -40,6 +40,7 @@ class PbtBackend(TellingBackend):
         ready = [member for member, line in enumerate(lines) if self._is_ready(line, lines)]
         if not ready:
             return None
+
         member = min(ready, key=lambda member: len(lines[member]))
         source = self._source(lines[member], lines, generator)
         if source is None:
@@ -48,6 +49,7 @@ class PbtBackend(TellingBackend):
             params = source.params
         else:
             params = explore(self.search.space, source.params, self._settings, generator)
+
         parent = None if source is None else source.number
         self.note(Trial(number, "running", fixed or params, member=member, parent=parent))
         return fixed or params

@@ -70,6 +70,7 @@ class RayBackend(HpoBackend):
         several = len(objectives) > 1
         metrics = [objective.metric for objective in objectives]
         modes = [objective.direction.removesuffix("imize") for objective in objectives]
+
         searcher = OptunaSearch(
             self._define(),
             metric=metrics if several else metrics[0],
@@ -77,6 +78,7 @@ class RayBackend(HpoBackend):
             points_to_evaluate=points,
             seed=random.Random(f"{self.search.seed}-{len(points)}").getrandbits(31),
         )
+
         for number in range(len(points)):
             self._suggest(searcher, number)
             if number in self._ended:

@@ -99,6 +99,7 @@ def reports(
     latest: dict[str, float] = {}
     rates: dict[str, list[float]] = {name: [] for name in _MEANS}
     evaluated = {name for name in needed if name.startswith("eval/")}
+
     for row in rows:
         numbers = {name: float(value) for name, value in row.items() if value is not None}
         for name in rates.keys() & numbers.keys():

@@ -27,6 +27,7 @@ class MedianPruner(Pruner):
         share = curve[-1].fraction
         if share < settings.min_fraction or share >= 1:
             return ""
+
         others = [
             best(within, share)
             for within in (

@@ -60,6 +60,7 @@ def _table(front: ParetoFront, params: Sequence[str]) -> str:
     metrics = sorted({name for trial in front.trials for name in trial.metrics})
     names = [objective.metric for objective in front.objectives]
     metrics = [*names, *(name for name in metrics if name not in names)]
+
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     head = ["number", "state", "feasible", "on_front", "knee", "chosen"]
@@ -68,6 +69,7 @@ def _table(front: ParetoFront, params: Sequence[str]) -> str:
     means = [f"{name} {kind}" for name in names for kind in ("mean", "std")] if estimates else []
     means = ["point", "succeeded", *means] if means else []
     writer.writerow([*head, *params, *metrics, *means, *places, "attempts", "seconds", "run", "message"])
+
     for trial in front.trials:
         marks = (trial.number in front.front, trial.number == front.knee, trial.number == front.chosen)
         values = {**trial.metrics, **trial.values}

@@ -32,6 +32,7 @@ def _panel(axes: Any, front: ParetoFront, x: str, y: str) -> None:
         for number, kind in ((front.knee, "knee"), (front.chosen, "chosen"))
         if number is not None
     }
+
     for kind, color in _COLORS.items():
         points = [
             (_value(front.stands_for(trial.number), x), _value(front.stands_for(trial.number), y))
@@ -43,6 +44,7 @@ def _panel(axes: Any, front: ParetoFront, x: str, y: str) -> None:
             axes.scatter(
                 *zip(*shown, strict=True), c=color, s=46 if kind != "other" else 22, label=kind, zorder=3
             )
+
     axes.set(xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[0]:

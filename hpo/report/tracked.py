@@ -24,6 +24,7 @@ def track(study: Study, front: ParetoFront) -> None:
         ]
         for trial in shown
     }
+
     tracking = track_study(study.begun.recipe, study.name, study.folder.root)
     tracking.table("trials", columns, list(rows.values()))
     tracking.table("front", columns, [rows[number] for number in front.front])

@@ -203,11 +203,13 @@ def _checked(dim: SpaceDim) -> SpaceDim:
         raise _problem(dim.key, f"step {step:g} does not go up", "step > 0")
     if dim.log and step is not None:
         raise _problem(dim.key, "has a step and a logarithm", "keep one of them")
+
     if step is not None:
         count = (high - low) / step
         if abs(count - round(count)) > _MULTIPLE * max(1.0, count):
             last = low + math.floor(count) * step
             raise _problem(dim.key, f"high {high:g} is no whole number of steps above low", f"high: {last:g}")
+
     number = int if dim.kind == "int" else float
     return replace(dim, low=number(low), high=number(high), step=None if step is None else number(step))
 

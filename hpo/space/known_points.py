@@ -36,6 +36,7 @@ def read_known_points(file: str | None, space: Sequence[SpaceDim]) -> list[Param
                 problems.append(
                     Problem(where, "is there twice", "each point once; hpo.repeats=N runs N seeds")
                 )
+
     if problems:
         raise ConfigError(problems)
     return points

@@ -234,10 +234,12 @@ def _read(path: Path, number: int, line: bytes) -> Event:
     seal = _SEAL.search(line)
     if seal is not None and zlib.crc32(line[: seal.start()] + b"}") != int(seal[1], 16):
         raise broken(path, number, "was changed: its checksum is that of another line")
+
     try:
         event = _EVENTS.validate_json(line)
     except ValueError as error:
         raise broken(path, number, "is not an event of a study", str(error).splitlines()[0]) from error
+
     if seal is None and isinstance(event, Begun) and event.version < SEALED_SINCE:
         study = path.parent
         resume_command = f"{command_of(study / 'code')} resume {shlex.quote(str(study))}"

@@ -121,6 +121,7 @@ class Study:
             else:
                 self._end(event)
             return ""
+
         if isinstance(event, Extended):
             self.extended = event.trials
             return ""
@@ -135,6 +136,7 @@ class Study:
             return f"asks trial {event.number}, but {len(self.trials)} is the next"
         if event.parent is not None and not self._has_weights(event.parent):
             return f"asks trial {event.number} of trial {event.parent}, which has not succeeded"
+
         run = str(self.folder.trial(event.number))
         self.owners[event.number] = event.controller
         self.trials.append(

@@ -99,11 +99,13 @@ class K8sLauncher(Launcher):
         problems = list(option_problems(spec))
         if problems:
             raise ConfigError(problems)
+
         job = make_job(spec, run_dir, facts, attempt)
         objects = build(job)
         problems = name_keys(manifest_problems(objects), job.options)
         if problems:
             raise ConfigError(problems)
+
         options = job.options
         files = [run_dir / "plan" / name for name in _file_names(options)]
         return LaunchPlan(
@@ -148,6 +150,7 @@ class K8sLauncher(Launcher):
         now = time.monotonic()
         if seen.state in FINAL_STATES or now - seen.asked_at < _ASK_EVERY_S:
             return seen.state
+
         client = self._client(handle)
         try:
             job = client.get(*_resource(handle))
@@ -162,6 +165,7 @@ class K8sLauncher(Launcher):
                 seen.collected_at = now
         except SubmissionError:  # the cluster cannot be reached now: nothing is known
             state = "unknown"
+
         if state == "succeeded":
             _keep_success(folder, handle)
         seen.state, seen.asked_at = state, now
@@ -202,6 +206,7 @@ class K8sLauncher(Launcher):
             seen.collected_at = -_COLLECT_EVERY_S
         except SubmissionError as error:
             print(f"galley: {error}", file=sys.stderr)
+
         rank_logs = super().logs(handle, folder, rank)
         if rank is not None and not rank_logs and self.poll(handle, folder) in ("queued", "running"):
             return []  # the rank has not begun

@@ -134,15 +134,18 @@ def main() -> int:
     parser.add_argument("--send-files", action="store_true")
     parser.add_argument("command", nargs="+")
     arguments = parser.parse_args()
+
     try:
         environ = agent_environment(os.environ, arguments.nodes)
     except ConfigError as error:
         print(f"[agent] {error}", flush=True)
         return error.exit_code
+
     folder = RunFolder(arguments.run_dir)
     ranks = shown_ranks(environ, arguments.nodes, arguments.procs_per_node)
     agent_log = folder.logs(arguments.attempt) / f"agent-{socket.gethostname()}.log"
     relay = Relay(folder, arguments.attempt, ranks, arguments.send_files)
+
     code = run(arguments.command, environ, agent_log, relay)
     has_main = ranks is None or 0 in ranks
     if code == 0 and has_main and not folder.has_result(arguments.attempt):

@@ -60,6 +60,7 @@ def _open_mpi(facts: MpiFacts, request: MpiJob) -> Spoken:
     else:
         elements = f":PE={request.layout.threads_per_proc}" if mpi.bind == "core" else ""
         place = ("--map-by", f"ppr:{procs}:node{elements}", "--bind-to", mpi.bind)
+
     variables = [word for name in request.names for word in ("-x", name)]
     argv = (
         facts.program,

@@ -32,6 +32,7 @@ def hosts_of(recipe: Recipe) -> tuple[str, ...]:
         return _checked(hosts, problems)
     if mpi.hosts:
         raise ConfigError(Problem("launcher.mpi.hostfile", "stands beside launcher.mpi.hosts", "give one"))
+
     try:
         text = Path(mpi.hostfile).expanduser().read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -39,6 +40,7 @@ def hosts_of(recipe: Recipe) -> tuple[str, ...]:
         raise ConfigError(
             Problem(f"launcher.mpi.hostfile={mpi.hostfile}", f"cannot be read: {what}")
         ) from error
+
     slots, problems = read_hostfile(mpi.hostfile, text)
     procs = (recipe.cluster.procs_per_node or 0) if recipe.strategy.data_parallel else 1
     return _checked(list(slots), [*problems, *_slot_problems(mpi.hostfile, slots, procs)])
@@ -115,6 +117,7 @@ def read_hostfile(path: str, text: str) -> tuple[dict[str, int | None], list[Pro
     slots: dict[str, int | None] = {}
     lines: Counter[str] = Counter()
     problems: list[Problem] = []
+
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.partition("#")[0].split()
         if not words:
@@ -131,6 +134,7 @@ def read_hostfile(path: str, text: str) -> tuple[dict[str, int | None], list[Pro
                 problems.append(Problem(where, f"states the slots of {host} once more", "name it once"))
             slots[host] = stated
             lines[host] += 1
+
     if not slots and not problems:
         problems.append(Problem(path, "names no host"))
     return {host: lines[host] if lines[host] > 1 else stated for host, stated in slots.items()}, problems

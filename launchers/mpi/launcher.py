@@ -72,10 +72,12 @@ class MpiLauncher(LocalLauncher):
             **rank_environment(spec, run_dir),
             **rendezvous(facts.hosts, run_dir, attempt),
         }
+
         names = sorted({*env, *launcher.forward_env})
         silence_s = launcher.host_timeout_s or launcher.timeout_s
         request = MpiJob(launcher.mpi, hosts, spec.layout, names, run_dir / "plan", silence_s)
         spoken = speak(mpi, request)
+
         return LaunchPlan(
             launcher=self.name,
             argv=(*spoken.argv, *worker_command(self.python, spec, run_dir)),
@@ -101,6 +103,7 @@ class MpiLauncher(LocalLauncher):
                     ["mpirun ended without a result" + (", it said:" if last_lines else ""), *last_lines]
                 )
             )
+
         parts = fall.groupdict()
         if parts.get("lost"):
             return Diagnosis(f"no answer from {parts['lost']}: mpirun has lost it", failure_class="node")
@@ -133,11 +136,13 @@ def check_request(recipe: Recipe, hosts: Sequence[str]) -> None:
         for mask in mpi.pin_masks
         if not _MASK.fullmatch(mask)
     ]
+
     if nodes != max(1, len(hosts)):
         key = "hosts" if mpi.hostfile is None else "hostfile"
         what = f"launcher.mpi.{key} names {len(hosts) or 'no'} hosts"
         hint = "name as many hosts as there are nodes; without any it is this machine"
         problems.append(Problem(f"cluster.nodes={nodes}", what, hint))
+
     procs = recipe.cluster.procs_per_node
     if mpi.pin_masks and procs is not None and len(mpi.pin_masks) != procs:
         what = f"{len(mpi.pin_masks)} masks for {procs} ranks a node"

@@ -55,6 +55,7 @@ class Client:
         headers = {"Content-Type": "application/json"}
         if token := os.environ.get("RAY_AUTH_TOKEN"):
             headers["Authorization"] = f"Bearer {token}"
+
         data = None if body is None else json.dumps(body).encode()
         request = Request(url, data=data, headers=headers, method=method)  # noqa: S310  # checked: http(s)
         try:

@@ -82,6 +82,7 @@ class RayLauncher(Launcher):
         if "$" in str(run_dir):
             what = "has a '$' in its path, which Ray would expand in the variables of a job"
             raise ConfigError(Problem(f"run_dir={run_dir}", what, "choose another run_dir"))
+
         argv = (self.python, "-P", "-m", "launchers.ray.driver", *worker_arguments(run_dir))
         nodes = {
             "count": spec.layout.nodes,

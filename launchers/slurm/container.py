@@ -49,6 +49,7 @@ class Container:
         problems = problems or list(_unmounted(spec.recipe, run_dir))
         if problems:
             raise ConfigError(problems)
+
         mounts = ",".join((f"{run_dir}:{run_dir}", *slurm.container_mounts))
         if slurm.container_runtime == "pyxis":
             options = (f"--container-image={slurm.container_image}", f"--container-mounts={mounts}")

@@ -55,6 +55,7 @@ def _examine(path: Path) -> tuple[str, str, bool]:
         except CheckpointError as error:
             return "", f"{path.parent}/{error}", False
         return str(path), "", False
+
     newest = latest_complete(path / "checkpoints")
     for line in newest.rejected:
         log.warning("checkpoint not usable: %s", line)

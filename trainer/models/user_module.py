@@ -49,6 +49,7 @@ def own_model(recipe: Recipe, known: Mapping[str, Any]) -> torch.nn.Module:
     if recipe.model.dropout is not None:
         known = {**known, "dropout": recipe.model.dropout}
     values = _arguments(where, made, recipe.model.config, known)
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model: Any = made(**values).float()
@@ -57,6 +58,7 @@ def own_model(recipe: Recipe, known: Mapping[str, Any]) -> torch.nn.Module:
         model.config = SimpleNamespace(model_type=word)
     if not hasattr(model, "save_pretrained"):
         model.save_pretrained = partial(_save, {"architecture": word, "config": values})
+
     folder = Path(recipe.model.name).expanduser()
     if folder.is_dir():
         _load(model, folder)

@@ -69,6 +69,7 @@ class MuonAndAdamW(torch.optim.Optimizer):
                 adjust_lr_fn="match_rms_adamw",
             )
         ]
+
         if parts[1]:
             adamw = torch.optim.AdamW(parts[1], lr=lr, betas=settings.betas, eps=settings.eps, fused=True)
             self._updaters.append(adamw)

@@ -259,6 +259,7 @@ class Loop:
                 f"step {self.step}: loss {loss}, gradient norm {norm}: the run diverged; "
                 "lower optim.lr, lengthen the warm-up, or check the data"
             )
+
         values = {
             "loss": loss,
             "lr": self._lr(self.step - 1),

@@ -149,6 +149,7 @@ def _training(spec: RunSpec, result: RunResult) -> list[tuple[str, str]]:
         ("seed", str(recipe.seed)),
         ("seconds of training", f"{result.train_s:g}"),
     ]
+
     if result.best_step is not None:
         rows.append(
             ("these weights", f"of step {result.best_step}, the best by {recipe.checkpoint.keep_best}")

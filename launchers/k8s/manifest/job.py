@@ -169,6 +169,7 @@ def pod_template(job: Job, container: str) -> Object:
         "securityContext": pod.container_security(options),
         "volumeMounts": pod.volume_mounts(options),
     }
+
     labels = metadata(job, job.name)["labels"]
     annotations = {"annotations": options.annotations} if options.annotations else {}
     template = {
@@ -242,6 +243,7 @@ def training_runtime(job: Job) -> Object:
         for container in pods["spec"]["containers"]
     ]
     pods = {**pods, "spec": {**pods["spec"], "restartPolicy": "Never", "containers": containers}}
+
     forget = {"ttlSecondsAfterFinished": options.keep_s} if options.keep_s is not None else {}
     gang: dict[str, Object] = {
         "none": {},
@@ -257,6 +259,7 @@ def training_runtime(job: Job) -> Object:
             "spec": {"backoffLimit": options.max_restarts, "template": pods},
         },
     }
+
     return {
         "apiVersion": "trainer.kubeflow.org/v1alpha1",
         "kind": "ClusterTrainingRuntime",

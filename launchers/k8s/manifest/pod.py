@@ -127,12 +127,14 @@ def volumes(options: K8s, job: str) -> list[Object]:
     shm: Object = {"medium": "Memory"}
     if options.shm_gib is not None:
         shm["sizeLimit"] = quantity(options.shm_gib)
+
     kept: Object = {"persistentVolumeClaim": {"claimName": options.claim}}
     further = [
         {"name": _volume_name(number, volume)}
         | {name: part for name, part in volume.items() if name not in _OF_A_MOUNT}
         for number, volume in enumerate(options.volumes)
     ]
+
     return [
         {"name": "run", **(kept if options.claim is not None else {"emptyDir": {}})},
         {"name": "source", "projected": {"sources": sources}},

@@ -156,12 +156,14 @@ def _elastic(policy: Object, replicas: Object) -> Iterator[Problem]:
     yield from _one_of(policy.get("rdzvBackend"), BACKENDS, f"{path}.rdzvBackend")
     yield from _at_least(policy, "minReplicas", 1, path)
     yield from _at_least(policy, "maxRestarts", 0, path)
+
     if "Master" in replicas:
         what = "an elastic job has Workers only"
         yield Problem("spec.pytorchReplicaSpecs.Master", what, "the first Worker holds the rendezvous")
     if "Worker" not in replicas:
         yield Problem("spec.pytorchReplicaSpecs.Worker", "is required by spec.elasticPolicy")
         return
+
     least, most = policy.get("minReplicas", 1), policy.get("maxReplicas")
     if most is not None and least > most:
         what = f"minReplicas {least} > maxReplicas {most}"
@@ -220,14 +222,17 @@ def _pod(pod: Object, path: str, container_name: str, patched: bool = False) -> 
         what = f"has no container called '{container_name}', which is the one that trains"
         where = f"{path}.containers[0].name" if names else f"{path}.containers"
         yield Problem(where, what, f"it has: {', '.join(names)}" if names else "")
+
     yield from _one_of(pod.get("restartPolicy"), POD_RESTART, f"{path}.restartPolicy")
     yield from _at_least(pod, "terminationGracePeriodSeconds", 1, path)
     yield from _labels(pod.get("nodeSelector", {}), f"{path}.nodeSelector")
     for index, toleration in enumerate(pod.get("tolerations", [])):
         yield from _toleration(toleration, f"{path}.tolerations[{index}]")
+
     volumes = [volume["name"] for volume in pod.get("volumes", [])]
     for index, volume in enumerate(pod.get("volumes", [])):
         yield from _volume(volume, volumes, f"{path}.volumes[{index}]")
+
     first = pod.get("initContainers", [])
     for index, container in enumerate([*first, *containers]):
         place = f"initContainers[{index}]" if index < len(first) else f"containers[{index - len(first)}]"
@@ -244,6 +249,7 @@ def _container(container: Object, volumes: list[str], path: str, patched: bool) 
     yield from _one_of(container.get("imagePullPolicy"), PULL, f"{path}.imagePullPolicy")
     yield from _env(container.get("env", []), f"{path}.env", ("RANK", "WORLD_SIZE", *RESERVED_ENV))
     yield from _resources(container.get("resources", {}), f"{path}.resources")
+
     paths = list[str]()
     for index, mount in enumerate(container.get("volumeMounts", [])):
         here = f"{path}.volumeMounts[{index}]"

@@ -71,6 +71,7 @@ def find_parts() -> Parts:
     hwloc = ctypes.util.find_library("hwloc")
     if hwloc is None:
         raise BackendUnavailable("no hwloc library: apt-get install libhwloc-dev")
+
     header = _package_file("oneccl-cpu-devel", "include/oneapi/ccl.hpp")
     return Parts(
         compiler=compiler,

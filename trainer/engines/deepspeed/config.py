@@ -62,9 +62,11 @@ def _defaults(setup: Setup, sizes: Collection[int]) -> dict[str, Any]:
     if setup.layout.device == "cpu" and strategy.shard != "params":
         # Otherwise DeepSpeed 0.19.8 joins the slices of a bucket in new memory, for the same all-reduce.
         zero["reduce_scatter"] = False
+
     if strategy.shard == "params":
         # DeepSpeed keeps parameters of up to 100 000 elements whole on every rank.
         zero["stage3_param_persistence_threshold"] = 0
+
     if strategy.offload_optimizer != "none":
         zero["offload_optimizer"] = pinned
     if strategy.offload_params != "none":
@@ -77,6 +79,7 @@ def _defaults(setup: Setup, sizes: Collection[int]) -> dict[str, Any]:
         zero["offload_param"] = {**pinned, **_params_on_drive(strategy, largest)}
         # A parameter that waits for its next use would keep its buffer.
         zero["stage3_max_reuse_distance"] = 0
+
     return {
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,

@@ -36,6 +36,7 @@ class ZeroEngine(Engine):
         optimizer = (
             make_cpu_adam(model, setup) if self.cpu_adam else make_optimizer(model, setup.recipe.optim)
         )
+
         if setup.recipe.strategy.shard == "params":
             # `Init` moves one parameter at a time to the device; `initialize` would move all of them first.
             deepspeed.zero.Init(module=model, config_dict_or_path=config)
@@ -43,6 +44,7 @@ class ZeroEngine(Engine):
                 buffer.data = buffer.data.to(setup.ranks.device)
                 if setup.recipe.strategy.cpu_ram_efficient_loading:
                     deepspeed.comm.broadcast(buffer.data, 0)
+
         self.module, self.zero, _, _ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,

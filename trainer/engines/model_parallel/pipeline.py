@@ -56,6 +56,7 @@ class PipelineEngine(MeshEngine):
         self.num_stages = strategy.num_stages
         stages = [Stage(model, index, self.num_stages) for index in range(self.num_stages)]
         ranks = self.grid.size(PIPELINE)
+
         self.names = [list(stage.held()) for stage in stages]
         self.holders: dict[str, list[int]] = {}
         for index, names in enumerate(self.names):
@@ -64,6 +65,7 @@ class PipelineEngine(MeshEngine):
         self.stages = torch.nn.ModuleDict(
             {str(i): stages[i] for i in range(self.grid.stage, self.num_stages, ranks)}
         )
+
         empty(model)
         self.parameters = dict(model.named_parameters())
         held: dict[str, torch.nn.Parameter] = {}
@@ -72,6 +74,7 @@ class PipelineEngine(MeshEngine):
             cut(stage.model, self.plan, self.grid.mesh[TENSOR])
             held |= stage.held()
             autocast_forward(stage, self.setup.recipe.precision.dtype, device.type)
+
         self.stages.train()
         self._evaluated = Chain(self)
         return held
