@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import time
@@ -14,6 +13,7 @@ from typing import Any
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 
+from galley.system.locks import held
 from galley.trackers.base import About, Tracker
 from galley.trackers.names import encoded
 from galley.urls import resolved
@@ -132,8 +132,7 @@ class MlflowTracker(Tracker):
             yield
             return
         database.parent.mkdir(parents=True, exist_ok=True)
-        with database.with_name(f"{database.name}.lock").open("a") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
+        with held(database.with_name(f"{database.name}.lock")):
             yield
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from galley.errors import ConfigError, Problem
+from galley.system.locks import lock
 from galley.urls import cleaned
 from hpo.backends.base import NoAnswerError
 
@@ -39,7 +39,7 @@ class KernelLock(JournalFileOpenLock):
     def acquire(self) -> bool:
         path = f"{self._log}.flock"
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        lock(self._descriptor)
         try:
             self._see_the_same_file()
             _repair(self._log)

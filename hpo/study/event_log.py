@@ -7,7 +7,6 @@ with the checksum of its content, so that a changed digit is noticed.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -25,6 +24,7 @@ from galley.errors import ConfigError, Problem
 from galley.paths import command_of
 from galley.schema import Recipe
 from galley.spec import CodeSnapshot
+from galley.system.locks import lock, unlock
 from hpo.study.values import Params, TrialState
 
 
@@ -161,7 +161,7 @@ class EventLog:
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Keep others from appending. Cuts off an unfinished last line of a killed writer."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        lock(self._descriptor)
         try:
             # Only with the lock: otherwise an unfinished line may be one that another controller is writing.
             size = os.fstat(self._descriptor).st_size
@@ -169,7 +169,7 @@ class EventLog:
                 os.ftruncate(self._descriptor, self._path.read_bytes().rfind(b"\n") + 1)
             yield
         finally:
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            unlock(self._descriptor)
 
     def has_news(self) -> bool:
         """Return whether there is anything that was neither read nor appended here."""

@@ -8,15 +8,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 from galley.errors import ConfigError, Problem, SubmissionError, valid_values
+from galley.system.locks import lock_at_once
 
 JOURNAL = "journal.jsonl"
 _ASKED_S = 0.5
@@ -51,7 +49,8 @@ class StudyFolder:
         # Not "w", which would erase the holder's process id before the lock is taken.
         with (self.root / ".lock").open("a+") as stream:
             try:
-                _lock(stream, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+                # Somebody may hold it for a moment, only to ask whether a controller lives.
+                lock_at_once(stream, shared=shared, within_s=_ASKED_S)
             except BlockingIOError as error:
                 stream.seek(0)
                 holder = stream.read().strip() or "?"
@@ -76,24 +75,10 @@ class StudyFolder:
         with stream:
             try:
                 # An exclusive lock: a shared one would be granted beside the shared locks of controllers.
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_at_once(stream)
             except BlockingIOError:
                 return True
             return False
-
-
-def _lock(stream: IO[str], kind: int) -> None:
-    """Take the lock. Waits a moment, since `is_locked` of another process holds it briefly."""
-    end = time.monotonic() + _ASKED_S
-    while True:
-        try:
-            fcntl.flock(stream, kind | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.01)
-        else:
-            return
 
 
 def studies(root: Path) -> list[Path]:

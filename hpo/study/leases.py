@@ -7,13 +7,13 @@ Controllers on several machines need a file system whose locks work across machi
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import socket
 from pathlib import Path
 
 from galley.errors import SubmissionError
+from galley.system.locks import lock_at_once
 
 
 class Lease:
@@ -38,7 +38,7 @@ class Lease:
         self._path = folder / self.name
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_at_once(self._descriptor)
         except OSError as error:
             raise SubmissionError(f"{folder}: cannot be locked: {error.strerror}") from error
 
@@ -58,7 +58,7 @@ def is_held(folder: Path, name: str) -> bool:
         return False
     try:
         # A shared lock: two processes that ask at the same time must not take each other for the holder.
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        lock_at_once(descriptor, shared=True)
     except BlockingIOError:
         return True
     finally:

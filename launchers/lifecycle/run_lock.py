@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from galley.errors import SubmissionError
 from galley.rundir import RunFolder
+from galley.system.locks import lock_at_once
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def hold(folder: RunFolder) -> Iterator[None]:
     folder.root.mkdir(parents=True, exist_ok=True)
     with (folder.root / ".lock").open("a+") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_at_once(stream)
         except BlockingIOError as error:
             stream.seek(0)
             raise SubmissionError(

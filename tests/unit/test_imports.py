@@ -180,6 +180,11 @@ def test_modules_that_are_named_in_text_exist() -> None:
     assert offenders(lost_modules, sources()) == {}
 
 
+def test_one_module_locks() -> None:
+    files = [file for file in sources() if relative(file) != "galley/system/locks.py"]
+    assert offenders(lambda file: {"fcntl"} & imported(nodes(file)), files) == {}
+
+
 def unpickles(file: Path) -> Iterator[str]:
     yield from top(imported(nodes(file))) & PICKLES
     calls = (node for node in nodes(file) if isinstance(node, ast.Call))

@@ -8,20 +8,18 @@ kernel's (`flock`) and ends with the process that holds it.
 from __future__ import annotations
 
 import ctypes.util
-import fcntl
 import hashlib
 import os
 import shutil
 import sysconfig
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from galley.errors import GalleyError, SubmissionError
 from galley.system import proc
+from galley.system.locks import held
 
 MODULE_NAME = "galley_ccl"
 SOURCES = Path(__file__).parent
@@ -113,18 +111,10 @@ def build(parts: Parts, cache: Path) -> Path:
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target.with_suffix(".lock")):
+    with held(target.with_suffix(".lock")):
         if not target.exists():
             _compile(parts, target)
     return target
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock."""
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 def _compile(parts: Parts, target: Path) -> None:

@@ -7,13 +7,13 @@ folder, a killed run left the folder, and the next run on the drive removes it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import shutil
 from pathlib import Path
 
 from galley.errors import ConfigError, DiskFullError
+from galley.system.locks import lock, lock_at_once
 from galley.system.nvme import drive_problems, has_libaio
 from trainer.engines.base import Setup
 
@@ -80,7 +80,7 @@ def _lock(path: Path, wait: bool) -> int:
     """Take the lock. Raises `BlockingIOError` if another process holds it and `wait` is false."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        lock(descriptor) if wait else lock_at_once(descriptor)
     except BlockingIOError:
         os.close(descriptor)
         raise

@@ -10,7 +10,6 @@ process, which takes seconds, and compile again for every other environment that
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib
 import importlib.util
@@ -27,6 +26,7 @@ from typing import Any
 import torch
 
 from galley.errors import ConfigError, Problem
+from galley.system.locks import held
 from galley.system.nvme import kept_on_drive
 from trainer.data.cache import cache_root
 from trainer.engines.base import Setup
@@ -94,8 +94,7 @@ def _processor() -> str:
 def _locked(cache: Path) -> Iterator[None]:
     """Hold the cache's lock."""
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "galley.lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with held(cache / "galley.lock"):
         yield
 
 
