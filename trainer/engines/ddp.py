@@ -13,13 +13,14 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from galley.strategy.optimizers import KINDS
 from trainer.compatibility import make_ddp
-from trainer.engines.base import Engine, ReadTensor, RepeatableEngine, Setup
+from trainer.engines.base import ReadTensor, RepeatableEngine, Setup
+from trainer.engines.optimizer_step import OptimizerStep
 from trainer.engines.precision import TORCH_DTYPES
 from trainer.optim.optimizers import moments, restored_state, state_numel
-from trainer.optim.parameter_groups import make_optimizer, set_learning_rate
+from trainer.optim.parameter_groups import make_optimizer
 
 
-class TorchEngine(Engine):
+class TorchEngine(OptimizerStep):
     """The model as it is, and the optimizer on whole tensors."""
 
     def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
@@ -33,24 +34,19 @@ class TorchEngine(Engine):
     def backward(self, loss: torch.Tensor) -> None:
         (loss * self.loss_scale.scale).backward()  # type: ignore[no-untyped-call]
 
-    def step(self, lr: float) -> torch.Tensor:
-        grads = [p.grad for p in self.parameters.values() if p.grad is not None]
-        norm = get_total_norm(grads)
-        if self.loss_scale.dynamic:
-            norm = norm / self.loss_scale.scale
-            torch._foreach_mul_(grads, 1 / self.loss_scale.scale)
+    def take_gradients(self) -> list[torch.Tensor]:
+        return [p.grad for p in self.parameters.values() if p.grad is not None]
 
-        finite = not self.loss_scale.dynamic or bool(norm.isfinite())
-        if finite:
-            if self.setup.recipe.optim.grad_clip is not None:
-                clip_grads_with_norm_(self.parameters.values(), self.setup.recipe.optim.grad_clip, norm)
-            set_learning_rate(self.optimizer.param_groups, lr)
-            self.optimizer.step()
-            self.optimizer_steps += 1
+    def gradient_norm(self, grads: list[torch.Tensor]) -> torch.Tensor:
+        return get_total_norm(grads)
+
+    def clip(self, grads: list[torch.Tensor], norm: torch.Tensor) -> None:
+        limit = self.setup.recipe.optim.grad_clip
+        if limit is not None:
+            clip_grads_with_norm_(self.parameters.values(), limit, norm)
+
+    def clear_gradients(self) -> None:
         self.optimizer.zero_grad()
-        if self.loss_scale.dynamic:
-            self.loss_scale.update(finite)
-        return norm
 
     def world_size(self) -> int:
         return 1

@@ -17,13 +17,14 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.distributed.tensor import DTensor
 
-from trainer.engines.base import Engine, ReadTensor, Setup
+from trainer.engines.base import ReadTensor, Setup
 from trainer.engines.dtensors import local_part, part_of
 from trainer.engines.model_parallel.grid import DATA, PIPELINE, TENSOR, Grid
 from trainer.engines.model_parallel.tensor import Plan, cut, partial_names, planned_numel, tensor_plan
+from trainer.engines.optimizer_step import OptimizerStep
 from trainer.engines.precision import TORCH_DTYPES
 from trainer.optim.optimizers import optimizer_class, restored_state
-from trainer.optim.parameter_groups import param_groups, set_learning_rate
+from trainer.optim.parameter_groups import param_groups
 
 # Bytes of gradients that are summed over the copies in one message; DDP's default.
 BUCKET_BYTES = 25 * 2**20
@@ -45,7 +46,7 @@ class Leaf:
     counted: bool
 
 
-class MeshEngine(Engine):
+class MeshEngine(OptimizerStep):
     """A model whose matrices are cut over the ranks of the grid's tensor axis."""
 
     def __init__(self, model: torch.nn.Module, setup: Setup) -> None:
@@ -118,26 +119,7 @@ class MeshEngine(Engine):
     def loss_part(self, loss: torch.Tensor) -> torch.Tensor:
         return loss / self.grid.size(TENSOR)  # every rank of the tensor axis computes the same loss
 
-    def step(self, lr: float) -> torch.Tensor:
-        grads = self._take_gradients()
-        norm = self._norm()
-        if self.loss_scale.dynamic:
-            norm = norm / self.loss_scale.scale
-            torch._foreach_mul_(grads, 1 / self.loss_scale.scale)
-
-        finite = not self.loss_scale.dynamic or bool(norm.isfinite())
-        if finite:
-            self._clip(grads, norm)
-            set_learning_rate(self.optimizer.param_groups, lr)
-            self.optimizer.step()
-            self.optimizer_steps += 1
-        for leaf in self.leaves.values():
-            leaf.parameter.grad = leaf.local.grad = None
-        if self.loss_scale.dynamic:
-            self.loss_scale.update(finite)
-        return norm
-
-    def _take_gradients(self) -> list[torch.Tensor]:
+    def take_gradients(self) -> list[torch.Tensor]:
         """Return each leaf's gradient, summed over all ranks that have a part of the sum."""
         for leaf in self.leaves.values():
             if leaf.parameter.requires_grad:
@@ -155,10 +137,9 @@ class MeshEngine(Engine):
             grads = [g for n in self.partial if (g := self.leaves[n].local.grad) is not None]
             sum_in_buckets(grads, self.grid.mesh.get_group(TENSOR), torch.float32)
 
-    def _norm(self) -> torch.Tensor:
-        """Return the norm over the whole model, on every rank."""
-        grads = [leaf.local.grad for leaf in self.leaves.values() if leaf.counted]
-        counted = [grad for grad in grads if grad is not None]
+    def gradient_norm(self, grads: list[torch.Tensor]) -> torch.Tensor:
+        leaves = (leaf.local.grad for leaf in self.leaves.values() if leaf.counted)
+        counted = [grad for grad in leaves if grad is not None]
         square = torch.zeros((), device=self.setup.ranks.device)
         if counted:
             square = torch.stack(torch._foreach_norm(counted)).square().sum()
@@ -167,11 +148,15 @@ class MeshEngine(Engine):
                 dist.all_reduce(square, group=self.grid.mesh.get_group(axis))
         return square.sqrt()
 
-    def _clip(self, grads: list[torch.Tensor], norm: torch.Tensor) -> None:
+    def clip(self, grads: list[torch.Tensor], norm: torch.Tensor) -> None:
         """Clip like torch's `clip_grads_with_norm_`."""
         limit = self.setup.recipe.optim.grad_clip
         if limit is not None:
             torch._foreach_mul_(grads, torch.clamp(limit / (norm + 1e-6), max=1.0))
+
+    def clear_gradients(self) -> None:
+        for leaf in self.leaves.values():
+            leaf.parameter.grad = leaf.local.grad = None
 
     def _wire_dtype(self) -> torch.dtype:
         return TORCH_DTYPES[self.setup.recipe.precision.reduce]
