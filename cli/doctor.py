@@ -14,7 +14,7 @@ from cli.options import Options
 from galley.paths import ROOT, install
 from galley.system.half_precision import cost_text, measure_here, this_cpu
 from galley.system.machine import probe
-from galley.system.packages import TESTED, package_versions, tested
+from galley.system.packages import TRIED, package_versions, tried
 
 PROGRAMS = ("git", "gcc", "nvidia-smi", "mpirun", "mpiexec", "sbatch", "srun", "squeue", "kubectl")
 CREDENTIALS = ("HF_TOKEN", "WANDB_API_KEY", "KUBECONFIG")
@@ -67,16 +67,16 @@ def _formats() -> list[Finding]:
 
 
 def _packages() -> list[Finding]:
-    """`ok` is null for a version outside of what is tested."""
+    """`ok` is null for a version outside of what was tried."""
     found = package_versions()
     return [
         _package(name, found[name]) if name in found else Finding(name, install("train"), False)
-        for name in TESTED
+        for name in TRIED
     ]
 
 
 def _package(name: str, installed: str) -> Finding:
-    note = tested(name, installed)
+    note = tried(name, installed)
     is_outside = note.startswith("outside")
     return Finding(name, f"{installed} ({note})" if note else installed, None if is_outside else True)
 

@@ -15,7 +15,7 @@ PACKAGES = (
     "safetensors", "tokenizers", "torch", "transformers",
 )  # fmt: skip
 
-TESTED = {
+TRIED = {
     "torch": ("2.9.0", "2.11.0", "2.13.0"),
     "transformers": ("4.57.1", "5.17.0", "5.23.0"),
     "accelerate": ("1.10.0", "1.13.0", "1.15.0"),
@@ -25,14 +25,14 @@ TESTED = {
 """The pins of constraints-oldest.txt, constraints-middle.txt and constraints.txt, in that order."""
 
 
-def tested(name: str, installed: str) -> str:
-    """Return the tested versions of a package of `TESTED` as words; empty if `installed` is one of them."""
-    oldest, *_, newest = TESTED[name]
-    if installed.partition("+")[0] in TESTED[name]:
+def tried(name: str, installed: str) -> str:
+    """Return the versions of a package of `TRIED` that were tried as words; empty if `installed` is one of them."""
+    oldest, *_, newest = TRIED[name]
+    if installed.partition("+")[0] in TRIED[name]:
         return ""
     if numbers(oldest) <= numbers(installed) <= numbers(newest):
-        return f"tested: {', '.join(TESTED[name])}"
-    return f"outside of what is tested: {oldest} to {newest}"
+        return f"tried: {', '.join(TRIED[name])}"
+    return f"outside of what was tried: {oldest} to {newest}"
 
 
 def numbers(version: str) -> tuple[int, ...]:

@@ -41,5 +41,5 @@ class TestRay(HpoBackendContract):
 
 def test_what_is_no_backend_is_named(tmp_path: Path) -> None:
     search = Search("study", tmp_path, SPACE, OBJECTIVES, (), 5, Hpo(kind="wandb"))
-    with pytest.raises(ConfigError, match="hpo.kind=wandb: 'wandb' is not known"):
+    with pytest.raises(ConfigError, match=r"hpo\.kind=wandb: 'wandb' is not known"):
         make_backend(search, [])
