@@ -26,7 +26,7 @@ TRIED = {
 
 
 def tried(name: str, installed: str) -> str:
-    """Return the versions of a package of `TRIED` that were tried as words; empty if `installed` is one of them."""
+    """Return the versions that were tried, as words; empty if `installed` is one of them."""
     oldest, *_, newest = TRIED[name]
     if installed.partition("+")[0] in TRIED[name]:
         return ""
