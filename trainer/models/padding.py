@@ -54,7 +54,8 @@ def padding_matters(
     It does with models that mix all positions (FNet) or read the last one (XLNet), and with
     modules that ignore the attention mask. `compute` is the model's format.
     """
-    was_training, task.step = model.training, None
+    was_training = model.training
+    task.step = None
     model.eval()
     compare: Compare = _predictions if task.splits_by_length else _losses
     answers = compare(model, task, dataset, ranks)

@@ -62,7 +62,8 @@ def evaluate(
     batches = eval_batches(dataset.lengths, batch_size, one_length and not task.unpadded)
     losses = torch.zeros(len(batches), 2, dtype=torch.float64)
     own_predictions: list[tuple[Indices, torch.Tensor]] = []
-    was_training, task.step = model.training, None
+    was_training = model.training
+    task.step = None
 
     forward = OneForward(model).eval()
     with torch.no_grad():

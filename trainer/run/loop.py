@@ -252,7 +252,8 @@ class Loop:
         The loss is the mean since the last row, null if nothing was measured.
         """
         loss = self._losses.mean(self.parts.ranks, self.step)
-        norm, rates = float(self._grad_norm), self.meter.cut()
+        norm = float(self._grad_norm)
+        rates = self.meter.cut()
         fp16 = self.parts.engine.loss_scale.dynamic
         if not (math.isfinite(loss or 0.0) and (fp16 or math.isfinite(norm))):
             raise NonFiniteLossError(

@@ -32,7 +32,8 @@ class Losses:
         """Return the mean over the steps that measured something, None if none did, and begin anew. A
         collective.
         """
-        total, measured = ranks.sum_floats([float(self._sum)])[0], round(float(self._measured))
+        total = ranks.sum_floats([float(self._sum)])[0]
+        measured = round(float(self._measured))
         if measured < self.steps:
             what = "%d of the last %d steps before step %d had nothing to measure: their rows have no target"
             log.warning(what, self.steps - measured, self.steps, step)
