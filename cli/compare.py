@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cli.options import Options
+from galley.counting import counted
 from galley.errors import ConfigError, Problem
 from galley.json_numbers import standard
 from galley.report.comparison import Finished, Row, compared, efficiency, incomparable
@@ -63,7 +64,7 @@ def comparison_lines(first: Finished, second: Finished, rows: list[Row], scaling
 
 
 def _carried(run: Finished) -> str:
-    ranks = "1 rank" if run.result.world_size == 1 else f"{run.result.world_size} ranks"
+    ranks = counted(run.result.world_size, "rank")
     engaged = run.result.engaged
     carried = f"{engaged.strategy} in {engaged.precision}" if engaged else run.spec.recipe.strategy.name
     return f"{run.name}: {carried}, {ranks}, {run.result.steps} steps"

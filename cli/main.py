@@ -10,6 +10,7 @@ from importlib import import_module
 
 from cli.options import Options, parse_arguments
 from galley import __version__
+from galley.counting import counted
 from galley.errors import INTERRUPTED_EXIT_CODE, ConfigError, GalleyError
 from galley.paths import command
 from galley.system.os_errors import of_the_disk
@@ -97,7 +98,7 @@ def report(error: GalleyError, options: Options) -> int:
     """The message on standard error; with `--json` also as the last line of standard output."""
     if isinstance(error, ConfigError):
         count = len(error.problems)
-        head = "1 problem" if count == 1 else f"{count} problems"
+        head = counted(count, "problem")
         print(f"galley: {head}, nothing was started", file=sys.stderr)
         for problem in error.problems:
             print(f"  {problem}".replace("\n", "\n  "), file=sys.stderr)

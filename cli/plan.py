@@ -10,6 +10,7 @@ from dataclasses import asdict
 
 from cli.options import Options
 from cli.prepare import Prepared, prepare
+from galley.counting import counted
 from galley.system.pinning import planned_pins
 
 
@@ -24,7 +25,8 @@ def plan(words: Sequence[str], options: Options) -> int:
     if prepared.choice is not None:
         print("auto      " + "\n          ".join(prepared.choice.lines()))
     print(f"run       {prepared.spec.sha256[:12]} in {prepared.run_dir}")
-    print(f"layout    {layout.world_size} ranks on {layout.device}, {layout.threads_per_proc} threads a rank")
+    ranks, threads = counted(layout.world_size, "rank"), counted(layout.threads_per_proc, "thread")
+    print(f"layout    {ranks} on {layout.device}, {threads} a rank")
     for line in pin_lines(prepared):
         print(line)
     copies = "ranks" if layout.model_parallel == 1 else "copies of the model"

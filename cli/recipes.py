@@ -11,6 +11,7 @@ from cli.options import Options
 from galley.config.compose import compose_recipe
 from galley.config.project import config_dir_option
 from galley.config.recipe_file import yaml_file, yaml_names
+from galley.counting import counted
 from galley.errors import ConfigError, Problem, valid_values
 from galley.paths import RECIPES, command
 from galley.rundir import write_atomic
@@ -120,7 +121,7 @@ def hardware(recipe: Recipe) -> str:
     if not recipe.strategy.data_parallel:
         count = 1
     name = {"cpu": "CPU rank" if count else "CPU", "cuda": "GPU", "auto": "device"}[cluster.device]
-    devices = f"{count or 'all'} {name}{'' if count == 1 else 's'}"
+    devices = counted(count, name) if count else f"all {name}s"
     return devices if cluster.nodes == 1 else f"{cluster.nodes} × {devices}"
 
 
@@ -174,5 +175,9 @@ def _validate(names: Sequence[str], options: Options) -> int:
                 problems += [replace(p, where=f"{where}: {p.where}") for p in error.problems]
     if problems:
         raise ConfigError(problems)
-    print(json.dumps({"valid": count}) if options.json else f"{count} recipes are valid")
+    print(
+        json.dumps({"valid": count})
+        if options.json
+        else f"{counted(count, 'recipe')} {'is' if count == 1 else 'are'} valid"
+    )
     return 0

@@ -10,6 +10,7 @@ from typing import Any
 from galley.config.compose import compose_recipe
 from galley.config.hydra_bridge import Composed
 from galley.config.rules.recipe import evaluates_during
+from galley.counting import counted
 from galley.errors import ConfigError, Problem
 from galley.paths import command
 from galley.schema import Hpo, Pbt, Recipe
@@ -58,10 +59,12 @@ def _backend_problems(recipe: Recipe) -> Iterator[Problem]:
     if hpo.pbt != Pbt() and hpo.kind != "pbt":
         yield Problem("hpo.pbt", f"means nothing to hpo={hpo.kind}", "choose hpo=pbt, or drop it")
     if hpo.repeats > 1 and (hpo.trials or 0) % hpo.repeats:
-        what = f"{hpo.trials} trials are no whole number of points with {hpo.repeats} repeats each"
+        what = (
+            f"{counted(hpo.trials or 0, 'trial')}: no whole number of points with {hpo.repeats} repeats each"
+        )
         yield Problem("hpo.trials", what, "a multiple of hpo.repeats: repeats are trials")
     if hpo.min_successes is not None and hpo.min_successes > hpo.repeats:
-        what = f"{hpo.min_successes} of {hpo.repeats} runs of a point cannot succeed"
+        what = f"{hpo.min_successes} of {counted(hpo.repeats, 'run')} of a point cannot succeed"
         yield Problem("hpo.min_successes", what, f"at most hpo.repeats={hpo.repeats}")
     if hpo.max_memory_gib is not None and not _has_size(recipe):
         what = "cannot be kept: the model's size is not known"
@@ -108,7 +111,7 @@ def _size_problems(recipe: Recipe, space: Sequence[SpaceDim]) -> Iterator[Proble
         size = count_points(space, -(-hpo.trials // hpo.repeats))
         if hpo.trials > size * hpo.repeats:
             all_of_them = ", or hpo.trials=null for all" if hpo.kind == "grid" else ""
-            what = f"{hpo.trials} trials, but the grid has {size} points"
+            what = f"{counted(hpo.trials, 'trial')}, but the grid has {counted(size, 'point')}"
             yield Problem("hpo.trials", what, f"at most {size * hpo.repeats}{all_of_them}")
 
 
@@ -126,7 +129,7 @@ def _known_problems(recipe: Recipe, space: Sequence[SpaceDim]) -> Iterator[Probl
         yield from error.problems
         return
     if hpo.trials is not None and len(points) * hpo.repeats > hpo.trials:
-        what = f"has {len(points)} points, more than hpo.trials={hpo.trials} can try"
+        what = f"has {counted(len(points), 'point')}, more than hpo.trials={hpo.trials} can try"
         yield Problem(f"hpo.points={hpo.points}", what, f"hpo.trials={len(points) * hpo.repeats}, or more")
 
 
@@ -173,8 +176,10 @@ def _pruning_problems(
 
     least, rivals = recipe.hpo.pruning.min_trials, largest_bracket(recipe.hpo)
     if rivals is not None and rivals < least:
-        there = f"there are {rivals}{' in a bracket' if kind == 'hyperband' else ''}"
-        what = f"never acts: it waits for {least} trials, and {there}"
+        there = (
+            f"there {'is' if rivals == 1 else 'are'} {rivals}{' in a bracket' if kind == 'hyperband' else ''}"
+        )
+        what = f"never acts: it waits for {counted(least, 'trial')}, and {there}"
         yield Problem("hpo.pruning.min_trials", what, f"at most {rivals}, or hpo.pruning.kind=none")
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from galley.counting import counted
 from galley.report.display import format_s
 from galley.rundir import RunFolder
 from hpo.study.state import Study
@@ -46,7 +47,7 @@ class PlainShow:
         if self._said is None:
             self._said = set()
             if ended:
-                print(f"{len(ended)} trials had ended before", file=self._stream, flush=True)
+                print(f"{counted(len(ended), 'trial')} had ended before", file=self._stream, flush=True)
                 self._said = ended
         for number in sorted(ended - self._said):
             line = describe(study.trials[number], study.objectives)
@@ -73,8 +74,10 @@ def title(study: Study, running: Sequence[int]) -> str:
     states = [trial.state for trial in study.trials]
     ended = sum(state in ENDED for state in states)
     others = [f"{states.count(s)} {s}" for s in ("pruned", "infeasible", "failed") if s in states]
-    of = f" of {study.target}" if study.target is not None else ""
-    return " · ".join([f"{study.name}: {ended}{of} trials, {len(running)} running", *others])
+    trials = counted(ended, "trial")
+    if study.target is not None:
+        trials = f"{ended} of {counted(study.target, 'trial')}"
+    return " · ".join([f"{study.name}: {trials}, {len(running)} running", *others])
 
 
 def table(trials: Sequence[Trial], objectives: Sequence[Objective], heading: str) -> Table:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from galley.counting import counted
 from galley.errors import ConfigError
 from hpo.display import describe_estimate, table, title
 from hpo.study.state import Study
@@ -113,7 +114,8 @@ def print_front(front: ParetoFront, stream: IO[str]) -> None:
     made = table(
         trials,
         front.objectives,
-        f"{front.study}: {len(trials)} of {len(front.trials)} trials are on the front",
+        f"{front.study}: {len(trials)} of {counted(len(front.trials), 'trial')}"
+        f" {'is' if len(trials) == 1 else 'are'} on the front",
     )
     Console(file=stream, width=None if stream.isatty() else 140, highlight=False).print(made)
     metrics = [objective.metric for objective in front.objectives]

@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from galley.counting import counted
 from galley.data.arrow_files import declared_names
 from galley.data.files import Row, SplitName, find_files, read_rows, shortened
 from galley.data.labels import CLASS_SETS, CLASSES, NUMBERS, Labels
@@ -180,5 +181,5 @@ def _named(label: Any, names: Sequence[str] | None) -> Any:
     if names is None or not isinstance(label, int):
         return label
     if label >= len(names):
-        raise ValueError(f"{label} is beyond the {len(names)} classes that the file declares")
+        raise ValueError(f"{label} is beyond the {counted(len(names), 'class')} that the file declares")
     return names[label]

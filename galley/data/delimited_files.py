@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from galley.counting import counted
 from galley.errors import DataError, Problem
 
 log = logging.getLogger("galley")
@@ -45,7 +46,7 @@ def delimited_rows(stream: IO[str], path: Path, usual: str) -> Iterator[tuple[in
         _check_header(header, f"{path}:{reader.line_num}")
         for values in reader:
             if values and len(values) != len(header):
-                what = f"has {len(values)} values, the header {len(header)}"
+                what = f"has {counted(len(values), 'value')}, the header {len(header)}"
                 raise DataError(Problem(f"{path}:{reader.line_num}", what))
             if values:
                 yield reader.line_num, {name: x for name, x in zip(header, values, strict=True) if name}

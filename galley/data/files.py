@@ -39,10 +39,6 @@ def shortened(problems: Sequence[Problem], where: str) -> list[Problem]:
     return [*found, *([Problem(where, f"{rest} more such problems")] if rest > 0 else [])]
 
 
-def count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def listing(values: Sequence[Any]) -> str:
     shown = ", ".join(map(str, values[:8]))
     return f"{shown}, …" if len(values) > 8 else shown

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from galley.data.files import SplitName, count, listing
+from galley.counting import counted
+from galley.data.files import SplitName, listing
 from galley.data.splits import Split, in_order
 from galley.errors import Problem, nearest
 
@@ -125,7 +126,7 @@ def _occurring(split: Split) -> set[int | str]:
 def _too_few(train: Split, known: set[int | str]) -> Problem:
     if not known:
         return Problem(train.where, "no sample has a class", "training needs one class at least")
-    what = f"all {count(len(train.labels), 'sample')} have label {next(iter(known))}"
+    what = f"all {counted(len(train.labels), 'sample')} have label {next(iter(known))}"
     return Problem(train.where, what, "training needs two classes at least")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, Self, TypeVar
 
+from galley.counting import counted
 from galley.data.files import SplitName
 from galley.errors import DataError, Problem
 from galley.schema import Data, Source
@@ -179,14 +180,14 @@ def _mixed(data: Data, sources: Sequence[Mapping[SplitName, R]], join: Join[R]) 
 def _by_weight(parts: Sequence[R], weights: Sequence[float]) -> list[R]:
     taken = []
     for rows, size in zip(parts, mixture_sizes([len(rows) for rows in parts], weights), strict=True):
-        log.info("mixture: %d of %d samples of %s", size, len(rows), rows.where)
+        log.info("mixture: %d of %s of %s", size, counted(len(rows), "sample"), rows.where)
         taken.append(_at_most(rows, size))
     return taken
 
 
 def _held_out(rows: R, count: int) -> dict[SplitName, R]:
     if count >= len(rows):
-        what = f"{rows.where} has {len(rows)} samples: none would be left for training"
+        what = f"{rows.where} has {counted(len(rows), 'sample')}: none would be left for training"
         raise DataError(Problem(f"data.hold_out={count}", what, f"at most {len(rows) - 1}"))
     kept = drawn_apart(len(rows), count, rows.classes)
     chosen = set(kept)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from galley.data.files import count
+from galley.counting import counted
 from galley.data.sampling import Classes
 from galley.errors import DataError, Problem
 
@@ -76,10 +76,10 @@ def describe(split: Split) -> str:
     """The samples of a split, by class, for the log."""
     if isinstance(split.labels[0], float):
         bounds = f"{min(split.labels):g} to {max(split.labels):g}"
-        return f"{split.where}: {count(len(split.labels), 'sample')} (labels {bounds})"
+        return f"{split.where}: {counted(len(split.labels), 'sample')} (labels {bounds})"
     counts = Counter(label for row in split.classes or () for label in row)
     classes = ", ".join(f"{counts[label]} of class {label}" for label in in_order(counts))
-    return f"{split.where}: {count(len(split.labels), 'sample')} ({classes})"
+    return f"{split.where}: {counted(len(split.labels), 'sample')} ({classes})"
 
 
 def in_order(classes: Sequence[Any] | Counter[Any] | set[Any]) -> list[Any]:

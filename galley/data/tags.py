@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from galley.counting import counted
 from galley.data.arrow_files import declared_names
 from galley.data.files import SplitName, find_files, listing, read_rows, shortened
 from galley.data.local import ROWS_BEFORE_LAUNCH, local_problems
@@ -92,7 +93,9 @@ def _problems(table: Table, names: Sequence[str] | None) -> list[Problem]:
     for number, (words, tags) in enumerate(zip(*table.columns.values(), strict=True), 1):
         where = f"{table.where}: sample {number}"
         if len(words) != len(tags):
-            problems.append(Problem(where, f"has {len(words)} words and {len(tags)} tags"))
+            problems.append(
+                Problem(where, f"has {counted(len(words), 'word')} and {counted(len(tags), 'tag')}")
+            )
         numbers = [tag for tag in tags if isinstance(tag, int)]
         if numbers and names is None:
             hint = "name them in their order: 'data.label_names=[O,B-PER,I-PER]'"

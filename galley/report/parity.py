@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Literal
 
+from galley.counting import counted
 from galley.schema import Dtype
 
 CauseName = Literal[
@@ -168,7 +169,7 @@ def find_cause(reference: Evidence, candidate: Evidence) -> Cause:
     if candidate.failure:
         return _cause_of_failure(candidate.failure)
     if len(candidate.losses) != len(reference.losses):
-        what = f"logged {len(candidate.losses)} steps, the reference {len(reference.losses)}"
+        what = f"logged {counted(len(candidate.losses), 'step')}, the reference {len(reference.losses)}"
         return Cause("failed", what)
     found = next(_differing_formats(reference, candidate), None)
     return found or _parting(reference, candidate)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from galley.counting import counted
 from galley.report.display import format_s
 from galley.rundir import RunFolder
 from galley.spec import RunResult, RunSpec
@@ -35,7 +36,7 @@ def show_result(
 def describe_run(spec: RunSpec) -> str:
     """`mrpc_deberta · zero2 · 2 ranks on cpu`"""
     size = spec.layout.world_size
-    ranks = "1 rank" if size == 1 else f"{size} ranks"
+    ranks = counted(size, "rank")
     return f"{spec.recipe.recipe} · {spec.recipe.strategy.name} · {ranks} on {spec.layout.device}"
 
 

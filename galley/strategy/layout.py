@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from galley.counting import counted
 from galley.errors import ConfigError, Problem
 from galley.schema import Batch, Dtype, Recipe
 from galley.spec import Backend, ClusterFacts, Device, Layout
@@ -210,7 +211,7 @@ def layout_warnings(recipe: Recipe, layout: Layout, facts: ClusterFacts) -> list
     cluster = recipe.cluster
     stated = cluster.procs_per_node or cluster.gpus_per_node or cluster.cpus_per_node
     if facts.declared and not stated and recipe.strategy.data_parallel:
-        ranks = "1 rank" if layout.procs_per_node == 1 else f"{layout.procs_per_node} ranks"
+        ranks = counted(layout.procs_per_node, "rank")
         found.append(
             f"{ranks} a node, on CPUs: the nodes cannot be counted from here; "
             "set cluster.procs_per_node or cluster.gpus_per_node"

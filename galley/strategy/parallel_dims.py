@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import accumulate, pairwise
 
+from galley.counting import counted
 from galley.errors import ConfigError, Problem
 from galley.schema import Batch, Recipe, Strategy
 
@@ -30,13 +31,13 @@ def check_axes(strategy: Strategy, procs_per_node: int, world_size: int) -> None
         return
     if world_size % strategy.model_parallel:
         what = (
-            f"{world_size} ranks = tensor_parallel {tensor} × pipeline_parallel {pipeline} × data-parallel ?"
-            " has no whole solution"
+            f"{counted(world_size, 'rank')} = tensor_parallel {tensor} × pipeline_parallel {pipeline}"
+            " × data-parallel ? has no whole solution"
         )
         hint = f"a multiple of {strategy.model_parallel} ranks: set cluster.procs_per_node or cluster.nodes"
         raise ConfigError(Problem(_where(strategy), what, hint))
     if procs_per_node % tensor:
-        what = f"tensor_parallel {tensor} does not divide the {procs_per_node} processes of a node"
+        what = f"tensor_parallel {tensor} does not divide the {counted(procs_per_node, 'process')} of a node"
         hint = "the ranks of one matrix talk in every layer: tensor_parallel × N = cluster.procs_per_node"
         raise ConfigError(Problem("strategy.tensor_parallel", what, hint))
 
@@ -46,16 +47,18 @@ def shape_problems(strategy: Strategy, num_layers: int | None, num_heads: int | 
     found = []
     tensor, stages = strategy.tensor_parallel, strategy.num_stages
     if num_heads and num_heads % tensor:
-        what = f"{num_heads} attention heads = tensor_parallel {tensor} × ? has no whole solution"
+        what = f"{counted(num_heads, 'attention head')} = tensor_parallel {tensor} × ? has no whole solution"
         valid = ", ".join(str(n) for n in range(2, num_heads + 1) if num_heads % n == 0)
         found.append(Problem("strategy.tensor_parallel", what, f"valid: {valid}"))
     if num_layers and num_layers < stages:
         each = stages // strategy.pipeline_parallel
         what = (
-            f"{num_layers} layers are less than pipeline_parallel {strategy.pipeline_parallel}"
-            f" × {each} stages a rank = {stages}"
+            f"{counted(num_layers, 'layer')} {'is' if num_layers == 1 else 'are'} less than"
+            f" pipeline_parallel {strategy.pipeline_parallel} × {counted(each, 'stage')} a rank = {stages}"
         )
-        hint = f"at most {num_layers} stages: a smaller strategy.pipeline_parallel or stages_per_rank"
+        hint = (
+            f"at most {counted(num_layers, 'stage')}: a smaller strategy.pipeline_parallel or stages_per_rank"
+        )
         found.append(Problem("strategy.pipeline_parallel", what, hint))
     return found
 
@@ -90,9 +93,10 @@ def check_chunks(strategy: Strategy, chunks: int) -> None:
     if chunks_fit(strategy, chunks):
         return
     stages, ranks = strategy.num_stages, strategy.pipeline_parallel
-    what = f"schedule 1f1b needs at least {stages} micro-batches a step, one a stage, not {chunks}"
+    what = f"schedule 1f1b needs at least {counted(stages, 'micro-batch')} a step, one a stage, not {chunks}"
     if strategy.schedule == "interleaved":
-        what = f"schedule interleaved cannot deal {chunks} micro-batches to {ranks} ranks in whole rounds"
+        dealt = f"{counted(chunks, 'micro-batch')} to {counted(ranks, 'rank')}"
+        what = f"schedule interleaved cannot deal {dealt} in whole rounds"
     hint = (
         "global_size = micro_size × accumulation (chunks) × data-parallel ranks: "
         f"set batch.accumulation to a multiple of {stages if strategy.schedule == '1f1b' else ranks}"

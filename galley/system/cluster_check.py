@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from galley.counting import counted
 from galley.errors import ConfigError, Problem
 from galley.system.packages import package_versions
 
@@ -98,7 +99,7 @@ def main() -> int:
         return 0
     found = [HostReport(**report) for report in reports]
     hosts = sorted({report.host for report in found})
-    print(f"{len(found)} ranks on {len(hosts)} hosts: {', '.join(hosts)}")
+    print(f"{counted(len(found), 'rank')} on {counted(len(hosts), 'host')}: {', '.join(hosts)}")
     try:
         for warning in check_hosts(found):
             print(f"warning: {warning}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from galley.counting import counted
 from galley.errors import ConfigError, Problem
 from galley.spec import Core
 
@@ -120,14 +121,15 @@ def core_problem(cores: int, procs_per_node: int, ccl_workers: int, threads: int
     needed = procs_per_node * ((threads or 1) + ccl_workers)
     if needed <= cores:
         return None
-    shown = "at least 1 thread" if threads is None else f"{threads} threads"
+    shown = "at least 1 thread" if threads is None else counted(threads, "thread")
     most = cores // procs_per_node - ccl_workers
     if most >= 1:
         hint = f"at most cluster.threads_per_proc={most}"
     else:
         hint = "fewer ranks (cluster.procs_per_node) or fewer workers (strategy.ccl_workers)"
     what = (
-        f"{procs_per_node} ranks × ({shown} + {ccl_workers} CCL workers) = {needed} > {cores} physical cores"
+        f"{counted(procs_per_node, 'rank')} × ({shown} + {counted(ccl_workers, 'CCL worker')}) = {needed}"
+        f" > {counted(cores, 'physical core')}"
     )
     return Problem("cluster.threads_per_proc" if threads else "strategy.ccl_workers", what, hint)
 
@@ -145,7 +147,8 @@ def environment_problem(env: Mapping[str, str], procs_per_node: int, cores: int)
     if problem is None:
         return None
     where = "launcher.env.OMP_NUM_THREADS"
-    return Problem(where, problem.what, f"at most {max(1, cores // procs_per_node - workers)} threads a rank")
+    most = max(1, cores // procs_per_node - workers)
+    return Problem(where, problem.what, f"at most {counted(most, 'thread')} a rank")
 
 
 def read_cores(sys_root: Path, allowed: Set[int]) -> tuple[Core, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from galley.config.rank_paths import UPLOADS, uploads
+from galley.counting import counted
 from galley.errors import Problem, SubmissionError
 from galley.run.seal import code_files, snapshot_files
 from galley.rundir import RunFolder
@@ -44,7 +45,8 @@ def size_problems(recipe: Recipe) -> Iterator[Problem]:
     if size > room:
         names = ", ".join([*uploads(recipe), *(["plugins"] if recipe.plugins else [])])
         what = (
-            f"{names}: {len(added)} files take {size / 1024:.0f} KiB when compressed, {room / 1024:.0f} fit"
+            f"{names}: {counted(len(added), 'file')} take{'s' if len(added) == 1 else ''}"
+            f" {size / 1024:.0f} KiB when compressed, {room / 1024:.0f} fit"
         )
         hint = "copy them to the claim, or keep the run on it: launcher.k8s.transport=claim"
         yield Problem("launcher.k8s.upload" if uploads(recipe) else "plugins", what, hint)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
+from galley.counting import counted
 from galley.errors import ConfigError, Problem
 from galley.schema import Recipe
 
@@ -166,7 +167,7 @@ def _slot_problems(path: str, slots: dict[str, int | None], procs: int) -> Itera
     if not stated:
         return
     host, least = min(stated.items(), key=lambda item: item[1])
-    what = f"{path} has {least} slot{'s' if least > 1 else ''} for {host}"
+    what = f"{path} has {counted(least, 'slot')} for {host}"
     if not procs:
         hint = f"set cluster.procs_per_node={least}, or fewer"
         yield Problem("cluster.procs_per_node", f"{what}, the recipe states no ranks a node", hint)

@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from galley.counting import counted
 from galley.rundir import RunFolder
 from galley.spec import LaunchPlan, from_json
 from launchers.ray.node import Node
@@ -100,7 +101,10 @@ def start_nodes(count: int, bundle: Mapping[str, float]) -> list[Any]:
         if time.monotonic() - said_at >= _SAY_EVERY_S:
             said_at = time.monotonic()
             resources = ray.cluster_resources()  # type: ignore[no-untyped-call]
-            print(f"waiting for {count} nodes with {bundle} each; the cluster has {resources}", flush=True)
+            print(
+                f"waiting for {counted(count, 'node')} with {bundle} each; the cluster has {resources}",
+                flush=True,
+            )
     others = {name: amount for name, amount in bundle.items() if name not in ("CPU", "GPU", "memory")}
     wanted: dict[str, Any] = {
         "num_cpus": bundle["CPU"],

@@ -31,7 +31,9 @@ FLOORS = (
     (
         "galley",
         "galley.__main__",
+        "galley.counting",
         "galley.errors",
+        "galley.json_numbers",
         "galley.paths",
         "galley.plugins",
         "galley.quoting",

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from galley.counting import counted
 from galley.errors import ConfigError, Problem, nearest
 from galley.model.adapters import holds_adapters
 from galley.model.shape import is_own_module
@@ -90,7 +91,7 @@ def load_tokenizer(recipe: Recipe, texts: Iterable[str] | None = None, pad_with_
     if tokenizer.pad_token_id is None:
         raise ConfigError(Problem(where, "its tokenizer has no padding token", "add pad_token to it"))
     if recipe.data.max_length > tokenizer.model_max_length:
-        what = f"{where} reads at most {tokenizer.model_max_length} tokens"
+        what = f"{where} reads at most {counted(tokenizer.model_max_length, 'token')}"
         raise ConfigError(Problem(f"data.max_length={recipe.data.max_length}", what))
     return tokenizer
 
@@ -131,7 +132,7 @@ def load_classifier(recipe: Recipe, num_labels: int, tokenizer: Any = None) -> t
     return load_model(
         recipe,
         CLASSIFIER,
-        f"{num_labels} labels",
+        counted(num_labels, "label"),
         tokenizer,
         num_labels=num_labels,
     )
@@ -310,7 +311,10 @@ def _add_embeddings(recipe: Recipe, model: Any, size: int) -> None:
     model.resize_token_embeddings(size, mean_resizing=False)
     model._galley_new_tokens = tuple(range(had, size))
     log.info(
-        "%d new embeddings for the tokenizer's %d tokens, drawn from seed %d", size - had, size, recipe.seed
+        "%s for the tokenizer's %s, drawn from seed %d",
+        counted(size - had, "new embedding"),
+        counted(size, "token"),
+        recipe.seed,
     )
 
 
@@ -325,7 +329,7 @@ def check_positions(model: Any, recipe: Recipe) -> None:
         wanted["task.seq2seq.max_target_length"] = (longest, positions(model, "decoder"))
     for key, (length, limit) in wanted.items():
         if limit is not None and length > limit:
-            what = f"{model.config.model_type} has positions for {limit} tokens"
+            what = f"{model.config.model_type} has positions for {counted(limit, 'token')}"
             raise ConfigError(Problem(f"{key}={length}", what, f"at most {limit}"))
 
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from galley.counting import counted
 from galley.data.labels import Labels
 from galley.data.roles import needed
 from galley.schema import Recipe
@@ -79,7 +80,7 @@ def load_sequence_model(
     return load_model(
         recipe,
         CLASSIFIER,
-        f"{num_labels} labels",
+        counted(num_labels, "label"),
         tokenizer,
         num_labels=num_labels,
         problem_type=problem_type,

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy
 
+from galley.counting import counted
 from galley.data.labels import CLASSES
 from galley.errors import ConfigError, Problem
 from galley.schema import Recipe
@@ -36,7 +37,7 @@ class SequenceClassification(SequenceTask):
                 balanced_weights(splits.train.labels, self.num_labels) if wanted == "balanced" else wanted
             )
             if len(weights) != self.num_labels:
-                what = f"has {len(weights)} weights, the data {self.num_labels} classes"
+                what = f"has {counted(len(weights), 'weight')}, the data {counted(self.num_labels, 'class')}"
                 raise ConfigError(Problem("task.classification.class_weights", what))
             self.class_weights = torch.tensor(weights, dtype=torch.float32)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from galley.counting import counted
 from galley.errors import Problem
 from galley.model.shape import model_type, stored_config
 from galley.schema import Model, Recipe
@@ -71,7 +72,8 @@ def size_problems(recipe: Recipe) -> Iterator[Problem]:
     limit, length = num_positions(recipe.model), recipe.data.max_length
     if limit is not None and length > limit:
         kind = model_type(recipe.model) or recipe.model.name
-        yield Problem("data.max_length", f"{kind} has positions for {limit} tokens", f"at most {limit}")
+        what = f"{kind} has positions for {counted(limit, 'token')}"
+        yield Problem("data.max_length", what, f"at most {limit}")
     yield from _heads(recipe.model)
 
 

@@ -21,5 +21,5 @@ def test_ranks_report_their_hosts(tmp_path: Path, flavor: str) -> None:
     argv = [*spoken.argv, sys.executable, "-P", "-m", "galley.system.cluster_check"]
     done = run_process(argv, env={"PYTHONPATH": str(REPO), **spoken.env}, timeout=60)
     assert done.rc == 0, done
-    assert "2 ranks on 1 hosts" in done.out
+    assert "2 ranks on 1 host:" in done.out
     assert "python and packages agree" in done.out

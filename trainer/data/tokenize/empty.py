@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from galley.data.files import count
+from galley.counting import counted
 from galley.errors import DataError, Problem
 
 
@@ -15,6 +15,8 @@ def check_lengths(where: str, lengths: Sequence[int]) -> None:
     """
     empty = [number for number, length in enumerate(lengths, 1) if length == 0]
     if empty:
-        what = f"{count(len(empty), 'sample')} without a token: number {empty[0]}{' …' if empty[1:] else ''}"
+        what = (
+            f"{counted(len(empty), 'sample')} without a token: number {empty[0]}{' …' if empty[1:] else ''}"
+        )
         hint = "remove empty texts, or choose a tokenizer that puts special tokens around a text"
         raise DataError(Problem(where, what, hint))
