@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.options import Options
-from cli.prepare import Prepared, prepare
+from cli.prepare import PreparedRun, prepare
 from galley.errors import ConfigError
 from galley.paths import CONF
 from galley.run.seal import write_snapshot
@@ -81,7 +81,7 @@ def settings(name: str, steps: int) -> list[str]:
     return [*words, "strategy.hybrid_shard_size=2"] if name == "fsdp_hybrid" else words
 
 
-def ready(name: str, folder: Path, steps: int, overrides: Sequence[str]) -> Prepared | None:
+def ready(name: str, folder: Path, steps: int, overrides: Sequence[str]) -> PreparedRun | None:
     """The run of a strategy; null, and said, where this machine cannot carry it."""
     words = [f"strategy={name}", f"run_dir={folder}", *settings(name, steps), *overrides]
     try:
@@ -117,7 +117,7 @@ def run_ranks(module: str, words: Sequence[str], environ: dict[str, str], size: 
     return [process.exitcode for process in processes]
 
 
-def run_strategy(prepared: Prepared) -> Figures:
+def run_strategy(prepared: PreparedRun) -> Figures:
     """Ends the benchmark with the ranks' logs where the run fails."""
     folder = RunFolder(prepared.run_dir)
     write_snapshot(prepared.recipe, folder)
@@ -135,7 +135,7 @@ def run_strategy(prepared: Prepared) -> Figures:
     return Figures(world_size, rates, result.peak_memory_gib, max(stalls))
 
 
-def run_bare(sealed: Prepared) -> Figures:
+def run_bare(sealed: PreparedRun) -> Figures:
     """On the model, data and batches of a run that has been made."""
     world_size = sealed.spec.layout.world_size
     codes = run_ranks("benchmarks.bare_ddp", [str(sealed.run_dir)], sealed.plan.env, world_size)

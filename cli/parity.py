@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from cli.options import Options
 from cli.prepare import NodeFacts, refuse_missing_packages
@@ -25,6 +25,9 @@ from galley.schema import Checkpoint, Eval, Recipe
 from galley.spec import ClusterFacts, RunResult, RunSpec
 from galley.strategy.auto import AUTO
 from galley.strategy.layout import layout_problems, resolve_layout
+
+if TYPE_CHECKING:
+    from launchers.base import Prepared
 
 DEFAULT_STRATEGIES, DEFAULT_STEPS, REFERENCE = "ddp,zero2,fsdp", 20, "single"
 WORDS = {"strategies": DEFAULT_STRATEGIES, "steps": str(DEFAULT_STEPS), "reference": REFERENCE}
@@ -44,15 +47,6 @@ class Request:
     strategies: tuple[str, ...]
     steps: int
     overrides: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One run that is about to be made."""
-
-    spec: RunSpec
-    facts: ClusterFacts
-    folder: RunFolder
 
 
 def parity(words: Sequence[str], options: Options) -> int:
@@ -122,11 +116,13 @@ def _wrong_steps(text: str) -> list[Problem]:
     return [Problem(f"steps={text}", "is not a number of optimizer steps", "valid: whole numbers from 1")]
 
 
-def plan_runs(request: Request, options: Options) -> tuple[Path, list[Planned]]:
+def plan_runs(request: Request, options: Options) -> tuple[Path, list[Prepared]]:
     """The folder, and a run for each strategy, which differ in nothing but the strategy.
 
     Raises `ConfigError` with the problems of all of them. Writes nothing.
     """
+    from launchers.lifecycle.prepare import prepare
+
     recipes, nodes = _recipes(request, options), NodeFacts(options)
     facts = {name: nodes.of(recipe) for name, recipe in recipes.items()}
     recipes = _same_batch(recipes, facts)
@@ -136,7 +132,7 @@ def plan_runs(request: Request, options: Options) -> tuple[Path, list[Planned]]:
     specs = {name: seal(recipe, resolve_layout(recipe, facts[name])) for name, recipe in recipes.items()}
     reference = specs[request.strategies[0]]
     folder = _folder(recipes[request.strategies[0]].run_dir, reference, options)
-    return folder, [Planned(spec, facts[name], RunFolder(folder / name)) for name, spec in specs.items()]
+    return folder, [prepare(spec, RunFolder(folder / name), facts[name]) for name, spec in specs.items()]
 
 
 def _recipes(request: Request, options: Options) -> dict[str, Recipe]:
@@ -200,13 +196,13 @@ def _folder(run_dir: str | None, reference: RunSpec, options: Options) -> Path:
     return folder
 
 
-def _run(planned: Planned, stream: IO[str]) -> Measured:
+def _run(planned: Prepared, stream: IO[str]) -> Measured:
     """Raises `RunCancelledError` where somebody ended it: there is nothing left to compare."""
     from launchers.lifecycle.launch import supervise
 
     write_snapshot(planned.spec.recipe, planned.folder)
     planned.folder.write_spec(planned.spec)
-    result = supervise(planned.spec, planned.folder, planned.facts, 1, stream)
+    result = supervise(planned, stream)
     if result.state == "cancelled":
         raise RunCancelledError(f"{planned.folder.root}: {result.message}")
     evidence = read_evidence(planned.spec, planned.folder, result)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from cli.options import Options
-from cli.prepare import Prepared, prepare
+from cli.prepare import PreparedRun, prepare
 from galley.counting import counted
 from galley.system.pinning import planned_pins
 
@@ -47,7 +47,7 @@ def plan(words: Sequence[str], options: Options) -> int:
     return 0
 
 
-def pin_lines(prepared: Prepared) -> Iterator[str]:
+def pin_lines(prepared: PreparedRun) -> Iterator[str]:
     """The cores and the memory that each rank of a node will be bound to; nothing if none is."""
     pins = planned_pins(prepared.recipe, prepared.spec.layout, prepared.facts)
     if pins is None:
@@ -58,7 +58,7 @@ def pin_lines(prepared: Prepared) -> Iterator[str]:
         yield f"{'' if number or prepared.facts.declared else 'pins':<10}local rank {number}: {rank}"
 
 
-def as_json(prepared: Prepared) -> dict[str, object]:
+def as_json(prepared: PreparedRun) -> dict[str, object]:
     """The contract of `plan --json`."""
     launch = prepared.plan
     pins = planned_pins(prepared.recipe, prepared.spec.layout, prepared.facts)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cli.options import Options
 from galley.config.compose import compose_recipe
@@ -22,6 +23,9 @@ from galley.strategy.auto import AUTO, Choice, choose
 from galley.strategy.estimate import Estimate, estimate_memory, memory_warnings
 from galley.strategy.layout import layout_problems, layout_warnings, resolve_layout
 from galley.system.network_interfaces import interface_problems
+
+if TYPE_CHECKING:
+    from launchers.base import Prepared
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,25 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A run that is ready to be started."""
+class PreparedRun:
+    """A run that is ready to be written down and started, and what there is to say of it before."""
 
     asked: Asked
-    spec: RunSpec
-    run_dir: Path
-    plan: LaunchPlan
+    prepared: Prepared
     estimate: Estimate | None
     warnings: list[str]
+
+    @property
+    def spec(self) -> RunSpec:
+        return self.prepared.spec
+
+    @property
+    def run_dir(self) -> Path:
+        return self.prepared.folder.root
+
+    @property
+    def plan(self) -> LaunchPlan:
+        return self.prepared.plan
 
     @property
     def words(self) -> list[str]:
@@ -118,26 +132,24 @@ def ask(words: Sequence[str], options: Options, exports: bool = False) -> Asked:
     return Asked(words, choice, recipe, facts.of(recipe))
 
 
-def prepare(words: Sequence[str], options: Options) -> Prepared:
+def prepare(words: Sequence[str], options: Options) -> PreparedRun:
     """Compose, check, lay out, seal and plan the run that `words` ask for."""
     return prepare_run(ask(words, options), options)
 
 
-def prepare_run(asked: Asked, options: Options) -> Prepared:
+def prepare_run(asked: Asked, options: Options) -> PreparedRun:
     """Lay out, seal and plan what was asked for. Nothing is written or started."""
     from launchers import make_launcher
+    from launchers.lifecycle.prepare import prepare as prepare_attempt
 
     recipe, facts = asked.recipe, asked.facts
     launcher = make_launcher(recipe.launcher.kind)
     layout = resolve_layout(recipe, facts)
     spec = seal(recipe, layout)
-    run_dir = _run_dir(recipe, spec, options)
     estimate = estimate_memory(recipe, layout)
-    return Prepared(
+    return PreparedRun(
         asked=asked,
-        spec=spec,
-        run_dir=run_dir,
-        plan=launcher.plan(spec, run_dir, facts, attempt=1),
+        prepared=prepare_attempt(spec, RunFolder(_run_dir(recipe, spec, options)), facts, launcher=launcher),
         estimate=estimate,
         warnings=[
             *layout_warnings(recipe, layout, facts),

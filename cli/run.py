@@ -12,7 +12,6 @@ from galley.errors import ConfigError, Problem
 from galley.paths import command_of
 from galley.run.relayout import move, with_cluster
 from galley.run.seal import snapshot_sha256, write_snapshot
-from galley.rundir import RunFolder
 from galley.system.os_errors import whole, writing
 
 
@@ -26,23 +25,16 @@ def run(words: Sequence[str], options: Options) -> int:
 
         return start_sweep(asked, options)
     refuse_missing_packages(asked.recipe)
-    prepared = prepare_run(asked, options)
-    if prepared.choice is not None:
-        print(f"strategy=auto: {prepared.choice.reason}", file=sys.stderr)
-    for warning in prepared.warnings:
+    run = prepare_run(asked, options)
+    if run.choice is not None:
+        print(f"strategy=auto: {run.choice.reason}", file=sys.stderr)
+    for warning in run.warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    folder = RunFolder(prepared.run_dir)
+    folder = run.prepared.folder
     with writing(f"run_dir={folder.root}"), whole(folder.root):
-        write_snapshot(prepared.recipe, folder)
-        folder.write_spec(prepared.spec)
-    return launch(
-        prepared.spec,
-        folder,
-        prepared.facts,
-        attempt=1,
-        detach=prepared.recipe.detach,
-        json=options.json,
-    )
+        write_snapshot(run.recipe, folder)
+        folder.write_spec(run.spec)
+    return launch(run.prepared, detach=run.recipe.detach, json=options.json)
 
 
 def join(words: Sequence[str], options: Options) -> int:
@@ -65,6 +57,7 @@ def resume(words: Sequence[str], options: Options) -> int:
     from launchers import make_launcher
     from launchers.lifecycle.attempt_store import last_handle
     from launchers.lifecycle.launch import launch
+    from launchers.lifecycle.prepare import prepare
     from launchers.lifecycle.queries import find_run, run_state
 
     if not words or any("=" not in word for word in words[1:]):
@@ -97,4 +90,4 @@ def resume(words: Sequence[str], options: Options) -> int:
     facts = make_launcher(recipe.launcher.kind).facts(recipe, folder)
     spec = spec if recipe == spec.recipe else move(spec, recipe, facts)
     attempt = 1 if last is None else last.attempt + 1
-    return launch(spec, folder, facts, attempt=attempt, detach=False, json=options.json)
+    return launch(prepare(spec, folder, facts, attempt), json=options.json)

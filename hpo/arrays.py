@@ -1,4 +1,4 @@
-"""Trials as job arrays of Slurm: submitted at once; at most `hpo.parallel` of them run at a time."""
+"""Trials as job arrays of a cluster: submitted at once; at most `hpo.parallel` of them run at a time."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from pathlib import Path
 from galley.errors import ConfigError, SubmissionError
 from hpo.study.state import Study
 from hpo.study.values import Trial
-from hpo.trials import Prepared, Slot, TrialRuns
+from hpo.trials import Slot, TrialRuns
+from launchers.base import JobArrays, Prepared
 from launchers.lifecycle.attempt_monitor import Watch
-from launchers.slurm.array import plan_array, recall_array, request_of, submit_array
-from launchers.slurm.launcher import SlurmLauncher
 
-ARRAY_MOST = 1000  # Slurm's own default (MaxArraySize)
 Start = Callable[[], Watch]
 
 
-def start_array(runs: TrialRuns, study: Study, trials: Sequence[Trial]) -> list[Start]:
-    """Submit one array per group of trials that request the same from Slurm.
+def start_array(arrays: JobArrays, runs: TrialRuns, study: Study, trials: Sequence[Trial]) -> list[Start]:
+    """Submit one array per group of trials that request the same from the cluster.
 
     Returns one function per trial, which returns the trial's watch or raises what `TrialRuns.start` would
     raise.
@@ -28,42 +26,34 @@ def start_array(runs: TrialRuns, study: Study, trials: Sequence[Trial]) -> list[
     for trial in trials:
         try:
             prepared = runs.prepare(trial, Slot(0, 1))
-            request = request_of(prepared.spec, prepared.folder.root, prepared.facts)
+            request = arrays.request(prepared)
         except ConfigError as error:
             starts[trial.number] = _raise(error)
         else:
             alike.setdefault(tuple(sorted(request.items())), []).append((trial, prepared))
     for members in alike.values():
-        starts |= _submit(study, members)
+        starts |= _submit(arrays, study, members)
     return [starts[trial.number] for trial in trials]
 
 
-def _submit(study: Study, members: Sequence[tuple[Trial, Prepared]]) -> dict[int, Start]:
+def _submit(arrays: JobArrays, study: Study, members: Sequence[tuple[Trial, Prepared]]) -> dict[int, Start]:
     """Submit one array; return a function per trial number."""
-    facts = members[0][1].facts
     folder = _folder(study, _count(study))
-    planned = [(one.spec, one.folder.root, one.attempt) for _, one in members]
     try:
-        plan = plan_array(SlurmLauncher(), planned, folder, facts, study.hpo.parallel)
-        handles = submit_array(plan, folder, [one.folder for _, one in members])
+        jobs = arrays.submit([prepared for _, prepared in members], folder, study.hpo.parallel)
     except (ConfigError, SubmissionError) as error:
         return {trial.number: _raise(error) for trial, _ in members}
-
-    watches = [
-        Watch(one.launcher, handle, one.folder, one.spec)
-        for (_, one), handle in zip(members, handles, strict=True)
-    ]
-    return {trial.number: _give(watch) for (trial, _), watch in zip(members, watches, strict=True)}
+    return {trial.number: _give(Watch(job)) for (trial, _), job in zip(members, jobs, strict=True)}
 
 
-def recall_last_array(study: Study) -> None:
+def recall_last_array(arrays: JobArrays, study: Study) -> None:
     """Record the trials' jobs if a controller was killed while it submitted them.
 
-    Raises `SubmissionError` if Slurm does not answer.
+    Raises `SubmissionError` if the cluster does not answer.
     """
     count = _count(study)
     if count and (_folder(study, count - 1) / "runs").exists():
-        recall_array(_folder(study, count - 1))
+        arrays.recall(_folder(study, count - 1))
 
 
 def _count(study: Study) -> int:

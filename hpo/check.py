@@ -21,6 +21,7 @@ from hpo.space.dimensions import read_space
 from hpo.space.known_points import read_known_points
 from hpo.space.points import config_groups, count_points, draw, point_words, size_of
 from hpo.study.values import Constraint, Objective, Params, SpaceDim
+from launchers import make_launcher
 
 _TRIES = 24  # random points that may show that a value works together with others
 
@@ -76,7 +77,7 @@ def _array_problems(recipe: Recipe) -> Iterator[Problem]:
     hpo = recipe.hpo
     if not hpo.array:
         return
-    if recipe.launcher.kind != "slurm":
+    if make_launcher(recipe.launcher.kind).arrays() is None:
         what = f"means nothing to launcher={recipe.launcher.kind}"
         yield Problem("hpo.array", what, "choose launcher=slurm, or hpo.array=false: a job a trial")
     if hpo.kind not in ("grid", "random"):

@@ -28,7 +28,7 @@ from galley.errors import (
 from galley.rundir import RunFolder
 from galley.spec import FailureClass, RunResult
 from galley.system import proc
-from hpo.arrays import ARRAY_MOST, recall_last_array, start_array
+from hpo.arrays import recall_last_array, start_array
 from hpo.backends.base import NoAnswerError
 from hpo.objectives import judge, measure
 from hpo.population import drop_spent
@@ -38,6 +38,7 @@ from hpo.study.shared_study import Ledger
 from hpo.study.state import Study
 from hpo.study.values import Params, Trial, TrialState
 from hpo.trials import Slot, TrialRuns, end_all
+from launchers.base import JobArrays
 from launchers.lifecycle.attempt_monitor import Watch
 from launchers.lifecycle.supervise import Interrupts
 
@@ -91,8 +92,10 @@ class Controller:
         self._show = show
         self._runs = TrialRuns(study)
         self._grace_s = study.begun.recipe.launcher.grace_s
-        of = study.hpo.parallel
-        slots = min(study.target or ARRAY_MOST, ARRAY_MOST) if study.hpo.array else of
+        self._arrays = self._runs.arrays
+        slots = of = study.hpo.parallel
+        if self._arrays is not None:
+            slots = min(study.target or self._arrays.most, self._arrays.most)
         self._free = deque(Slot(number, of) for number in range(slots))
         self._active: list[Active] = []
         self._waiting: list[tuple[float, int]] = []  # (not before, trial) to be started again
@@ -109,8 +112,8 @@ class Controller:
             InterruptedSweepError: this process was asked to end.
         """
         try:
-            if self._study.hpo.array:
-                recall_last_array(self._study)
+            if self._arrays is not None:
+                recall_last_array(self._arrays, self._study)
             drop_spent(self._study)  # the last controller may have been killed before it did this
             more = True
             while more:
@@ -159,8 +162,8 @@ class Controller:
 
     def _fill(self) -> None:
         """Start trials while there are free slots."""
-        if self._study.hpo.array:
-            self._fill_array()
+        if self._arrays is not None:
+            self._fill_array(self._arrays)
             return
         while self._free:
             number = self._next()
@@ -168,13 +171,13 @@ class Controller:
                 return
             self._start(self._study.trials[number])
 
-    def _fill_array(self) -> None:
+    def _fill_array(self, arrays: JobArrays) -> None:
         """Start all trials that are ready, at once."""
         numbers: list[int] = []
         while len(numbers) < len(self._free) and (number := self._next()) is not None:
             numbers.append(number)
         trials = [self._study.trials[number] for number in numbers]
-        for trial, begin in zip(trials, start_array(self._runs, self._study, trials), strict=True):
+        for trial, begin in zip(trials, start_array(arrays, self._runs, self._study, trials), strict=True):
             self._begin(trial, begin)
 
     def _next(self) -> int | None:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from galley.config.compose import compose_recipe
 from galley.config.hydra_bridge import Composed
@@ -28,11 +27,12 @@ from hpo.study.snapshots import Snapshots
 from hpo.study.state import Study
 from hpo.study.values import Params, Trial
 from launchers import make_launcher
-from launchers.base import Launcher
+from launchers.base import Launcher, Prepared
 from launchers.common.worker_command import worker_arguments
 from launchers.lifecycle.attempt_monitor import Watch
-from launchers.lifecycle.attempt_store import certain_handle, last_handle
+from launchers.lifecycle.attempt_store import certain_job, last_handle
 from launchers.lifecycle.launch import submit, write_plan
+from launchers.lifecycle.prepare import prepare
 from launchers.lifecycle.result import result_of
 
 _STRAYS_GRACE_S = 0.5
@@ -68,16 +68,6 @@ class Slot:
         return {"CUDA_VISIBLE_DEVICES": ",".join(mine)}
 
 
-class Prepared(NamedTuple):
-    """A sealed trial that is ready to start."""
-
-    launcher: Launcher
-    folder: RunFolder
-    spec: RunSpec
-    facts: ClusterFacts
-    attempt: int
-
-
 class TrialRuns:
     """Starts the runs of one study. `composed` caches what was read from the configuration files."""
 
@@ -89,7 +79,9 @@ class TrialRuns:
         self._snapshots = Snapshots(study.folder)
         self._started_at = -math.inf
         self._groups = config_groups(study.begun.config_dirs)
-        self.remote = make_launcher(study.begun.recipe.launcher.kind).remote
+        launcher = make_launcher(study.begun.recipe.launcher.kind)
+        self.remote = launcher.remote
+        self.arrays = launcher.arrays() if study.hpo.array else None
 
     def start(self, trial: Trial, slot: Slot) -> Watch:
         """Start a new attempt of the trial, from its last checkpoint if it has one.
@@ -97,11 +89,9 @@ class TrialRuns:
         Raises `ConfigError` if its parameters make no run, or none that fits into memory;
         `SubmissionError` if the launcher refuses.
         """
-        launcher, folder, spec, facts, attempt = self.prepare(trial, slot)
-        plan = launcher.plan(spec, folder.root, facts, attempt)
-        plan = replace(plan, env={**plan.env, **slot.environment(spec.layout, facts)})
-        write_plan(plan, folder)
-        watch = Watch(launcher, submit(launcher, plan, folder), folder, spec)
+        prepared = self.prepare(trial, slot)
+        write_plan(prepared.plan, prepared.folder)
+        watch = Watch(submit(prepared))
         self._started_at = time.monotonic()
         return watch
 
@@ -114,16 +104,23 @@ class TrialRuns:
             self._snapshots.make_ahead()
 
     def prepare(self, trial: Trial, slot: Slot) -> Prepared:
-        """Seal the trial's run; return everything that a plan of its next attempt is made of.
+        """Seal the trial's run and plan its next attempt, with the environment of the slot.
 
         Raises `ConfigError` like `start`.
         """
         folder = RunFolder(Path(trial.run))
-        spec = folder.read_spec() if folder.spec_file.exists() else self._seal(trial, slot, folder)
-        launcher = self._launcher(spec)
-        facts = self._facts(launcher, spec.recipe, slot, folder)
+        spec, facts = self._sealed(trial, slot, folder)
         last = last_handle(folder)
-        return Prepared(launcher, folder, spec, facts, 1 if last is None else last.attempt + 1)
+        prepared = prepare(spec, folder, facts, 1 if last is None else last.attempt + 1, self._launcher(spec))
+        environment = {**prepared.plan.env, **slot.environment(spec.layout, facts)}
+        return replace(prepared, plan=replace(prepared.plan, env=environment))
+
+    def _sealed(self, trial: Trial, slot: Slot, folder: RunFolder) -> tuple[RunSpec, ClusterFacts]:
+        """The trial's run, sealed now if it is new, and the nodes as they are now."""
+        if not folder.spec_file.exists():
+            return self._seal(trial, slot, folder)
+        spec = folder.read_spec()
+        return spec, self._facts(self._launcher(spec), spec.recipe, slot, folder)
 
     def recover(self, trial: Trial) -> Watch | RunResult | None:
         """Return what another controller left of a trial that has not ended.
@@ -133,17 +130,16 @@ class TrialRuns:
         Raises `SubmissionError` if a scheduler does not answer.
         """
         folder = RunFolder(Path(trial.run))
-        handle = certain_handle(folder) if folder.spec_file.exists() else None
-        if handle is None:
+        job = certain_job(folder) if folder.spec_file.exists() else None
+        if job is None:
             _end_strays(folder)
             return None
-        spec = folder.read_spec()
-        launcher = self._launcher(spec)
-        if launcher.remote:
-            watch = Watch(launcher, handle, folder, spec)
+        job = replace(job, launcher=self._launcher(job.spec))
+        if job.remote:
+            watch = Watch(job)
             return watch.step() or watch
-        launcher.cancel(handle, folder, _STRAYS_GRACE_S)
-        result = result_of(folder, handle.attempt)
+        job.cancel(_STRAYS_GRACE_S)
+        result = result_of(folder, job.attempt)
         return None if result is None or result.state == "cancelled" else result
 
     def close(self) -> None:
@@ -161,7 +157,7 @@ class TrialRuns:
         folders = [Path(folder) for folder in begun.config_dirs]
         return compose_recipe(words, folders, composed=self._composed)
 
-    def _seal(self, trial: Trial, slot: Slot, folder: RunFolder) -> RunSpec:
+    def _seal(self, trial: Trial, slot: Slot, folder: RunFolder) -> tuple[RunSpec, ClusterFacts]:
         """Seal the trial's run. run.json is written last: a folder without it is begun again."""
         root = trial.number if trial.repeat_of is None else trial.repeat_of
         params = {**trial.params, **birth(self._study, trial)}
@@ -178,7 +174,7 @@ class TrialRuns:
         spec = seal_with(recipe, layout, self._study.begun.code, self._packages)
         self._snapshots.give(folder)
         folder.write_spec(spec)
-        return spec
+        return spec, facts
 
     def _tracked(self, recipe: Recipe, trial: Trial) -> Recipe:
         """Return the recipe with the tracker's settings that group the trials of a study under its name."""
@@ -190,8 +186,8 @@ class TrialRuns:
     def _launcher(self, spec: RunSpec) -> Launcher:
         """Return the launcher of a kind, one per kind: it knows the processes that it started."""
         kind: str = spec.recipe.launcher.kind
-        if kind == "local" and spec.layout.nodes == 1 and self._study.hpo.warm:
-            kind = "warm"
+        if self._study.hpo.warm:
+            kind = make_launcher(kind).preloaded(spec) or kind
         if kind not in self._launchers:
             self._launchers[kind] = make_launcher(kind)
         return self._launchers[kind]

@@ -1,8 +1,12 @@
 """The launcher seam: what starts, watches and ends the processes of a run.
 
-    plan     RunSpec, ClusterFacts -> LaunchPlan     pure: the same arguments, the same plan, anywhere
-    submit   LaunchPlan -> RunHandle                 executes exactly what the plan says
-    poll, logs, diagnose, cancel                     by the handle, also from another process
+    plan      RunSpec, ClusterFacts -> LaunchPlan     pure: the same arguments, the same plan, anywhere
+    submit    LaunchPlan -> RunHandle                 executes exactly what the plan says
+    find_job  RunHandle -> Job                        also in another process
+
+A `Job` is what the rest of Galley asks: its state, logs and diagnosis, and its end. What only some launchers
+can do (job arrays, ranks on machines that join by hand, preloaded processes, jobs that outlive their
+submitter) is an optional capability, which the others need not know.
 
 A launcher knows nothing of result.json or of displays: `launchers.lifecycle.supervise` is the same for all.
 """
@@ -11,8 +15,9 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from galley.errors import ConfigError, Problem
@@ -34,6 +39,22 @@ class Diagnosis:
     message: str
     rank: int | None = None
     failure_class: FailureClass = "user"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An attempt that is ready to be started.
+
+    Attributes:
+        plan: what is submitted; nobody plans again.
+        facts: the nodes for which the plan was made; null if another process has made it.
+    """
+
+    launcher: Launcher
+    spec: RunSpec
+    folder: RunFolder
+    plan: LaunchPlan
+    facts: ClusterFacts | None = None
 
 
 class Launcher(ABC):
@@ -81,6 +102,10 @@ class Launcher(ABC):
             SubmissionError: it was refused, with the tool's own reason; nothing is running.
         """
 
+    def find_job(self, handle: RunHandle, folder: RunFolder, spec: RunSpec | None = None) -> Job:
+        """The submitted attempt of that handle; `spec` is read from the folder if it is not given."""
+        return Job(self, folder, handle, spec)
+
     def recall(self, plan: LaunchPlan, folder: RunFolder) -> RunHandle | None:
         """The handle of a job that outlived its submitter, who was killed before the handle was written.
 
@@ -112,9 +137,9 @@ class Launcher(ABC):
         none. It stays the launcher's."""
         return None
 
-    @abstractmethod
     def failing(self, handle: RunHandle, folder: RunFolder) -> bool:
-        """Whether the launcher saw a process fail while others still live."""
+        """Whether the launcher saw a process fail while others still live, which it does not end itself."""
+        return False
 
     def end_ranks(self, handle: RunHandle, folder: RunFolder) -> None:
         """A rank has failed: kill the others now, so that the launcher can report and end."""
@@ -142,6 +167,122 @@ class Launcher(ABC):
     def close(self) -> None:
         """Let go of what is kept for further runs."""
         return
+
+    def arrays(self) -> JobArrays | None:
+        """What submits many runs as one job; None if the launcher has no such thing."""
+        return None
+
+    def joining(self) -> JoiningNodes | None:
+        """What starts the ranks of machines that join by hand; None if the launcher starts all its nodes."""
+        return None
+
+    def preloaded(self, spec: RunSpec) -> str | None:
+        """The launcher that runs `spec` alike in processes that hold torch, model and data; None for none."""
+        return None
+
+
+class JobArrays(ABC):
+    """Many runs as one job, of which a cluster starts so many at a time. Each keeps a handle of its own.
+
+    Attributes:
+        most: how many runs one array has at most.
+    """
+
+    most: int
+
+    @abstractmethod
+    def request(self, prepared: Prepared) -> dict[str, str | int | None]:
+        """What a run asks the cluster for: the runs of one array ask for the same."""
+
+    @abstractmethod
+    def submit(self, runs: Sequence[Prepared], folder: Path, parallel: int) -> list[Job]:
+        """Start the plans of all runs, whose array is kept in `folder`; a job each, in their order.
+
+        Raises `SubmissionError` with the cluster's reason; nothing is running then.
+        """
+
+    @abstractmethod
+    def recall(self, folder: Path) -> None:
+        """Record the handles of an array whose submitter was killed before it had recorded all of them.
+
+        Raises `SubmissionError` if the cluster does not tell whether it has the array.
+        """
+
+
+class JoiningNodes(ABC):
+    """Nodes whose ranks a user starts by a command on each."""
+
+    @abstractmethod
+    def start_node(self, job: Job, node: int) -> Job:
+        """Start the ranks of node `node` of a job that runs elsewhere, on this machine."""
+
+    @abstractmethod
+    def exit_code(self, handle: RunHandle) -> int | None:
+        """Of a command that this process started and that has ended."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One submitted attempt of a run: its identity, its paths, and all that can be asked of it.
+
+    Attributes:
+        given: the attempt's spec, if it is known already.
+    """
+
+    launcher: Launcher
+    folder: RunFolder
+    handle: RunHandle
+    given: RunSpec | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def attempt(self) -> int:
+        return self.handle.attempt
+
+    @property
+    def remote(self) -> bool:
+        """Whether a scheduler owns the job."""
+        return self.launcher.remote
+
+    @cached_property
+    def spec(self) -> RunSpec:
+        """The run as this attempt has it, which may be on other ranks than the sealed one."""
+        return self.folder.read_attempt_spec(self.attempt) if self.given is None else self.given
+
+    @property
+    def end_descriptor(self) -> int | None:
+        """As `Launcher.end`."""
+        return self.launcher.end(self.handle)
+
+    def state(self) -> State:
+        """As `Launcher.poll`."""
+        return self.launcher.poll(self.handle, self.folder)
+
+    def current(self) -> Job:
+        """The job at the attempt that it is at: a scheduler may have started it again."""
+        return replace(self, handle=self.launcher.current(self.handle, self.folder))
+
+    def logs(self, rank: int | None = None) -> list[Path]:
+        """As `Launcher.logs`."""
+        return self.launcher.logs(self.handle, self.folder, rank)
+
+    def diagnose(self) -> Diagnosis:
+        """Why it ended, as far as its launcher can tell."""
+        return self.launcher.diagnose(self.handle, self.folder)
+
+    def has_failed_rank(self) -> bool:
+        """Whether a rank has failed and the others have to be ended."""
+        failed = bool(self.folder.read_rank_errors(self.attempt)) or self.launcher.failing(
+            self.handle, self.folder
+        )
+        return failed and not self.launcher.outlives_failures(self.spec)
+
+    def end_ranks(self) -> None:
+        """As `Launcher.end_ranks`."""
+        self.launcher.end_ranks(self.handle, self.folder)
+
+    def cancel(self, grace_s: float, hurry: Callable[[], bool] = lambda: False) -> None:
+        """As `Launcher.cancel`."""
+        self.launcher.cancel(self.handle, self.folder, grace_s, hurry)
 
 
 def _rank_of(log: Path) -> int:

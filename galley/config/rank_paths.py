@@ -14,8 +14,8 @@ from typing import Any
 from galley.errors import Problem
 from galley.quoting import shell_word
 from galley.schema import Data, Recipe
+from galley.schema.launcher_traits import traits
 
-IN_PODS = ("k8s", "pytorchjob", "trainjob")  # values of launcher.kind
 UPLOADS = "uploads"
 """Folder of the snapshot that holds what was uploaded, each under the key that names it."""
 _UPLOAD = "launcher.k8s.upload"
@@ -71,7 +71,7 @@ def _in_pods(recipe: Recipe, path: str) -> bool:
 
 def uploads(recipe: Recipe) -> dict[str, Path]:
     """Key -> folder of this machine that travels with the code, because the pods do not see it."""
-    if recipe.launcher.kind not in IN_PODS or not recipe.launcher.k8s.upload:
+    if not traits(recipe).in_pods or not recipe.launcher.k8s.upload:
         return {}
     here = {key: Path(path).expanduser() for key, path in named_folders(recipe).items()}
     return {key: path for key, path in here.items() if path.is_dir() and not _in_pods(recipe, str(path))}
@@ -86,7 +86,7 @@ def with_uploads(recipe: Recipe, code: Path) -> Recipe:
 def seen_here(recipe: Recipe, path: str) -> Path | None:
     """The folder that ranks read at `path`, as this machine sees it; None if it does not."""
     here = Path(path).expanduser()
-    if recipe.launcher.kind not in IN_PODS:
+    if not traits(recipe).in_pods:
         return here
     if not _in_pods(recipe, path):
         return here if recipe.launcher.k8s.upload else None
@@ -112,7 +112,7 @@ def data_here(recipe: Recipe) -> Data:
 
 def place_problems(recipe: Recipe) -> Iterator[Problem]:
     """Folders of this machine that pods do not see, and folders that nobody has."""
-    if recipe.launcher.kind not in IN_PODS:
+    if not traits(recipe).in_pods:
         return
     for key, path in named_folders(recipe).items():
         if not _in_pods(recipe, path):

@@ -20,6 +20,7 @@ from galley.registry import TRACKERS
 from galley.rundir import RunFolder, write_atomic
 from galley.schema import Recipe
 from galley.schema import Tracker as Settings
+from galley.schema.launcher_traits import traits
 from galley.spec import RunResult, RunSpec
 from galley.trackers.base import About, Tracker
 from galley.urls import cleaned, url_problem, variable
@@ -131,7 +132,7 @@ def tracker_problems(recipe: Recipe) -> Iterator[Problem]:
     if name is not None and name not in forwarded:
         hint = shell_word(["launcher", "forward_env"], [*forwarded, name])
         yield Problem(f"{key}={uri}", f"the ranks do not get the variable '{name}'", hint)
-    elif name is not None and recipe.launcher.kind == "local" and not os.environ.get(name):
+    elif name is not None and traits(recipe).inherits_environment and not os.environ.get(name):
         yield Problem(f"{key}={uri}", f"the variable '{name}' is not set", f"export {name}=URL")
 
 

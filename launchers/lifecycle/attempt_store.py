@@ -11,6 +11,7 @@ from galley.errors import SubmissionError
 from galley.rundir import RunFolder
 from galley.spec import LaunchPlan, RunHandle, from_json
 from launchers import make_launcher
+from launchers.base import Job
 
 
 def record(folder: RunFolder, handle: RunHandle) -> None:
@@ -19,23 +20,29 @@ def record(folder: RunFolder, handle: RunHandle) -> None:
     folder.write_handles([*others, handle])
 
 
-def last_handle(folder: RunFolder) -> RunHandle | None:
+def last_job(folder: RunFolder) -> Job | None:
     """The latest attempt, a scheduler's restarts included; None before the first submission."""
     with suppress(SubmissionError):  # a scheduler that does not answer: what is known without it
         _recall(folder)
     return _latest(folder)
 
 
-def certain_handle(folder: RunFolder) -> RunHandle | None:
-    """As `last_handle`, for whoever is about to submit: raises `SubmissionError` where it cannot be told
+def last_handle(folder: RunFolder) -> RunHandle | None:
+    """The identity of `last_job`."""
+    job = last_job(folder)
+    return None if job is None else job.handle
+
+
+def certain_job(folder: RunFolder) -> Job | None:
+    """As `last_job`, for whoever is about to submit: raises `SubmissionError` where it cannot be told
     whether there is a job that nobody has recorded, besides which another would be a second."""
     _recall(folder)
     return _latest(folder)
 
 
-def _latest(folder: RunFolder) -> RunHandle | None:
+def _latest(folder: RunFolder) -> Job | None:
     handles = folder.read_handles()
-    return make_launcher(handles[-1].launcher).current(handles[-1], folder) if handles else None
+    return make_launcher(handles[-1].launcher).find_job(handles[-1], folder).current() if handles else None
 
 
 def _recall(folder: RunFolder) -> None:

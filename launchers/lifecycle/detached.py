@@ -10,17 +10,15 @@ from pathlib import Path
 
 from galley.errors import GalleyError
 from galley.rundir import RunFolder
-from launchers import make_launcher
 from launchers.lifecycle.launch import supervise
+from launchers.lifecycle.prepare import read_prepared
 
 
 def main(run_dir: str, attempt: str) -> int:
     """Exit code of the run. Standard output is `logs/attempt-N/supervisor.log`."""
     folder = RunFolder(Path(run_dir))
     try:
-        spec = folder.read_spec()
-        facts = make_launcher(spec.recipe.launcher.kind).facts(spec.recipe, folder)
-        return supervise(spec, folder, facts, int(attempt), sys.stdout).exit_code
+        return supervise(read_prepared(folder, int(attempt)), sys.stdout).exit_code
     except GalleyError as error:
         print(error, file=sys.stderr)
         return error.exit_code

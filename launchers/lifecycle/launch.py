@@ -1,4 +1,4 @@
-"""Launching: plan, write the plan down, submit, follow, show. In this process, or in a detached one."""
+"""Launching what was prepared: write the plan down, submit, follow, show. Here, or in a detached process."""
 
 from __future__ import annotations
 
@@ -16,29 +16,20 @@ from galley.report.display import make_display
 from galley.report.plot import draw
 from galley.report.summary import show_failure, show_result
 from galley.rundir import RunFolder, write_atomic
-from galley.spec import ClusterFacts, LaunchPlan, RunHandle, RunResult, RunSpec, to_json
+from galley.spec import LaunchPlan, RunResult, to_json
 from galley.system import proc
 from galley.system.os_errors import resumable
-from launchers import make_launcher
-from launchers.base import Launcher
+from launchers.base import Job, Prepared
 from launchers.lifecycle import run_lock
-from launchers.lifecycle.attempt_store import certain_handle, record
+from launchers.lifecycle.attempt_store import certain_job, record
 from launchers.lifecycle.result import result_of
 from launchers.lifecycle.supervise import catch_interrupts, follow
 
 _DETACH_TIMEOUT_S = 60.0
 
 
-def launch(
-    spec: RunSpec,
-    folder: RunFolder,
-    facts: ClusterFacts,
-    *,
-    attempt: int = 1,
-    detach: bool = False,
-    json: bool = False,
-) -> int:
-    """Run the sealed spec in its folder; returns the exit code of the command.
+def launch(prepared: Prepared, *, detach: bool = False, json: bool = False) -> int:
+    """Run what was prepared; returns the exit code of the command.
 
     The folder holds run.json and code/ already. With `detach` it returns once the job is
     submitted; unless a scheduler owns it, a process in a session of its own follows it.
@@ -46,50 +37,37 @@ def launch(
     Raises:
         SubmissionError: the launcher refused, or another command is running this folder.
     """
-    folder = RunFolder(folder.root.resolve())
     if detach:
-        remote = make_launcher(spec.recipe.launcher.kind).remote
-        return _leave(spec, folder, facts, attempt, json) if remote else _detach(folder, attempt, json)
-    stream = sys.stderr if json else sys.stdout
-    result = supervise(spec, folder, facts, attempt, stream)
+        return _leave(prepared, json) if prepared.launcher.remote else _detach(prepared, json)
+    result = supervise(prepared, sys.stderr if json else sys.stdout)
     if json:
-        told = {"run_dir": str(folder.root), "sha256": spec.sha256, **asdict(result)}
-        print(jsonlib.dumps(standard(told)))
+        about = {"run_dir": str(prepared.folder.root), "sha256": prepared.spec.sha256, **asdict(result)}
+        print(jsonlib.dumps(standard(about)))
     return result.exit_code
 
 
-def supervise(
-    spec: RunSpec, folder: RunFolder, facts: ClusterFacts, attempt: int, stream: IO[str]
-) -> RunResult:
+def supervise(prepared: Prepared, stream: IO[str]) -> RunResult:
     """Submit, follow to the end and show the result on `stream`."""
-    launcher = make_launcher(spec.recipe.launcher.kind)
+    folder = prepared.folder
     with resumable(folder.root), run_lock.hold(folder), catch_interrupts() as interrupts:
-        refuse_living(launcher, folder)
-        plan = make_plan(launcher, spec, folder, facts, attempt)
-        write_plan(plan, folder)
+        refuse_living(folder)
+        write_plan(prepared.plan, folder)
         print(f"{folder.root}", file=stream, flush=True)
-        with make_display(folder, attempt, stream) as display:
-            handle = submit(launcher, plan, folder)
-            print(launcher.invitation(spec, folder), end="", file=sys.stderr, flush=True)
-            result = follow(launcher, handle, folder, spec, display, interrupts)
-        show_end(launcher, launcher.current(handle, folder), folder, spec, result, stream)
+        with make_display(folder, prepared.plan.attempt, stream) as display:
+            job = submit(prepared)
+            invitation = prepared.launcher.invitation(prepared.spec, folder)
+            print(invitation, end="", file=sys.stderr, flush=True)
+            result = follow(job, display, interrupts)
+        show_end(job.current(), result, stream)
     return result
 
 
-def refuse_living(launcher: Launcher, folder: RunFolder) -> None:
+def refuse_living(folder: RunFolder) -> None:
     """Raises `SubmissionError` while an earlier attempt lives, or may, whose command may have been killed."""
-    handle = certain_handle(folder)
-    if handle is not None and launcher.poll(handle, folder) in ("queued", "running"):
+    job = certain_job(folder)
+    if job is not None and job.state() in ("queued", "running"):
         hint = f"end it with `cancel {folder.root}`"
-        raise SubmissionError(f"{folder.root}: attempt {handle.attempt} is still running; {hint}")
-
-
-def make_plan(
-    launcher: Launcher, spec: RunSpec, folder: RunFolder, facts: ClusterFacts, attempt: int
-) -> LaunchPlan:
-    """The launcher's plan, with the layout of a run that moved to other ranks."""
-    plan = launcher.plan(spec, folder.root, facts, attempt)
-    return plan if spec.sealed is spec else replace(plan, layout=spec.layout)
+        raise SubmissionError(f"{folder.root}: attempt {job.attempt} is still running; {hint}")
 
 
 def write_plan(plan: LaunchPlan, folder: RunFolder) -> None:
@@ -99,51 +77,50 @@ def write_plan(plan: LaunchPlan, folder: RunFolder) -> None:
         write_atomic(folder.plan / path, text, mode=0o600)
 
 
-def submit(launcher: Launcher, plan: LaunchPlan, folder: RunFolder) -> RunHandle:
+def submit(prepared: Prepared) -> Job:
     """Start the plan and record the handle; what cannot be recorded is ended."""
+    launcher, folder, plan = prepared.launcher, prepared.folder, prepared.plan
     handle = replace(launcher.submit(plan, folder), layout=plan.layout)
+    job = launcher.find_job(handle, folder, prepared.spec)
     try:
         record(folder, handle)
     except OSError:
-        launcher.cancel(handle, folder, 0.0)
+        job.cancel(0.0)
         raise
-    return handle
+    return job
 
 
-def show_end(
-    launcher: Launcher,
-    handle: RunHandle,
-    folder: RunFolder,
-    spec: RunSpec,
-    result: RunResult,
-    stream: IO[str],
-) -> None:
+def show_end(job: Job, result: RunResult, stream: IO[str]) -> None:
     """Draw the picture and say how it ended."""
+    folder = job.folder
     picture = draw(folder)
-    show_result(folder, spec, result, picture, stream)
+    show_result(folder, job.spec, result, picture, stream)
     if result.state in ("failed", "preempted"):
-        rank, errors = result.first_failed_rank, folder.read_rank_errors(handle.attempt)
+        rank, errors = result.first_failed_rank, folder.read_rank_errors(job.attempt)
         traceback = next((error.traceback for error in errors if error.rank == rank), "")
-        show_failure(result, traceback, launcher.logs(handle, folder, rank), sys.stderr)
+        show_failure(result, traceback, job.logs(rank), sys.stderr)
     elif result.state == "cancelled":
         print(f"galley: {result.message}; continue with `resume {folder.root}`", file=sys.stderr)
 
 
-def _leave(spec: RunSpec, folder: RunFolder, facts: ClusterFacts, attempt: int, json: bool) -> int:
+def _leave(prepared: Prepared, json: bool) -> int:
     """Hand the job to its scheduler."""
-    launcher = make_launcher(spec.recipe.launcher.kind)
+    folder = prepared.folder
     with run_lock.hold(folder):
-        refuse_living(launcher, folder)
-        plan = make_plan(launcher, spec, folder, facts, attempt)
-        write_plan(plan, folder)
-        handle = submit(launcher, plan, folder)
-    state = {"run_dir": str(folder.root), "state": "queued", "attempt": attempt, "job": handle.job}
+        refuse_living(folder)
+        write_plan(prepared.plan, folder)
+        handle = submit(prepared).handle
+    state = {"run_dir": str(folder.root), "state": "queued", "attempt": handle.attempt, "job": handle.job}
     print(jsonlib.dumps(state) if json else folder.root)
     return 0
 
 
-def _detach(folder: RunFolder, attempt: int, json: bool) -> int:
-    """Start `launchers.lifecycle.detached` and wait until it has submitted the job."""
+def _detach(prepared: Prepared, json: bool) -> int:
+    """Write the plan, start `launchers.lifecycle.detached`, and wait until it has submitted the job."""
+    folder, attempt = prepared.folder, prepared.plan.attempt
+    with run_lock.hold(folder):  # a living run keeps its own plan
+        refuse_living(folder)
+        write_plan(prepared.plan, folder)
     log = folder.logs(attempt) / "supervisor.log"
     source = str(ROOT)
     argv = (sys.executable, "-P", "-m", "launchers.lifecycle.detached", str(folder.root), str(attempt))

@@ -10,8 +10,7 @@ from pathlib import Path
 from galley.errors import ConfigError, Problem, SubmissionError, valid_values
 from galley.rundir import RunFolder
 from galley.spec import FINAL_STATES, Progress, RunResult, State
-from launchers import make_launcher
-from launchers.lifecycle.attempt_store import last_handle
+from launchers.lifecycle.attempt_store import last_handle, last_job
 from launchers.lifecycle.result import conclude, mark_cancelled, result_of
 
 _FOLLOW_S = 0.2
@@ -74,17 +73,17 @@ def run_state(folder: RunFolder) -> State:
 
     A job that has ended in a scheduler's hands gets its result here.
     """
-    handle = last_handle(folder)
-    if handle is None:
+    job = last_job(folder)
+    if job is None:
         return "unknown"
-    launcher, result = make_launcher(handle.launcher), result_of(folder, handle.attempt)
-    if result is not None and not (launcher.remote and result.state == "preempted"):
+    result = result_of(folder, job.attempt)
+    if result is not None and not (job.remote and result.state == "preempted"):
         return result.state
-    state = launcher.poll(handle, folder)
+    state = job.state()
     if result is not None:  # a scheduler starts what was preempted again
         return state if state in ("queued", "running") else result.state
-    if launcher.remote and state in FINAL_STATES:  # perhaps nobody follows it
-        result = conclude(launcher, handle, folder, folder.read_attempt_spec(handle.attempt))
+    if job.remote and state in FINAL_STATES:  # perhaps nobody follows it
+        result = conclude(job)
         folder.write_result(result)
         return result.state
     return state
@@ -115,17 +114,16 @@ def log_lines(folder: RunFolder, rank: int | None, follow: bool) -> Iterator[str
     Raises:
         ConfigError: the run has no such log.
     """
-    handle = last_handle(folder)
-    if handle is None:
+    job = last_job(folder)
+    if job is None:
         hint = f"start it with `resume {folder.root}`"
         raise ConfigError(Problem(str(folder.root), "was never submitted", hint))
-    launcher = make_launcher(handle.launcher)
-    while not (paths := launcher.logs(handle, folder, 0 if rank is None else rank)):
+    while not (paths := job.logs(0 if rank is None else rank)):
         if not follow or run_state(folder) not in ("queued", "running"):
-            raise ConfigError(Problem(str(folder.logs(handle.attempt)), "has no log yet", "try `--follow`"))
+            raise ConfigError(Problem(str(folder.logs(job.attempt)), "has no log yet", "try `--follow`"))
         time.sleep(_FOLLOW_S)
-    if rank is not None and paths[0] != folder.rank_log(handle.attempt, rank):
-        size = folder.read_attempt_spec(handle.attempt).layout.world_size
+    if rank is not None and paths[0] != folder.rank_log(job.attempt, rank):
+        size = job.spec.layout.world_size
         raise ConfigError(Problem(f"--rank {rank}", "has no log", f"the run has ranks 0 to {size - 1}"))
     yield from _follow_lines(paths[0], folder, follow)
 
@@ -146,17 +144,16 @@ def cancel_run(folder: RunFolder) -> State:
     Raises:
         SubmissionError: its processes cannot be reached from here.
     """
-    handle, state = last_handle(folder), run_state(folder)
-    if handle is None or state not in ("queued", "running", "unknown"):
+    job, state = last_job(folder), run_state(folder)
+    if job is None or state not in ("queued", "running", "unknown"):
         return state
     if state == "unknown":
-        raise SubmissionError(f"{folder.root} runs on {handle.host}: cancel it there")
-    spec, launcher = folder.read_attempt_spec(handle.attempt), make_launcher(handle.launcher)
-    mark_cancelled(folder, handle.attempt)
-    launcher.cancel(handle, folder, spec.recipe.launcher.grace_s)
+        raise SubmissionError(f"{folder.root} runs on {job.handle.host}: cancel it there")
+    mark_cancelled(job)
+    job.cancel(job.spec.recipe.launcher.grace_s)
     end = time.monotonic() + _CONCLUDE_S
-    while result_of(folder, handle.attempt) is None and time.monotonic() < end:
+    while result_of(folder, job.attempt) is None and time.monotonic() < end:
         time.sleep(0.05)
-    if result_of(folder, handle.attempt) is None:  # nobody follows it
-        folder.write_result(conclude(launcher, handle, folder, spec))
+    if result_of(folder, job.attempt) is None:  # nobody follows it
+        folder.write_result(conclude(job))
     return run_state(folder)

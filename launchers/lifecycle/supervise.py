@@ -16,9 +16,8 @@ from types import FrameType
 
 from galley.errors import INTERRUPTED_EXIT_CODE, GalleyError
 from galley.report.display import Display
-from galley.rundir import RunFolder
-from galley.spec import RunHandle, RunResult, RunSpec
-from launchers.base import Launcher
+from galley.spec import RunResult
+from launchers.base import Job
 from launchers.lifecycle.attempt_monitor import Watch
 
 POLL_S = 0.1
@@ -64,26 +63,20 @@ def catch_interrupts() -> Iterator[Interrupts]:
             signal.signal(number, handler)
 
 
-def follow(
-    launcher: Launcher,
-    handle: RunHandle,
-    folder: RunFolder,
-    spec: RunSpec,
-    display: Display,
-    interrupts: Interrupts,
-) -> RunResult:
+def follow(job: Job, display: Display, interrupts: Interrupts) -> RunResult:
     """Watch the attempt until all its processes have ended; returns, and has written, its result.
 
     Raises:
         LeftRunningError: this process was asked to end, the job was not.
     """
-    watch = Watch(launcher, handle, folder, spec)
+    watch = Watch(job)
     await_end(watch, display, interrupts)
     told = interrupts.received[0] if interrupts.requested() else None
     if watch.remote and told is not None:
         if signal.SIGINT not in interrupts.received:
+            name = watch.job.handle.job
             raise LeftRunningError(
-                f"{folder.root} goes on as job {watch.handle.job}; see `status`, `logs --follow` and `cancel`"
+                f"{job.folder.root} goes on as job {name}; see `status`, `logs --follow` and `cancel`"
             )
         watch.take_down(interrupts.insisted)
     display.update()

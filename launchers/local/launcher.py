@@ -24,7 +24,7 @@ from galley.schema.types import MAX_PORT
 from galley.spec import ClusterFacts, LaunchPlan, RunHandle, RunSpec, State
 from galley.system import proc
 from galley.system.cluster_check import own_address
-from launchers.base import Diagnosis, Launcher, job_environment
+from launchers.base import Diagnosis, Job, JoiningNodes, Launcher, job_environment
 from launchers.common import torchrun_log
 from launchers.common.worker_command import (
     attempt_environment,
@@ -45,7 +45,7 @@ _ELASTIC_JOIN_S = 90
 _RENDEZVOUS = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}")
 
 
-class LocalLauncher(Launcher):
+class LocalLauncher(Launcher, JoiningNodes):
     """Processes of this machine; of several, where each of them runs a command of its own.
 
     Attributes:
@@ -103,6 +103,18 @@ class LocalLauncher(Launcher):
             started_at=time.time(),
             process_started_at=child.id.started_at,
         )
+
+    def joining(self) -> JoiningNodes | None:
+        return self
+
+    def start_node(self, job: Job, node: int) -> Job:
+        facts = replace(self.facts(job.spec.recipe, job.folder), node=node)
+        plan = self.plan(job.spec, job.folder.root, facts, job.attempt)
+        handle = self.start(plan, job.folder.launcher_log(job.attempt, node))
+        return self.find_job(handle, job.folder, job.spec)
+
+    def preloaded(self, spec: RunSpec) -> str | None:
+        return "warm" if spec.layout.nodes == 1 else None
 
     def exit_code(self, handle: RunHandle) -> int | None:
         """Of a command that this process started and that has ended."""

@@ -87,6 +87,12 @@ class MpiLauncher(LocalLauncher):
             attempt=attempt,
         )
 
+    def joining(self) -> None:
+        return None
+
+    def preloaded(self, spec: RunSpec) -> None:
+        return None
+
     def invitation(self, spec: RunSpec, folder: RunFolder) -> str:
         return ""
 

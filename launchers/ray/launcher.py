@@ -133,9 +133,6 @@ class RayLauncher(Launcher):
         waits = state == "running" and not folder.launcher_log(handle.attempt).exists()
         return "queued" if waits else state
 
-    def failing(self, handle: RunHandle, folder: RunFolder) -> bool:
-        return False  # the driver ends the other nodes
-
     def diagnose(self, handle: RunHandle, folder: RunFolder) -> Diagnosis:
         logs = sorted(folder.logs(handle.attempt).glob("launcher*.log"))
         for log in logs:

@@ -14,6 +14,7 @@ from pathlib import Path
 from galley.errors import ConfigError, Problem
 from galley.rundir import RunFolder, write_atomic
 from galley.spec import ClusterFacts, LaunchPlan, RunHandle, RunSpec, from_json, to_json
+from launchers.base import Job, JobArrays, Prepared
 from launchers.lifecycle.attempt_store import record
 from launchers.lifecycle.launch import write_plan
 from launchers.slurm import script
@@ -21,6 +22,29 @@ from launchers.slurm.launcher import SlurmLauncher, handle_of, open_to_group, su
 from launchers.slurm.recall import find_job
 
 _OF_THE_RUN = ("job-name", "output")
+
+
+class SlurmArrays(JobArrays):
+    """Job arrays of Slurm."""
+
+    most = 1000  # Slurm's own default (MaxArraySize)
+
+    def request(self, prepared: Prepared) -> dict[str, str | int | None]:
+        if prepared.facts is None:
+            raise ValueError("an array is submitted by the process that has planned its runs")
+        return request_of(prepared.spec, prepared.folder.root, prepared.facts)
+
+    def submit(self, runs: Sequence[Prepared], folder: Path, parallel: int) -> list[Job]:
+        array = _array_plan(self.request(runs[0]), [run.folder.root for run in runs], folder, parallel)
+        plan = ArrayPlan(array, tuple(run.plan for run in runs))
+        handles = submit_array(plan, folder, [run.folder for run in runs])
+        return [
+            run.launcher.find_job(handle, run.folder, run.spec)
+            for run, handle in zip(runs, handles, strict=True)
+        ]
+
+    def recall(self, folder: Path) -> None:
+        recall_array(folder)
 
 
 @dataclass(frozen=True)
@@ -55,22 +79,27 @@ def plan_array(
             what = f"asks Slurm for other {', '.join(sorted(different))}"
             hint = "submit the runs that ask for the same as one array"
             raise ConfigError(Problem(str(run_dir), f"{what} than {runs[0][1]}", hint))
+    array = _array_plan(requests[0], [run_dir for _, run_dir, _ in runs], folder, parallel)
+    return ArrayPlan(array, tuple(launcher.plan(spec, root, facts, attempt) for spec, root, attempt in runs))
 
+
+def _array_plan(
+    request: dict[str, str | int | None], run_dirs: Sequence[Path], folder: Path, parallel: int | None
+) -> LaunchPlan:
     throttle = "" if parallel is None else f"%{parallel}"
     header = {
         "job-name": script.job_name(folder),
         "output": script.log_pattern(folder, "%A_%a"),
-        **requests[0],
-        "array": f"0-{len(runs) - 1}{throttle}",
+        **request,
+        "array": f"0-{len(run_dirs) - 1}{throttle}",
     }
     settings = {"list": script.quote(str(folder / "runs"))}
     files = {
         "array.sh": script.job_script(header.items(), settings, (), script.template("array.sh")),
-        "runs": "".join(f"{run_dir}\n" for _, run_dir, _ in runs),
+        "runs": "".join(f"{run_dir}\n" for run_dir in run_dirs),
     }
     argv = ("sbatch", "--parsable", str(folder / "array.sh"))
-    array = LaunchPlan(launcher=launcher.name, argv=argv, env={}, files=files)
-    return ArrayPlan(array, tuple(launcher.plan(spec, root, facts, attempt) for spec, root, attempt in runs))
+    return LaunchPlan(launcher=SlurmLauncher.name, argv=argv, env={}, files=files)
 
 
 def request_of(spec: RunSpec, run_dir: Path, facts: ClusterFacts) -> dict[str, str | int | None]:

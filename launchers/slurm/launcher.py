@@ -23,7 +23,7 @@ from galley.schema import Recipe
 from galley.spec import FINAL_STATES, ClusterFacts, LaunchPlan, RunHandle, RunSpec, State
 from galley.strategy.layout import declared_facts
 from galley.system import proc
-from launchers.base import Diagnosis, Launcher
+from launchers.base import Diagnosis, JobArrays, Launcher
 from launchers.common import torchrun_log
 from launchers.common.worker_command import rank_environment, torchrun, worker_command
 from launchers.slurm import script, states
@@ -157,9 +157,6 @@ class SlurmLauncher(Launcher):
         started = folder.started_attempts()
         return replace(handle, attempt=max([handle.attempt, *started]))
 
-    def failing(self, handle: RunHandle, folder: RunFolder) -> bool:
-        return False  # `srun --kill-on-bad-exit` ends the other ranks
-
     def diagnose(self, handle: RunHandle, folder: RunFolder) -> Diagnosis:
         seen, log = self._look(handle), folder.launcher_log(handle.attempt)
         if seen.meaning.why:
@@ -171,6 +168,11 @@ class SlurmLauncher(Launcher):
             return torchrun_log.diagnose(failures, log)
         reason = seen.reason or f"exit code {seen.exit_code}"
         return Diagnosis(f"Slurm ended job {handle.job} before its ranks started: {seen.name} ({reason})")
+
+    def arrays(self) -> JobArrays:
+        from launchers.slurm.array import SlurmArrays
+
+        return SlurmArrays()
 
     def logs(self, handle: RunHandle, folder: RunFolder, rank: int | None = None) -> list[Path]:
         job, _ = _split(handle)

@@ -159,6 +159,12 @@ class WarmLauncher(LocalLauncher):
             raise SubmissionError(f"the warm server ended before it forked the run: {said or server.log}")
         return server, int(answer["pid"])
 
+    def joining(self) -> None:
+        return None
+
+    def preloaded(self, spec: RunSpec) -> None:
+        return None
+
     def failing(self, handle: RunHandle, folder: RunFolder) -> bool:
         return bool(torchrun_log.read_failures(folder.launcher_log(handle.attempt)))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from galley.registry import LAUNCHERS
 from tests.support import REPO, run_process
 
 HEAVY = {
@@ -251,3 +252,27 @@ def test_light_commands_load_no_engine(arguments: list[str], tmp_path: Path) -> 
     loaded = {name.split(".")[0] for name in json.loads(report.read_text())}
     assert "galley" in loaded
     assert not loaded & HEAVY
+
+
+OF_A_LAUNCHER = ("launcher.kind", "handle.launcher")
+
+
+def of_one_launcher(file: Path) -> Iterator[str]:
+    """Launchers that are told apart by name, or imported, outside `launchers`."""
+    names = {*LAUNCHERS.built_in, *LAUNCHERS.hidden}
+    for node in nodes(file):
+        if isinstance(node, ast.Compare) and ast.unparse(node.left).endswith(
+            ("launcher.kind", "handle.launcher")
+        ):
+            named = {leaf.value for leaf in ast.walk(node) if isinstance(leaf, ast.Constant)}
+            yield from (ast.unparse(node) for _ in named & names)
+    folders = tuple(f"launchers.{name}" for name in names)
+    yield from (name for name in imported(nodes(file)) if name.startswith(folders))
+
+
+def test_nobody_but_the_launchers_tells_them_apart() -> None:
+    """Rules that hold for one launcher only are rows of `galley.schema.launcher_traits`, or capabilities."""
+    outside = [file for file in sources() if not relative(file).startswith("launchers/")]
+    assert offenders(of_one_launcher, outside) == {}
+    lifecycle = sorted((REPO / "launchers" / "lifecycle").glob("*.py"))
+    assert offenders(of_one_launcher, lifecycle) == {}

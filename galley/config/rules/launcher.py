@@ -12,12 +12,7 @@ from typing import Any
 
 from galley.errors import Problem
 from galley.schema import Launcher, Recipe
-
-_SECTIONS = {
-    "local": "torchrun", "mpi": "mpi", "slurm": "slurm", "ray": "ray",
-    "k8s": "k8s", "pytorchjob": "k8s", "trainjob": "k8s",
-}  # fmt: skip
-"""launcher.kind -> the section that it reads."""
+from galley.schema.launcher_traits import TRAITS, traits
 
 
 @dataclass(frozen=True)
@@ -37,7 +32,7 @@ class Unread:
 
 def job_kind(launcher: Launcher) -> str:
     """The kind of job on Kubernetes, which `launcher.kind` may name itself."""
-    return launcher.kind if launcher.kind in ("pytorchjob", "trainjob") else launcher.k8s.kind
+    return TRAITS[launcher.kind].job or launcher.k8s.kind
 
 
 def _elastic_torchrun(recipe: Recipe) -> str | None:
@@ -164,7 +159,7 @@ UNREAD: dict[str, tuple[Unread, ...]] = {
 
 def unread_problems(recipe: Recipe) -> Iterator[Problem]:
     """Options of the launcher in force that are set, and that nothing would read; each once."""
-    section = _SECTIONS.get(recipe.launcher.kind)
+    section = traits(recipe).section
     if section is None:  # of a launcher from outside Galley, whose options are its own
         return
     told = set[str]()
@@ -185,11 +180,11 @@ def _set_options(recipe: Recipe, section: str) -> list[str]:
 
 def unread_warnings(recipe: Recipe) -> list[str]:
     """Options of launchers that the run is not started by, and a time limit that nobody keeps."""
-    kind, found = recipe.launcher.kind, []
-    for section in dict.fromkeys(_SECTIONS.values()):
-        names = _set_options(recipe, section) if section != _SECTIONS.get(kind) else []
+    kind, own, found = recipe.launcher.kind, traits(recipe), []
+    for section in UNREAD:
+        names = _set_options(recipe, section) if section != own.section else []
         if names:
             found.append(f"launcher={kind} does not read launcher.{section}: {', '.join(names)}")
-    if recipe.cluster.time_limit_min is not None and kind in ("local", "mpi", "ray"):
+    if recipe.cluster.time_limit_min is not None and not own.keeps_time_limit:
         found.append(f"launcher={kind} does not read cluster.time_limit_min: nothing ends the run")
     return found

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from galley.config.rank_paths import IN_PODS, data_here, place_problems
+from galley.config.rank_paths import data_here, place_problems
 from galley.config.rules.extensions import extension_problems
 from galley.config.rules.hub import energy_problems, hub_problems
 from galley.config.rules.k8s import k8s_problems
@@ -42,6 +42,7 @@ from galley.metrics import (
 from galley.model.shape import layer_shape, model_type
 from galley.registry import TASKS
 from galley.schema import Data, Recipe
+from galley.schema.launcher_traits import traits
 from galley.strategy.names import name_problems
 from galley.strategy.optimizers import optimizer_problems
 from galley.strategy.parallel_dims import PLANNED_MODELS, STAGED_MODELS, UNPLANNED_MODELS, shape_problems
@@ -82,7 +83,7 @@ def _data(recipe: Recipe) -> list[Problem]:
     """A task of the user's own may read anything: its rows are checked by the worker alone."""
     kind, data = recipe.task.kind, recipe.data
     problems = [*column_problems(data.columns, kind), *mixture_problems(data)]
-    if recipe.launcher.kind in ("local", "mpi"):
+    if traits(recipe).shares_files:
         problems += cache_problems(data)
     here, need = data_here(recipe), needed(recipe, kind in LEARNS_NAMES)
     if kind in OWN_CHECKS:
@@ -111,7 +112,7 @@ def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from _teacher(recipe)
     yield from _environment(recipe)
     yield from unread_problems(recipe)
-    if recipe.launcher.kind in IN_PODS:
+    if traits(recipe).in_pods:
         yield from k8s_problems(recipe)
     yield from tracker_problems(recipe)
     yield from filter(None, [url_problem("hpo.storage", recipe.hpo.storage)])

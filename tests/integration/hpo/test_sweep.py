@@ -119,8 +119,8 @@ def test_a_cluster_that_does_not_answer_when_a_trial_is_pruned_is_asked_again(
     end, asked = Watch.end, []
 
     def deaf_at_first(watch: Watch, grace_s: float) -> RunResult:
-        asked.append(watch.handle.job)
-        if asked.count(watch.handle.job) == 1:
+        asked.append(watch.job.handle.job)
+        if asked.count(watch.job.handle.job) == 1:
             raise SubmissionError("no answer")
         return end(watch, grace_s)
 

@@ -16,6 +16,7 @@ from galley.rundir import RunFolder
 from galley.schema import Batch
 from launchers.k8s.launcher import K8sLauncher
 from launchers.lifecycle.launch import launch, write_plan
+from launchers.lifecycle.prepare import prepare
 from launchers.lifecycle.queries import run_state
 from tests.integration.conftest import Command
 from tests.integration.k8s.api_server import ApiServer
@@ -128,7 +129,7 @@ def test_a_detached_run_is_seen_cancelled_and_resumed(
     assert json.loads(galley("status", folder, "--json")[1])["state"] == "cancelled"
     spec = RunFolder(folder).read_spec()
     facts = K8sLauncher().facts(spec.recipe, RunFolder(folder))
-    assert launch(spec, RunFolder(folder), facts, attempt=2, detach=True) == 0
+    assert launch(prepare(spec, RunFolder(folder), facts, attempt=2), detach=True) == 0
     (job,) = cluster.server.objects("pytorchjobs")
     assert job["metadata"]["name"].endswith("-2"), "resume is a job of its own"
 

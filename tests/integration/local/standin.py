@@ -29,11 +29,12 @@ from galley.errors import GalleyError
 from galley.rundir import RunFolder
 from galley.system.machine import probe
 from launchers.lifecycle.launch import launch
+from launchers.lifecycle.prepare import prepare
 folder = RunFolder(Path(sys.argv[1]))
 flags = sys.argv[3:]
 try:
-    sys.exit(launch(folder.read_spec(), folder, probe(), attempt=int(sys.argv[2]),
-                    detach="detach" in flags, json="json" in flags))
+    prepared = prepare(folder.read_spec(), folder, probe(), attempt=int(sys.argv[2]))
+    sys.exit(launch(prepared, detach="detach" in flags, json="json" in flags))
 except GalleyError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)

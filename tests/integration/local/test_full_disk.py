@@ -9,6 +9,7 @@ import pytest
 
 import launchers.lifecycle.launch
 from launchers.lifecycle.launch import submit
+from launchers.lifecycle.prepare import prepare
 from launchers.local.launcher import LocalLauncher
 from tests.integration.conftest import Command
 from tests.integration.local.standin import (
@@ -74,7 +75,7 @@ def test_a_recipe_that_cannot_be_written_is_named(galley: Command) -> None:
 def test_what_was_started_but_cannot_be_recorded_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, launcher = make_run(tmp_path / "run", "hang", ranks=1), LocalLauncher()
+    folder = make_run(tmp_path / "run", "hang", ranks=1)
 
     def find_no_room(*_: object) -> None:
         wait_until((folder.root / "pid-0").exists)
@@ -82,7 +83,7 @@ def test_what_was_started_but_cannot_be_recorded_is_ended(
 
     monkeypatch.setattr(launchers.lifecycle.launch, "record", find_no_room)
     with pytest.raises(OSError, match="No space left"):
-        submit(launcher, launcher.plan(folder.read_spec(), folder.root, FACTS, attempt=1), folder)
+        submit(prepare(folder.read_spec(), folder, FACTS, launcher=LocalLauncher()))
     assert processes_of(folder) == []
 
 

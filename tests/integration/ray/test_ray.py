@@ -19,6 +19,7 @@ from hpo.select import pareto_front
 from hpo.study.folder import StudyFolder
 from launchers.base import Launcher
 from launchers.lifecycle.launch import submit, write_plan
+from launchers.lifecycle.prepare import prepare
 from launchers.lifecycle.queries import cancel_run, run_state
 from launchers.ray.launcher import RayLauncher
 from tests.contract.launcher_contract import LauncherContract
@@ -46,9 +47,9 @@ def test_two_nodes_train_as_two_ranks_of_this_machine(
 def start(folder: RunFolder, cluster: RayCluster) -> None:
     spec = spread_over_nodes(folder, cluster.address)
     folder.write_spec(spec)
-    plan = RayLauncher().plan(spec, folder.root, FACTS, attempt=1)
-    write_plan(plan, folder)
-    submit(RayLauncher(), plan, folder)
+    prepared = prepare(spec, folder, FACTS, launcher=RayLauncher())
+    write_plan(prepared.plan, folder)
+    submit(prepared)
 
 
 def test_a_run_is_seen_and_cancelled_and_one_without_room_waits(

@@ -10,6 +10,7 @@ from galley.rundir import RunFolder
 from galley.schema import Cluster, Slurm
 from galley.spec import ClusterFacts, RunHandle, RunSpec
 from launchers.lifecycle.launch import submit, write_plan
+from launchers.lifecycle.prepare import prepare
 from launchers.slurm.launcher import SlurmLauncher
 from tests.integration.local.standin import make_run, make_spec
 
@@ -35,8 +36,6 @@ def make_slurm_run(root: Path, spec: RunSpec) -> RunFolder:
 
 
 def submit_run(folder: RunFolder, facts: ClusterFacts = FACTS, attempt: int = 1) -> RunHandle:
-    launcher = SlurmLauncher()
-    spec = folder.read_spec()
-    plan = launcher.plan(spec, folder.root, facts, attempt)
-    write_plan(plan, folder)
-    return submit(launcher, plan, folder)
+    prepared = prepare(folder.read_spec(), folder, facts, attempt, SlurmLauncher())
+    write_plan(prepared.plan, folder)
+    return submit(prepared).handle

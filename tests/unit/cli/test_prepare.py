@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -14,7 +15,10 @@ from cli.main import main
 from galley.errors import SubmissionError
 from galley.run.seal import seal, write_snapshot
 from galley.rundir import RunFolder
+from galley.spec import ClusterFacts, LaunchPlan
 from galley.strategy.layout import resolve_layout
+from launchers.lifecycle import detached
+from launchers.local.launcher import LocalLauncher
 from tests.support import make_recipe
 from tests.unit.galley.strategy.test_layout import CPU
 
@@ -145,3 +149,69 @@ def test_a_study_that_trains_on_is_refused_without_torch(
     monkeypatch.setattr("hpo.study.state.read_study", lambda root: study)
     monkeypatch.setattr("cli.sweep.run_study", lambda folder, options, trials: 0)
     assert main(["resume", "study", *words]) == code
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """What is asked of the launcher of this machine, which refuses to start anything."""
+    counted: Counter[str] = Counter()
+    plans: list[LaunchPlan] = []
+
+    def refuse(launcher: LocalLauncher, plan: LaunchPlan, folder: RunFolder) -> NoReturn:
+        counted["submit"] += 1
+        assert plan in plans, "it is the one that was made"
+        raise SubmissionError("this is only a test")
+
+    facts, planned = LocalLauncher.facts, LocalLauncher.plan
+
+    def count_facts(*args: Any, **named: Any) -> ClusterFacts:
+        counted["facts"] += 1
+        return facts(*args, **named)
+
+    def count_plan(*args: Any, **named: Any) -> LaunchPlan:
+        counted["plan"] += 1
+        plans.append(planned(*args, **named))
+        return plans[-1]
+
+    monkeypatch.setattr(LocalLauncher, "facts", count_facts)
+    monkeypatch.setattr(LocalLauncher, "plan", count_plan)
+    monkeypatch.setattr(LocalLauncher, "submit", refuse)
+    return counted
+
+
+TRIAL = ("hpo.trials=1", "hpo.retries=0", "hpo.warm=false", "hpo.study_dir=study")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "counts"),
+    [
+        (("plan", "strategy=ddp"), 0, {"facts": 1, "plan": 1}),
+        (("run", "strategy=ddp"), 3, {"facts": 1, "plan": 1, "submit": 1}),
+        (("run", "strategy=auto"), 3, {"facts": 1, "plan": 1, "submit": 1}),
+        (("eval", "embedded:minilm"), 3, {"facts": 1, "plan": 1, "submit": 1}),
+        # the reference has nodes of its own
+        (("parity", "strategies=ddp,fsdp"), 3, {"facts": 2, "plan": 3, "submit": 1}),
+        # one trial: its nodes are looked at when it starts
+        (("sweep", *SWEEP, *TRIAL), 4, {"facts": 2, "plan": 1, "submit": 1}),
+        (("run", *SWEEP, *TRIAL), 4, {"facts": 2, "plan": 1, "submit": 1}),
+    ],
+)
+def test_facts_are_probed_once_and_the_plan_that_was_made_is_submitted(
+    words: tuple[str, ...], code: int, counts: dict[str, int], calls: Counter[str]
+) -> None:
+    assert main(list(words)) == code
+    assert calls == counts
+
+
+def test_a_resumed_run_is_planned_once(tmp_path: Path, calls: Counter[str]) -> None:
+    assert main(["run", "strategy=single", "run_dir=mine"]) == 3
+    calls.clear()
+    assert main(["resume", "mine"]) == 3
+    assert calls == {"facts": 1, "plan": 1, "submit": 1}
+
+
+def test_a_detached_run_is_started_by_the_plan_that_was_written_down(calls: Counter[str]) -> None:
+    assert main(["run", "strategy=single", "run_dir=mine"]) == 3
+    calls.clear()
+    assert detached.main("mine", "1") == 3
+    assert calls == {"submit": 1}

@@ -20,7 +20,7 @@ from galley.spec import (
     RunSpec,
     State,
 )
-from launchers.base import Diagnosis, Launcher
+from launchers.base import Diagnosis, Job, Launcher
 from launchers.lifecycle.result import conclude, mark_cancelled, result_of
 from launchers.lifecycle.supervise import catch_interrupts
 from tests.integration.local.standin import make_spec
@@ -64,11 +64,15 @@ KILLED = Diagnosis("rank 1 was killed by SIGKILL", 1, "node")
 NOTHING = Diagnosis("the processes ended without a result")
 
 
+def seen_job(folder: RunFolder, seen: Diagnosis = NOTHING) -> Job:
+    return Seen(seen).find_job(HANDLE, folder, make_spec())
+
+
 def failed(folder: RunFolder, *errors: tuple[int, FailureClass], seen: Diagnosis = NOTHING) -> RunResult:
     """The conclusion of an attempt whose ranks wrote `errors` one after the other."""
     for time, (rank, failure_class) in enumerate(errors):
         folder.write_rank_error(1, RankError(rank, float(time), failure_class, f"of rank {rank}", ""))
-    return conclude(Seen(seen), HANDLE, folder, make_spec())
+    return conclude(seen_job(folder, seen))
 
 
 @pytest.fixture
@@ -110,7 +114,7 @@ def test_ranks_that_were_all_told_to_end_were_preempted(folder: RunFolder) -> No
 def test_success_is_never_overwritten(folder: RunFolder) -> None:
     done = RunResult("succeeded", 0, attempts=1, metrics={"eval/f1": 0.8})
     folder.write_result(done)
-    mark_cancelled(folder, 1)
+    mark_cancelled(seen_job(folder))
     assert failed(folder, (1, "user")) == done
 
 
@@ -127,7 +131,7 @@ def test_an_earlier_attempts_result_is_not_this_ones(folder: RunFolder) -> None:
 
 
 def test_a_cancelled_run_is_not_a_failed_one(folder: RunFolder) -> None:
-    mark_cancelled(folder, 1)
+    mark_cancelled(seen_job(folder))
     result = failed(folder, (0, "preempted"))
     assert (result.state, result.exit_code, result.first_failed_rank) == ("cancelled", 5, None)
 
