@@ -165,12 +165,14 @@ def prepare_run(asked: Asked, options: Options) -> PreparedRun:
 def direction_warnings(recipe: Recipe) -> list[str]:
     """Directions of metrics that the recipe states against their table."""
     from galley.metrics import direction_warnings as of_run
+    from galley.tasks import task_metrics
 
+    found = of_run(recipe, task_metrics(recipe))
     if recipe.hpo.kind == "none":
-        return of_run(recipe)
+        return found
     from hpo.objectives import direction_warnings as of_sweep
 
-    return [*of_run(recipe), *of_sweep(recipe)]
+    return [*found, *of_sweep(recipe)]
 
 
 def settle(words: Sequence[str], recipe: Recipe, options: Options) -> tuple[list[str], Choice | None]:

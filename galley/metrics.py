@@ -1,20 +1,17 @@
-"""The metrics that a run reports: which way each is better, its range and its unit.
+"""What is known of a metric: which way is better, its range and its unit; and those that every run reports.
 
-The one table that objectives, bounds, early stopping, best checkpoints, pruning and reports read. The metrics
-of a task of the user's own are those of its class attribute `reports`; a direction that is not in a table is
-never guessed.
+Objectives, bounds, early stopping, best checkpoints, pruning and reports read them. Those of a task are in
+its description (`galley.tasks`); a direction that nobody has stated is never guessed.
 """
 
 from __future__ import annotations
 
-import ast
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from galley.errors import Problem, valid_values
+from galley.errors import Problem
 from galley.schema import Recipe
 
 Direction = Literal["maximize", "minimize"]
@@ -45,32 +42,6 @@ CORRELATION = Metric("maximize", -1.0, 1.0)
 LOSS = Metric("minimize", 0.0, unit="nats")
 ERROR = Metric("minimize", 0.0)
 
-_LABELS = {"eval/f1": SHARE, "eval/f1_macro": SHARE, "eval/accuracy": SHARE, "eval/loss": LOSS}
-_NEXT_TOKENS = {"eval/perplexity": Metric("minimize", 1.0), "eval/accuracy": SHARE, "eval/loss": LOSS}
-
-# task.kind -> what its evaluation reports; early stopping watches the first by default.
-TASK_METRICS: dict[str, dict[str, Metric]] = {
-    "sequence_classification": _LABELS,
-    "sequence_regression": {
-        "eval/spearman": CORRELATION, "eval/pearson": CORRELATION, "eval/mse": ERROR, "eval/loss": ERROR
-    },
-    "multi_label_classification": _LABELS,
-    "distillation": _LABELS,
-    "question_answering": {
-        "eval/f1": PERCENT, "eval/exact_match": PERCENT, "eval/has_answer_f1": PERCENT,
-        "eval/no_answer_f1": PERCENT, "eval/loss": LOSS,
-    },
-    "token_classification": {
-        "eval/f1": SHARE, "eval/precision": SHARE, "eval/recall": SHARE, "eval/accuracy": SHARE,
-        "eval/loss": LOSS,
-    },
-    "causal_lm": _NEXT_TOKENS,
-    "masked_lm": _NEXT_TOKENS,
-    "masked_lm_distillation": _NEXT_TOKENS,
-    "seq2seq": {"eval/bleu": PERCENT, "eval/chrf": PERCENT, "eval/loss": LOSS},
-    "contrastive": {"eval/mrr": SHARE, "eval/accuracy": SHARE, "eval/loss": LOSS},
-}  # fmt: skip
-
 # What every run reports, whatever its task.
 RUN_METRICS: dict[str, Metric] = {
     "samples_per_s": Metric("maximize", 0.0, unit="samples/s"),
@@ -84,43 +55,6 @@ RUN_METRICS: dict[str, Metric] = {
     "co2_eq_kg": Metric("minimize", 0.0, unit="kg"),
     "train/loss": Metric("minimize"),
 }
-
-
-def is_own_task(recipe: Recipe) -> bool:
-    """Whether `task.kind` is a class of the user's, which may report any `eval/…`."""
-    return recipe.task.kind not in TASK_METRICS
-
-
-def task_metrics(recipe: Recipe) -> dict[str, Metric]:
-    """The metrics of the recipe's evaluation of which the direction is known, the main one first.
-
-    Without generation, `seq2seq` measures the loss alone. Of a task of the user's own they are `eval/loss`,
-    which every evaluation measures, and what its class declares.
-    """
-    kind = recipe.task.kind
-    if is_own_task(recipe):
-        return own_metrics(declared_reports(kind, [Path(folder) for folder in recipe.plugins]))
-    if kind == "seq2seq" and not recipe.task.seq2seq.generate:
-        return {"eval/loss": LOSS}
-    return TASK_METRICS[kind]
-
-
-def own_metrics(reports: Mapping[str, Any]) -> dict[str, Metric]:
-    """`{"cer": "min"}` of a task of the user's own as metrics; a word that is no direction declares none.
-
-    Its loss may have any sign: it has a direction, and no range.
-    """
-    found = {
-        f"eval/{str(name).removeprefix('eval/')}": Metric(DIRECTIONS[way])
-        for name, way in reports.items()
-        if isinstance(way, str) and way in DIRECTIONS
-    }
-    return {"eval/loss": Metric("minimize"), **found}
-
-
-def known_metrics(recipe: Recipe) -> dict[str, Metric]:
-    """All metrics of the recipe's run of which the direction is known."""
-    return {**task_metrics(recipe), **RUN_METRICS}
 
 
 def watched(recipe: Recipe, metrics: Mapping[str, Metric]) -> tuple[str, Direction | None]:
@@ -153,9 +87,12 @@ def split_direction(words: str) -> tuple[str, str | None]:
     return (name, direction) if colon else (words, None)
 
 
-def direction_warnings(recipe: Recipe) -> list[str]:
-    """What `eval.mode` and `checkpoint.keep_best` say against the table of metrics, which they override."""
-    known, found = task_metrics(recipe), list[str | None]()
+def direction_warnings(recipe: Recipe, known: Mapping[str, Metric]) -> list[str]:
+    """What `eval.mode` and `checkpoint.keep_best` say against the metrics of the task, which they override.
+
+    `known`: of the recipe's task (`task_metrics`).
+    """
+    found = list[str | None]()
     if recipe.eval.mode is not None:
         name, direction = watched(recipe, known)
         found.append(contradiction(f"eval.mode={recipe.eval.mode}", name, direction, known))
@@ -197,60 +134,3 @@ def unknown_direction(where: str, metric: str, hint: str) -> Problem:
     """Of a metric of the user's own that needs a direction; `hint`: how to state one at this place."""
     own = f"reports = {{'{metric.removeprefix('eval/')}': 'min'}} in the class of the task"
     return Problem(where, f"does not say which way '{metric}' is better", f"{hint}; or {own}")
-
-
-def reports_problems(recipe: Recipe) -> Iterator[Problem]:
-    """Words in `reports` of a task of the user's own that are no directions."""
-    kind = recipe.task.kind
-    for name, way in declared_reports(kind, [Path(folder) for folder in recipe.plugins]).items():
-        if not (isinstance(way, str) and way in DIRECTIONS):
-            what = f"reports of '{kind}' has {way!r} for '{name}', which is not a direction"
-            yield Problem("task.kind", what, valid_values(str(way), ("max", "min")))
-
-
-def declared_reports(kind: str, folders: list[Path]) -> dict[str, Any]:
-    """The class attribute `reports` of `MODULE:CLASS`, read from its file, which is not executed.
-
-    Empty if the class has none, or one that is not a literal. A base class in the same file counts.
-    """
-    module, _, name = kind.partition(":")
-    for folder in folders:
-        for end in (".py", "/__init__.py"):
-            file = folder.expanduser() / f"{module.replace('.', '/')}{end}"
-            if file.is_file():
-                return _reports_of(name, file)
-    return {}
-
-
-def _reports_of(name: str, file: Path) -> dict[str, Any]:
-    try:
-        body = ast.parse(file.read_bytes()).body
-    except (SyntaxError, ValueError):  # the worker says so, with its line
-        return {}
-    classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
-    for node in _with_bases(name, classes):
-        for statement in node.body:
-            if _assigns(statement, "reports"):
-                return _literal(getattr(statement, "value", None))
-    return {}
-
-
-def _with_bases(name: str, classes: dict[str, ast.ClassDef]) -> Iterator[ast.ClassDef]:
-    node = classes.pop(name, None)  # once: a file may hold a class that names itself as its base
-    if node is not None:
-        yield node
-        for base in node.bases:
-            yield from _with_bases(base.id if isinstance(base, ast.Name) else "", classes)
-
-
-def _assigns(statement: ast.stmt, name: str) -> bool:
-    targets = getattr(statement, "targets", [getattr(statement, "target", None)])
-    return any(isinstance(target, ast.Name) and target.id == name for target in targets)
-
-
-def _literal(value: ast.expr | None) -> dict[str, Any]:
-    try:
-        found = ast.literal_eval(value) if value is not None else {}
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}

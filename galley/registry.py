@@ -80,13 +80,23 @@ class Registry:
             path = self.installed[name].value
         if path is None:
             raise ConfigError(Problem(where, f"'{name}' is not known", valid_values(name, self)))
-        module, _, attribute = path.partition(":")
-        try:
-            return getattr(import_module(module), attribute)
-        except ModuleNotFoundError as error:
-            extra = self.extras.get(name)
-            hint = f"pip install 'galley[{extra}]'" if extra else f"pip install {error.name}"
-            raise ConfigError(Problem(where, f"needs the package {error.name}", hint)) from error
+        return load_attribute(where, path, self.extras.get(name))
+
+
+def load_attribute(where: str, path: str, extra: str | None = None) -> Any:
+    """What `MODULE:ATTRIBUTE` leads to. `extra`: the optional dependencies of Galley that it needs.
+
+    Raises `ConfigError` if a package is not installed, or if the module has no such attribute.
+    """
+    name, _, attribute = path.partition(":")
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as error:
+        hint = f"pip install 'galley[{extra}]'" if extra else f"pip install {error.name}"
+        raise ConfigError(Problem(where, f"needs the package {error.name}", hint)) from error
+    if not hasattr(module, attribute):
+        raise ConfigError(Problem(where, f"leads to '{path}', but {name} has no '{attribute}'"))
+    return getattr(module, attribute)
 
 
 LAUNCHERS = Registry(
@@ -109,19 +119,20 @@ TASKS = Registry(
     "task.kind",
     "galley.tasks",
     {
-        "sequence_classification": "trainer.tasks.sequence_classification:SequenceClassification",
-        "sequence_regression": "trainer.tasks.sequence_regression:SequenceRegression",
-        "multi_label_classification": "trainer.tasks.multi_label:MultiLabelClassification",
-        "distillation": "trainer.tasks.distillation:Distillation",
-        "question_answering": "trainer.tasks.question_answering:QuestionAnswering",
-        "token_classification": "trainer.tasks.token_classification:TokenClassification",
-        "contrastive": "trainer.tasks.contrastive:Contrastive",
-        "causal_lm": "trainer.tasks.language_modeling:CausalLM",
-        "masked_lm": "trainer.tasks.language_modeling:MaskedLM",
-        "masked_lm_distillation": "trainer.tasks.masked_distillation:MaskedDistillation",
-        "seq2seq": "trainer.tasks.seq2seq:Seq2Seq",
+        "sequence_classification": "galley.tasks.sequence_classification:TASK",
+        "sequence_regression": "galley.tasks.sequence_regression:TASK",
+        "multi_label_classification": "galley.tasks.multi_label_classification:TASK",
+        "distillation": "galley.tasks.distillation:TASK",
+        "question_answering": "galley.tasks.question_answering:TASK",
+        "token_classification": "galley.tasks.token_classification:TASK",
+        "contrastive": "galley.tasks.contrastive:TASK",
+        "causal_lm": "galley.tasks.causal_lm:TASK",
+        "masked_lm": "galley.tasks.masked_lm:TASK",
+        "masked_lm_distillation": "galley.tasks.masked_lm_distillation:TASK",
+        "seq2seq": "galley.tasks.seq2seq:TASK",
     },
 )
+"""A `galley.tasks.base.TaskDescription`, which names the torch half."""
 ENGINES = Registry(
     "strategy.engine",
     "galley.engines",

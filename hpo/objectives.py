@@ -15,13 +15,11 @@ from galley.metrics import (
     Metric,
     contradiction,
     describe_range,
-    is_own_task,
-    known_metrics,
-    task_metrics,
     unknown_direction,
 )
 from galley.schema import Hpo, Recipe
 from galley.spec import RunResult
+from galley.tasks import known_metrics, task_metrics, task_of
 from hpo.study.values import Constraint, Objective, TrialState
 
 # The metrics among `RUN_METRICS` that a running trial reports; before its end no other is used to judge it.
@@ -152,7 +150,7 @@ def _check_metric(where: str, metric: str, recipe: Recipe) -> None:
             Problem(where, f"'{metric}' is not known", "set train.energy=true train.country=ISO")
         )
 
-    if metric in RUN_METRICS or (is_own_task(recipe) and metric.startswith("eval/")):
+    if metric in RUN_METRICS or (task_of(recipe).reports_any and metric.startswith("eval/")):
         return
     known = [*task_metrics(recipe), *RUN_METRICS]
     if metric not in known:

@@ -15,16 +15,13 @@ from pathlib import Path
 from galley.errors import Problem
 from galley.rundir import RunFolder, checkpoint_name
 from galley.schema import Hpo, Recipe
+from galley.tasks import built_in_tasks, task_of
 from hpo.study.state import Study
 from hpo.study.values import ENDED, Objective, Params, SpaceDim, Trial
 
-# Keys that may differ between a run and the one from whose checkpoint it starts: both have one model,
-# one order of the data and one global batch.
-SEARCHED = (
-    "optim.", "schedule.", "model.dropout", "model.lora.dropout", "task.classification.", "task.contrastive.",
-    "task.distillation.temperature", "task.distillation.weight", "task.distillation.masked.soft_weight",
-    "task.distillation.masked.label_weight", "task.distillation.masked.hidden_weight",
-)  # fmt: skip
+SEARCHED = ("optim.", "schedule.", "model.dropout", "model.lora.dropout")
+"""Keys that may differ between a run and the one from whose checkpoint it starts, whatever the task. Both
+have one model, one order of the data and one global batch. Tasks add keys of their own."""
 
 ANOTHER_STATE = ("optim.kind", "optim.momentum")
 """Keys under which the optimizer keeps other state."""
@@ -111,11 +108,18 @@ def population_problems(
     if len(objectives) > 1:
         what = f"a population is ordered by one objective, but there are {len(objectives)}"
         yield Problem("hpo.objectives", what, "choose hpo=optuna for a front, or keep one of them")
+    searched = searched_keys(recipe)
     for dim in space:
-        if not dim.key.startswith(SEARCHED) or dim.key in ANOTHER_STATE:
+        if not dim.key.startswith(searched) or dim.key in ANOTHER_STATE:
             what = "cannot change within a training: a checkpoint does not go on under another value"
-            yield Problem(f"hpo.space.{dim.key}", what, f"valid: {', '.join(SEARCHED)}")
+            yield Problem(f"hpo.space.{dim.key}", what, f"valid: {', '.join(searched)}")
     yield from _own_problems(recipe)
+
+
+def searched_keys(recipe: Recipe) -> tuple[str, ...]:
+    """Keys, and beginnings of keys, that a population may search."""
+    tasks = (*built_in_tasks(), task_of(recipe))
+    return (*SEARCHED, *sorted({key for task in tasks for key in task.searched}))
 
 
 def _size_problems(recipe: Recipe) -> Iterator[Problem]:

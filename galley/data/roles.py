@@ -15,7 +15,7 @@ from typing import Any, Literal
 from galley.data.files import Row, SplitName, find_files, read_rows, shortened
 from galley.data.local import ROWS_BEFORE_LAUNCH, local_problems
 from galley.data.sampling import Classes
-from galley.errors import DataError, Problem, nearest, valid_values
+from galley.errors import DataError, Problem, nearest
 from galley.schema import Data, Recipe
 
 Need = Literal["both", "train", "eval"]
@@ -44,39 +44,7 @@ class Role:
     optional: bool = False
 
 
-def is_words(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(word, str) and word for word in value)
-
-
-def is_tags(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(tag, str | int) for tag in value)
-
-
 TEXT = Role("text", ("text", "content", "sentence"))
-# task.kind -> what it reads. Classification has rules of its own, in `galley.data.check`.
-ROLES: dict[str, tuple[Role, ...]] = {
-    "causal_lm": (TEXT,),
-    "masked_lm": (TEXT,),
-    "masked_lm_distillation": (TEXT,),
-    "seq2seq": (
-        Role("source", ("source", "input", "question", "article", "text")),
-        Role("target", ("target", "output", "response", "answer", "summary", "label")),
-    ),
-    "token_classification": (
-        Role("tokens", ("tokens", "words"), "a list of words", is_words),
-        Role("tags", ("tags", "ner_tags", "labels"), "a list of tags", is_tags),
-    ),
-    "contrastive": (
-        Role("text", ("anchor", "query", "question", "sentence1")),
-        Role("partner", ("positive", "answer", "sentence2")),
-        Role("negative", ("negative", "hard_negative"), optional=True),
-    ),
-}
-
-# Tasks with a label, which have two keys of their own for their columns.
-LABELED = ("sequence_classification", "sequence_regression", "multi_label_classification", "distillation")
-# Tasks that take classes or tags from their training rows, also where they only measure.
-LEARNS_NAMES = ("token_classification", *LABELED)
 
 
 @dataclass(frozen=True)
@@ -222,19 +190,6 @@ def column_names(header: Sequence[str], roles: Sequence[Role], data: Data, where
     if problems:
         raise DataError(problems)
     return found
-
-
-def column_problems(columns: Mapping[str, str], kind: str) -> list[Problem]:
-    """Names in `data.columns` that the task does not read."""
-    valid = [role.name for role in ROLES.get(kind, ())]
-    if columns and kind in LABELED:
-        hint = "set data.text_columns and data.label_column"
-        return [Problem("data.columns", f"is not read by task '{kind}'", hint)]
-    return [
-        Problem(f"data.columns.{name}", f"task '{kind}' reads no '{name}'", valid_values(name, valid))
-        for name in columns
-        if kind in ROLES and name not in valid
-    ]
 
 
 def mixture_problems(data: Data) -> list[Problem]:

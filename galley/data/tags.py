@@ -9,13 +9,27 @@ from galley.counting import counted
 from galley.data.arrow_files import declared_names
 from galley.data.files import SplitName, find_files, listing, read_rows, shortened
 from galley.data.local import ROWS_BEFORE_LAUNCH, local_problems
-from galley.data.roles import ROLES, Need, Table, column_names, data_folder, joined, load_tables
+from galley.data.roles import Need, Role, Table, column_names, data_folder, joined, load_tables
 from galley.data.text_files import format_of
 from galley.errors import DataError, Problem, nearest
 from galley.quoting import shell_word
 from galley.schema import Data
 
 OUTSIDE = "O"
+
+
+def is_words(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) and word for word in value)
+
+
+def is_tags(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(tag, str | int) for tag in value)
+
+
+ROLES = (
+    Role("tokens", ("tokens", "words"), "a list of words", is_words),
+    Role("tags", ("tags", "ner_tags", "labels"), "a list of tags", is_tags),
+)
 
 
 def check_tags(data: Data, need: Need = "both") -> list[Problem]:
@@ -29,7 +43,7 @@ def check_tags(data: Data, need: Need = "both") -> list[Problem]:
 
 
 def _load(source: Data, names: Sequence[str] | None, need: Need) -> dict[SplitName, Table]:
-    tables = load_tables(source, ROLES["token_classification"], ROWS_BEFORE_LAUNCH, need)
+    tables = load_tables(source, ROLES, ROWS_BEFORE_LAUNCH, need)
     return name_tags(tables, names or declared_tags(source))
 
 
@@ -41,7 +55,7 @@ def declared_tags(data: Data) -> list[str] | None:
     if format_of(path) not in (".parquet", ".arrow"):
         return None
     _, first = next(iter(read_rows(path)), (0, {}))
-    column = column_names(list(first), ROLES["token_classification"], data, str(path))["tags"]
+    column = column_names(list(first), ROLES, data, str(path))["tags"]
     return declared_names(path, column)
 
 

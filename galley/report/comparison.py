@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from galley.errors import Problem
-from galley.metrics import known_metrics
 from galley.spec import DataRecord, RunResult, RunSpec
+from galley.tasks import known_metrics
 
 # Keys that change where, or how fast, the same thing is computed.
 _SAME_MODEL = frozenset({"attn_implementation", "num_parameters", "shape", "trust_remote_code"})

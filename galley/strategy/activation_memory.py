@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from galley.model.causal_lm import parameters_of
 from galley.model.shape import EMBEDDED, LayerShape, is_own_module, model_type, new_vocabulary, stored_config
 from galley.schema import Model, Recipe, Strategy
 from galley.spec import Layout
 from galley.strategy.parallel_dims import layer_spans
+from galley.tasks import task_of
 
 FP32 = 4
 # Transformers 5 calls torch's SDPA for these types by itself. Type -> its default dropout of the scores.
@@ -80,35 +81,19 @@ def logits_bytes(recipe: Recipe, layout: Layout, rank: int = 0) -> float | None:
     nothing: a head that is cut gathers its output on every rank. 0 for a task without a vocabulary and for a
     rank without the head; None where the vocabulary is not known.
     """
-    strategy, tokens_of = recipe.strategy, _TOKENS.get(recipe.task.kind)
-    if tokens_of is None or rank != strategy.pipeline_parallel - 1:
+    strategy, task = recipe.strategy, task_of(recipe)
+    if task.answered_tokens is None or rank != strategy.pipeline_parallel - 1:
         return 0.0
     words = vocabulary(recipe.model)
     if words is None:
         return None
     kept, made = FP32 + 0.0, 2.0 * FP32
-    if recipe.task.kind == "masked_lm_distillation":
-        made += _distilled(recipe)
+    if task.extra_logit_bytes is not None:
+        made += task.extra_logit_bytes(recipe)
     if strategy.pipeline_parallel > 1:
         kept += 2 * _wide(layout)
     chunks = layout.accumulation if strategy.pipeline_parallel > 1 and strategy.schedule == "gpipe" else 1
-    return layout.micro_size * tokens_of(recipe) * words * (chunks * kept + made)
-
-
-# Tasks with a head over the vocabulary -> tokens of a sample that it answers.
-_TOKENS: Mapping[str, Callable[[Recipe], int]] = {
-    "causal_lm": lambda recipe: recipe.data.max_length,
-    "masked_lm": lambda recipe: recipe.data.max_length,
-    "masked_lm_distillation": lambda recipe: recipe.data.max_length,
-    "seq2seq": lambda recipe: recipe.task.seq2seq.max_target_length,
-}
-
-
-def _distilled(recipe: Recipe) -> float:
-    """Bytes for each token and word: the gradient of a second loss, and where it is measured (which
-    `soft_positions` says) the student's log-softmax, the teacher's probabilities and their difference."""
-    masked = recipe.task.distillation.masked.soft_positions == "masked"
-    return FP32 + 3 * FP32 * (recipe.task.lm.mask_rate if masked else 1.0)
+    return layout.micro_size * task.answered_tokens(recipe) * words * (chunks * kept + made)
 
 
 def vocabulary(model: Model) -> int | None:

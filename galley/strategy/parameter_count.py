@@ -8,7 +8,7 @@ from dataclasses import replace
 from galley.model.causal_lm import FAMILIES, parameters_of
 from galley.model.shape import model_type, new_vocabulary, num_parameters, stored_config
 from galley.schema import Model, Recipe
-from galley.strategy.shards import HEADED_TASKS
+from galley.tasks import task_of
 
 Sizes = Mapping[str, int]
 BERT = {
@@ -30,7 +30,7 @@ def model_size(recipe: Recipe) -> int | None:
     Counted without the head of a task, but for a language model's.
     """
     found = num_parameters(recipe.model)
-    return found if found is not None else _counted(recipe.model, recipe.task.kind in HEADED_TASKS)
+    return found if found is not None else _counted(recipe.model, task_of(recipe).headed)
 
 
 def _counted(model: Model, headed: bool) -> int | None:

@@ -13,8 +13,8 @@ from galley.schema import Recipe, Strategy
 from galley.spec import Layout
 from galley.strategy.optimizers import num_moments
 from galley.strategy.parallel_dims import layer_spans
+from galley.tasks import task_of
 
-HEADED_TASKS = ("causal_lm",)
 ROWWISE, REPLICATED = "rowwise", "replicated"
 
 
@@ -52,7 +52,7 @@ def held_by_rank(recipe: Recipe, layout: Layout) -> list[Held] | None:
 
 def held_by_stage(recipe: Recipe, layout: Layout, share: int = 0) -> list[list[Held]] | None:
     """Rank of the pipeline -> copy of the model -> what it holds, of the ranks with one `share`."""
-    model = parameters_of(recipe.model, headed=recipe.task.kind in HEADED_TASKS)
+    model = parameters_of(recipe.model, headed=task_of(recipe).headed)
     if model is None or len(model.layers) < recipe.strategy.num_stages:
         return None
     styles = _styles(model, recipe.strategy)

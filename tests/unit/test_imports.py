@@ -45,6 +45,7 @@ FLOORS = (
     ("galley.spec", "galley.rundir", "galley.metrics"),
     ("galley.system",),
     ("galley.data", "galley.model"),
+    ("galley.tasks",),
     ("galley.strategy",),
     ("galley.trackers",),
     ("galley.config", "galley.interop"),

@@ -189,7 +189,7 @@ def load_model(
     model.config.use_cache = False
     if tokenizer is not None and auto_class == CLASSIFIER:
         agree_on_padding(model, tokenizer)
-    check_positions(model, recipe)
+    require_positions(model, "data.max_length", recipe.data.max_length)
     loaded: torch.nn.Module = model
     mark_new(loaded, new)
     return loaded
@@ -318,19 +318,15 @@ def _add_embeddings(recipe: Recipe, model: Any, size: int) -> None:
     )
 
 
-def check_positions(model: Any, recipe: Recipe) -> None:
-    """Raise `ConfigError` if the model has too few positions.
+def require_positions(model: Any, key: str, length: int, part: str = "encoder") -> None:
+    """Raise `ConfigError` if the model has positions for fewer tokens than `key` asks for.
 
-    It needs positions for `data.max_length` tokens, and for the target of `seq2seq`.
+    `part`: of a model of two, whose.
     """
-    wanted = {"data.max_length": (recipe.data.max_length, positions(model, "encoder"))}
-    if model.config.is_encoder_decoder and recipe.task.kind == "seq2seq":
-        longest = recipe.task.seq2seq.max_target_length
-        wanted["task.seq2seq.max_target_length"] = (longest, positions(model, "decoder"))
-    for key, (length, limit) in wanted.items():
-        if limit is not None and length > limit:
-            what = f"{model.config.model_type} has positions for {counted(limit, 'token')}"
-            raise ConfigError(Problem(f"{key}={length}", what, f"at most {limit}"))
+    limit = positions(model, part)
+    if limit is not None and length > limit:
+        what = f"{model.config.model_type} has positions for {counted(limit, 'token')}"
+        raise ConfigError(Problem(f"{key}={length}", what, f"at most {limit}"))
 
 
 def positions(model: Any, part: str = "encoder") -> int | None:

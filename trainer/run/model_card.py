@@ -12,25 +12,12 @@ from typing import Any
 
 from galley.config.rules.hub import is_repo_id
 from galley.config.rules.model import is_own_module
-from galley.metrics import known_metrics
 from galley.schema import Recipe
 from galley.spec import RunResult, RunSpec
+from galley.tasks import known_metrics, task_of
 from trainer.assets import is_embedded
 from trainer.run.energy import EMISSIONS_METRIC, METRIC
 
-PIPELINES = {
-    "sequence_classification": "text-classification",
-    "sequence_regression": "text-classification",
-    "multi_label_classification": "text-classification",
-    "distillation": "text-classification",
-    "token_classification": "token-classification",
-    "question_answering": "question-answering",
-    "causal_lm": "text-generation",
-    "masked_lm": "fill-mask",
-    "masked_lm_distillation": "fill-mask",
-    "contrastive": "sentence-similarity",
-}
-"""`task.kind` -> the hub's name of what such a model does."""
 FILE = "README.md"
 
 
@@ -47,7 +34,7 @@ def card_data(recipe: Recipe, result: RunResult) -> Any:
     """Return the card's `ModelCardData`."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    kind, name = PIPELINES.get(recipe.task.kind), recipe.hub.push or recipe.recipe
+    kind, name = task_of(recipe).hub_task, recipe.hub.push or recipe.recipe
     source, title = _dataset(recipe)
     evals = [
         EvalResult(

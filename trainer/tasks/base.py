@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from galley.metrics import Metric, is_own_task, own_metrics, task_metrics
+from galley.metrics import Metric
 from galley.schema import Recipe
+from galley.tasks import task_metrics, task_of
+from galley.tasks.reports import own_metrics
 from trainer.hosts.ranks import Ranks
 
 Batch = dict[str, torch.Tensor]
@@ -52,7 +54,7 @@ class Datasets:
 
 
 class Task(ABC):
-    """One way to learn from a dataset. A new task is one subclass and its entry in the registry.
+    """One way to learn from a dataset: the torch half of a `galley.tasks.base.TaskDescription`.
 
     Attributes:
         ranks: all processes of the run, for what a loss, a generation or a filter does together; null
@@ -64,8 +66,9 @@ class Task(ABC):
         splits_by_length: the task itself runs texts of each length apart while `unpadded` is set. Of other
             tasks a batch of the evaluation then holds samples of one length.
         unpadded: set by the evaluation if padding changes the model's answers (`trainer.models.padding`).
-        reports: of a task outside this package: metric without `eval/` -> `max` or `min`, which is better.
-            A literal, because it is also read from the file. Those of this package are in `galley.metrics`.
+        reports: of a class that `task.kind=MODULE:CLASS` names: metric without `eval/` -> `max` or `min`,
+            which is better. A literal, because it is also read from the file. The metrics of other tasks are
+            in their descriptions.
     """
 
     prediction_fill = -100
@@ -80,7 +83,7 @@ class Task(ABC):
 
     def known_metrics(self) -> dict[str, Metric]:
         """What `metrics` and the evaluation report, as far as the direction is known; the main one first."""
-        return own_metrics(self.reports) if is_own_task(self.recipe) else task_metrics(self.recipe)
+        return own_metrics(self.reports) if task_of(self.recipe).own else task_metrics(self.recipe)
 
     @abstractmethod
     def datasets(self, main_first: MainFirst) -> Datasets:

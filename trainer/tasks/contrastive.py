@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import cross_entropy, normalize
 
-from galley.data.roles import ROLES, needed
+from galley.data.roles import needed
 from galley.schema import Recipe
+from galley.tasks.contrastive import ROLES
 from trainer.data.cache import cache_root
 from trainer.data.raw import read_tables
 from trainer.data.tokenize.text_pairs import text_pairs
@@ -44,7 +45,7 @@ class Contrastive(TextTask):
     def datasets(self, main_first: MainFirst) -> Datasets:
         data, cache = self.recipe.data, cache_root(self.recipe.data)
         with main_first():
-            tables = read_tables(data, ROLES["contrastive"], needed(self.recipe))
+            tables = read_tables(data, ROLES, needed(self.recipe))
             self.texts = 3 if any("negative" in table.columns for table in tables.values()) else 2
             held_out = None
             if self.recipe.eval.enabled:

@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from galley.data.roles import ROLES, Table, needed
+from galley.data.roles import Table, needed
 from galley.errors import ConfigError, Problem
 from galley.schema import Recipe
+from galley.tasks.seq2seq import ROLES
 from trainer.data.cache import cache_root
 from trainer.data.raw import read_tables
 from trainer.data.store import ArrowDataset
 from trainer.data.tokenize.source_target import source_target, translation
-from trainer.models.build import load_model, load_tokenizer
+from trainer.models.build import load_model, load_tokenizer, require_positions
 from trainer.models.hub import quiet_transformers
 from trainer.tasks.base import Batch, Datasets, MainFirst, Sample, Task, TokenizedDataset
 
@@ -37,7 +38,7 @@ class Seq2Seq(Task):
     def datasets(self, main_first: MainFirst) -> Datasets:
         cache = cache_root(self.recipe.data)
         with main_first():
-            tables = read_tables(self.recipe.data, ROLES["seq2seq"], needed(self.recipe))
+            tables = read_tables(self.recipe.data, ROLES, needed(self.recipe))
             self.tokenizer = load_tokenizer(self.recipe, pad_with_end=True)
             held_out = self._stored(tables["eval"], cache) if self.recipe.eval.enabled else None
             if self.recipe.eval.only and held_out is not None:
@@ -62,6 +63,9 @@ class Seq2Seq(Task):
             where = f"model.architecture={self.recipe.model.architecture}"
             hint = "task.seq2seq.generate=false measures the loss alone"
             raise ConfigError(Problem(where, f"{type(model).__name__} has no generate()", hint))
+        if model.config.is_encoder_decoder:
+            longest = self.settings.max_target_length
+            require_positions(model, "task.seq2seq.max_target_length", longest, "decoder")
         start = getattr(model.config, "decoder_start_token_id", None)
         if start is None:
             where = f"model.name={self.recipe.model.name}"

@@ -19,6 +19,8 @@ from galley.registry import (
     Registry,
 )  # fmt: skip
 from galley.schema import Recipe
+from galley.tasks import task_of
+from galley.tasks.options import option_problems
 
 
 def extension_problems(recipe: Recipe) -> Iterator[Problem]:
@@ -39,6 +41,7 @@ def extension_problems(recipe: Recipe) -> Iterator[Problem]:
         BACKENDS: recipe.hpo.options,
         TRACKERS: recipe.tracker.options,
     }
+    yield from option_problems(task_of(recipe), recipe.task.options)
     for registry, values in options.items():
         kind = kinds[registry]
         if values and (kind == "none" or kind in registry.built_in):

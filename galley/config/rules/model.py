@@ -11,6 +11,7 @@ from galley.model.adapters import holds_adapters
 from galley.model.shape import is_own_module as is_own_module  # part of these rules
 from galley.model.shape import missing_targets
 from galley.schema import Lora, Model, Recipe
+from galley.tasks import names_of, task_of
 
 # What Transformers itself has; a kernel on the hub is named by its repository.
 ATTENTION = ("eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3")
@@ -87,9 +88,10 @@ def _architecture(recipe: Recipe) -> Iterator[Problem]:
     if model.tokenizer is None and not has_tokenizer:
         hint = "embedded:gpt2_bpe, characters, bpe, a folder, or a repository on the hub"
         yield Problem("model.tokenizer", f"architecture '{model.architecture}' brings no tokenizer", hint)
-    if model.tokenizer == "bpe" and recipe.task.kind != "causal_lm":
+    if model.tokenizer == "bpe" and task_of(recipe).special_tokens:
         what = f"has no mask, padding or separator tokens, which task '{recipe.task.kind}' may need"
-        yield Problem("model.tokenizer=bpe", what, "task=causal_lm")
+        valid = " or ".join(names_of(lambda task: not task.special_tokens))
+        yield Problem("model.tokenizer=bpe", what, f"task={valid}")
     if model.from_config:
         yield Problem("model.from_config", "is for a named model, but model.architecture is set", "keep one")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from galley.config.rank_paths import data_here, place_problems
@@ -15,63 +15,26 @@ from galley.config.rules.model import is_own_module, model_problems
 from galley.config.rules.model_sizes import size_problems
 from galley.config.rules.schedule import schedule_problems
 from galley.config.rules.strategy import strategy_problems
-from galley.data.check import check_class_sets, check_data, check_numbers
 from galley.data.local import cache_problems
-from galley.data.roles import (
-    LEARNS_NAMES,
-    ROLES,
-    Need,
-    check_tables,
-    column_problems,
-    mixture_problems,
-    needed,
-)
-from galley.data.squad import check_questions, longest_stride, question_limit
-from galley.data.tags import check_tags
+from galley.data.roles import mixture_problems, needed
 from galley.errors import Problem, valid_values
-from galley.metrics import (
-    DIRECTIONS,
-    TASK_METRICS,
-    kept_best,
-    reports_problems,
-    split_direction,
-    task_metrics,
-    unknown_direction,
-    watched,
-)
+from galley.metrics import DIRECTIONS, kept_best, split_direction, unknown_direction, watched
 from galley.model.shape import layer_shape, model_type
 from galley.registry import TASKS
-from galley.schema import Data, Recipe
+from galley.schema import Recipe
 from galley.schema.launcher_traits import traits
 from galley.strategy.names import name_problems
 from galley.strategy.optimizers import optimizer_problems
 from galley.strategy.parallel_dims import PLANNED_MODELS, STAGED_MODELS, UNPLANNED_MODELS, shape_problems
 from galley.system.preload import spelling_problems
+from galley.tasks import names_of, task_metrics, task_of
+from galley.tasks.reports import reports_problems
 from galley.trackers import tracker_problems
 from galley.urls import url_problem
 
-# The tasks whose loss is one forward of the model, and those whose model can be cut into stages.
-TENSOR_TASKS = (
-    "causal_lm", "masked_lm", "multi_label_classification", "question_answering",
-    "sequence_classification", "sequence_regression", "token_classification",
-)  # fmt: skip
-PIPELINE_TASKS = ("causal_lm",)
-STREAMED_TASKS = ("causal_lm", "masked_lm", "masked_lm_distillation")
-TAUGHT_TASKS = ("distillation", "masked_lm_distillation")
 RESERVED_ENV = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PYTHONPATH", "PYTHONSAFEPATH"
 )  # fmt: skip
-
-
-# task.kind -> what is wrong with its files, where there is more to it than columns.
-OWN_CHECKS: dict[str, Callable[[Data, Need], list[Problem]]] = {
-    "sequence_classification": check_data,
-    "sequence_regression": check_numbers,
-    "multi_label_classification": check_class_sets,
-    "distillation": check_data,
-    "token_classification": check_tags,
-    "question_answering": check_questions,
-}
 
 
 def recipe_problems(recipe: Recipe) -> list[Problem]:
@@ -80,15 +43,11 @@ def recipe_problems(recipe: Recipe) -> list[Problem]:
 
 
 def _data(recipe: Recipe) -> list[Problem]:
-    """A task of the user's own may read anything: its rows are checked by the worker alone."""
-    kind, data = recipe.task.kind, recipe.data
-    problems = [*column_problems(data.columns, kind), *mixture_problems(data)]
+    task, data = task_of(recipe), recipe.data
+    problems = [*task.column_problems(data.columns), *mixture_problems(data)]
     if traits(recipe).shares_files:
         problems += cache_problems(data)
-    here, need = data_here(recipe), needed(recipe, kind in LEARNS_NAMES)
-    if kind in OWN_CHECKS:
-        return problems + OWN_CHECKS[kind](here, need)
-    return problems + (check_tables(here, ROLES[kind], need) if kind in ROLES else [])
+    return problems + task.file_problems(data_here(recipe), needed(recipe, task.learns_names))
 
 
 def _rules(recipe: Recipe) -> Iterator[Problem]:
@@ -107,9 +66,8 @@ def _rules(recipe: Recipe) -> Iterator[Problem]:
     yield from _stop(recipe)
     yield from _eval(recipe)
     yield from _metric(recipe)
-    yield from _windows(recipe)
+    yield from task_of(recipe).rule_problems(recipe)
     yield from _target(recipe)
-    yield from _teacher(recipe)
     yield from _environment(recipe)
     yield from unread_problems(recipe)
     if traits(recipe).in_pods:
@@ -134,19 +92,19 @@ def _task(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _one_source(recipe: Recipe) -> Iterator[Problem]:
-    if recipe.data.one_source_batches and recipe.task.kind != "contrastive":
+    if recipe.data.one_source_batches and not task_of(recipe).one_source_batches:
         what = f"is not read by task '{recipe.task.kind}'"
-        yield Problem("data.one_source_batches", what, "task=contrastive, or data.one_source_batches=false")
+        valid = " or ".join(names_of(lambda task: task.one_source_batches))
+        yield Problem("data.one_source_batches", what, f"task={valid}, or data.one_source_batches=false")
 
 
 def _streaming(recipe: Recipe) -> Iterator[Problem]:
     if not recipe.data.streaming or recipe.eval.only:  # what is measured is read whole
         return
-    kind = recipe.task.kind
-    if kind not in STREAMED_TASKS or not recipe.task.lm.packing:
-        known = kind in STREAMED_TASKS
-        what = "texts are streamed packed" if known else f"task '{kind}' cannot stream"
-        hint = f"task={' or '.join(STREAMED_TASKS)}, with task.lm.packing=true"
+    task = task_of(recipe)
+    if not task.streamed or not recipe.task.lm.packing:
+        what = "texts are streamed packed" if task.streamed else f"task '{task.name}' cannot stream"
+        hint = f"task={' or '.join(names_of(lambda task: task.streamed))}, with task.lm.packing=true"
         yield Problem("data.streaming", what, hint)
     if recipe.train.max_steps is None:
         yield Problem("train.max_steps", "a stream has no end: the run needs one", "train.max_steps=N")
@@ -205,7 +163,7 @@ def _keep_best(recipe: Recipe) -> Iterator[Problem]:
         yield Problem(where, "needs evaluations during the run", f"{hint}, or {where}=null")
     if word is not None and word not in DIRECTIONS:
         yield Problem(where, f"'{word}' is not a direction", valid_values(word, ("max", "min")))
-    elif name not in known and (recipe.task.kind in TASK_METRICS or not name.startswith("eval/")):
+    elif name not in known and not (task_of(recipe).reports_any and name.startswith("eval/")):
         yield Problem(where, f"'{name}' is not a metric of the evaluation", valid_values(name, known))
     elif sought[1] is None:
         yield unknown_direction(where, name, f"{name}:max or {name}:min")
@@ -245,15 +203,9 @@ def _model_parallel(recipe: Recipe) -> Iterator[Problem]:
     if strategy.model_parallel == 1 or strategy.engine != "torch":  # which is refused as it is
         return
     kind = "pipeline parallel" if strategy.pipeline_parallel > 1 else "tensor parallel"
-    valid = PIPELINE_TASKS if strategy.pipeline_parallel > 1 else TENSOR_TASKS
     others = "strategy=zero3 or fsdp, which carry all of it"
-    own, staged = ":" in recipe.task.kind, strategy.pipeline_parallel > 1
-    if own and staged:  # it may call its model in any way, and sees only the logits here
-        what = f"a task of your own is not {kind} (strategy '{name}')"
-        yield Problem("task.kind", what, f"valid: {', '.join(valid)}; or strategy=tp, zero3 or fsdp")
-    if not own and recipe.task.kind not in valid:
-        what = f"task '{recipe.task.kind}' is not {kind} (strategy '{name}')"
-        yield Problem("task.kind", what, f"valid: {', '.join(valid)}; or {others}")
+    staged = strategy.pipeline_parallel > 1
+    yield from _parallel_task(recipe, kind, staged, others)
     if is_own_module(recipe.model):
         yield Problem("model.architecture", f"a module of your own is not {kind} (strategy '{name}')", others)
     if recipe.model.lora.active:
@@ -270,6 +222,18 @@ def _model_parallel(recipe: Recipe) -> Iterator[Problem]:
     shape = layer_shape(recipe.model)
     if shape is not None:
         yield from shape_problems(strategy, shape.num_layers, shape.num_heads)
+
+
+def _parallel_task(recipe: Recipe, kind: str, staged: bool, others: str) -> Iterator[Problem]:
+    """`kind` of model parallelism that the task does not support; `staged`: it is the pipeline."""
+    task, name = task_of(recipe), recipe.strategy.name
+    if task.pipeline_parallel if staged else task.tensor_parallel:
+        return
+    valid = names_of(lambda task: task.pipeline_parallel if staged else task.tensor_parallel)
+    what = f"task '{task.name}' is not {kind} (strategy '{name}')"
+    if task.own:
+        what, others = f"a task of your own is not {kind} (strategy '{name}')", "strategy=tp, zero3 or fsdp"
+    yield Problem("task.kind", what, f"valid: {', '.join(valid)}; or {others}")
 
 
 def _eval(recipe: Recipe) -> Iterator[Problem]:
@@ -289,13 +253,15 @@ def _eval(recipe: Recipe) -> Iterator[Problem]:
 
 def _metric(recipe: Recipe) -> Iterator[Problem]:
     """A task of the user's own may report anything; the run finds out at its first evaluation."""
-    known, metric = task_metrics(recipe), recipe.eval.metric
     if not recipe.eval.enabled:
         return
-    if ":" in recipe.task.kind:
+    task, known, metric = task_of(recipe), task_metrics(recipe), recipe.eval.metric
+    if not task.implementation:
+        return
+    if task.reports_any:
         yield from _direction(recipe)
-    elif recipe.task.kind in TASK_METRICS and metric is not None and metric not in known:
-        what = f"task '{recipe.task.kind}' does not report '{metric}'"
+    elif metric is not None and metric not in known:
+        what = f"task '{task.name}' does not report '{metric}'"
         yield Problem("eval.metric", what, valid_values(metric, known))
 
 
@@ -304,21 +270,6 @@ def _direction(recipe: Recipe) -> Iterator[Problem]:
     name, direction = watched(recipe, task_metrics(recipe))
     if recipe.eval.patience is not None and direction is None:
         yield unknown_direction("eval.mode", name, "eval.mode=max or min")
-
-
-def _teacher(recipe: Recipe) -> Iterator[Problem]:
-    if recipe.task.kind in TAUGHT_TASKS and recipe.task.distillation.teacher is None:
-        hint = "the folder of a trained model, such as RUN/model"
-        yield Problem("task.distillation.teacher", "is not set", hint)
-
-
-def _windows(recipe: Recipe) -> Iterator[Problem]:
-    """Each window of a context must go beyond the one before it."""
-    length, stride = recipe.data.max_length, recipe.task.qa.doc_stride
-    if recipe.task.kind == "question_answering" and stride > longest_stride(length):
-        room = f"max_length {length} - question {question_limit(length)} - special tokens"
-        what = f"doc_stride {stride} leaves a window of {room} nothing new"
-        yield Problem("task.qa.doc_stride", what, f"valid: at most {longest_stride(length)}")
 
 
 def _target(recipe: Recipe) -> Iterator[Problem]:

@@ -16,16 +16,13 @@ from galley.config.rules.recipe import recipe_problems
 from galley.errors import ConfigError, Problem
 from galley.metrics import (
     RUN_METRICS,
-    TASK_METRICS,
-    declared_reports,
     is_better,
-    known_metrics,
-    own_metrics,
-    reports_problems,
-    task_metrics,
     watched,
 )
+from galley.registry import TASKS
 from galley.schema import Checkpoint, Eval, Hpo, Recipe, Seq2Seq, Task
+from galley.tasks import built_in_tasks, known_metrics, task_metrics, task_of
+from galley.tasks.reports import declared_reports, own_metrics, reports_problems
 from hpo.objectives import directions, read_objectives
 from hpo.study.values import Objective
 from trainer.metrics.entities import entity_metrics
@@ -76,11 +73,11 @@ MEASURES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("kind", TASK_METRICS)
+@pytest.mark.parametrize("kind", TASKS.built_in)
 def test_a_perfect_prediction_scores_the_best_value_and_a_worse_one_a_worse_value(kind: str) -> None:
     perfect, worse = MEASURES[kind](True), MEASURES[kind](False)
     for name, value in perfect.items():
-        metric = TASK_METRICS[kind][f"eval/{name}"]
+        metric = task_of(Recipe(task=Task(kind))).metrics[f"eval/{name}"]
         assert value == pytest.approx(metric.best, abs=1e-9), name
         assert is_better(value, worse[name], metric.direction), name
         assert metric.low <= worse[name] <= metric.high, name
@@ -89,7 +86,7 @@ def test_a_perfect_prediction_scores_the_best_value_and_a_worse_one_a_worse_valu
 def test_every_metric_of_the_table_has_the_direction_that_the_field_gives_it() -> None:
     smaller = {"eval/loss", "eval/perplexity", "eval/mse", "latency_s", "wall_s", "train_s",
                "peak_memory_gib", "cost", "energy_kwh", "co2_eq_kg", "train/loss"}  # fmt: skip
-    every = [RUN_METRICS, *TASK_METRICS.values()]
+    every = [RUN_METRICS, *(task.metrics for task in built_in_tasks())]
     found = {name for table in every for name, metric in table.items() if metric.direction == "minimize"}
     assert found == smaller
 

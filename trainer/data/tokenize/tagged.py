@@ -17,9 +17,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from galley.data.files import SplitName
-from galley.data.roles import ROLES, Need, Table, column_names, joined
+from galley.data.roles import Need, Table, column_names, joined
 from galley.data.sampling import gathered, sources_of
-from galley.data.tags import declared_tags, name_tags, tag_names, tag_problems
+from galley.data.tags import ROLES, declared_tags, name_tags, tag_names, tag_problems
 from galley.errors import DataError
 from galley.schema import Data
 from trainer.assets import is_embedded
@@ -61,7 +61,7 @@ def _named_tables(
 ) -> tuple[dict[SplitName, Table], list[str] | None]:
     """Return the splits of one source, and the names that it declares for the numbers of its tags."""
     names = names or declared_tags(source) or _names_on_the_hub(source)
-    return name_tags(one_source(source, ROLES["token_classification"], need), names), names
+    return name_tags(one_source(source, ROLES, need), names), names
 
 
 def _names_on_the_hub(data: Data) -> list[str] | None:
@@ -69,7 +69,7 @@ def _names_on_the_hub(data: Data) -> list[str] | None:
     if data.path is not None or is_embedded(data.name):
         return None
     stored, rows = hub_splits(data, need="train")["train"]
-    roles = ROLES["token_classification"]
+    roles = ROLES
     column = column_names(rows.column_names, roles, data, f"data.name={data.name} ({stored})")["tags"]
     names: list[str] | None = getattr(getattr(rows.features[column], "feature", None), "names", None)
     return names

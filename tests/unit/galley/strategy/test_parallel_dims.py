@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from galley.config.rules.recipe import PIPELINE_TASKS, TENSOR_TASKS, recipe_problems
+from galley.config.rules.recipe import recipe_problems
 from galley.errors import ConfigError
-from galley.metrics import TASK_METRICS
 from galley.schema import Batch, Cluster, Lora, Model, Recipe, Shape, Strategy, Task, Train
 from galley.spec import ClusterFacts, Layout
 from galley.strategy.estimate import estimate_memory
 from galley.strategy.layout import resolve_layout
 from galley.strategy.parallel_dims import chunks_fit
+from galley.tasks import built_in_tasks
 
 TP = Strategy("tp", tensor_parallel=2)
 PP = Strategy("pp", pipeline_parallel=2)
@@ -97,7 +97,8 @@ def test_a_task_of_the_user_s_own_is_not_staged(tmp_path: Path) -> None:
 
 
 def test_tasks_are_known_and_schedules_carry_what_torch_says() -> None:
-    assert {*PIPELINE_TASKS} <= {*TENSOR_TASKS} <= {*TASK_METRICS}
+    assert [task.name for task in built_in_tasks() if task.pipeline_parallel] == ["causal_lm"]
+    assert all(task.tensor_parallel for task in built_in_tasks() if task.pipeline_parallel)
     assert [n for n in range(1, 9) if chunks_fit(replace(PP, pipeline_parallel=4), n)] == [4, 5, 6, 7, 8]
     interleaved = replace(PP, pipeline_parallel=4, schedule="interleaved")
     assert [n for n in range(1, 13) if not chunks_fit(interleaved, n)] == [9, 11]

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from galley.config.rules.recipe import recipe_problems
-from galley.data.roles import ROLES
+from galley.data.roles import TEXT
 from galley.data.squad import load_question_sets
 from galley.errors import ConfigError
 from galley.schema import Batch, Data, Model, Recipe, Task
 from galley.schema.task import Distillation, QuestionAnswering, Seq2Seq
+from galley.tasks import seq2seq
 from trainer.data.raw import read_tables
 from trainer.data.tokenize.windows import WindowSize
 from trainer.data.tokenize.windows import windows as question_windows
@@ -117,7 +118,7 @@ def test_more_tokens_than_the_model_has_positions_for_are_refused(tmp_path: Path
     )
     data = write(tmp_path / "data", [ROWS["causal_lm"]])
     task = CausalLM(Recipe(model=model, data=Data(path=data.path, max_length=9), task=Task("causal_lm")))
-    task._prepare(read_tables(task.recipe.data, ROLES["causal_lm"])["train"])
+    task._prepare(read_tables(task.recipe.data, [TEXT])["train"])
     with pytest.raises(ConfigError) as caught:
         task.model()
     assert str(caught.value) == "data.max_length=9: gpt2 has positions for 8 tokens\n    at most 8"
@@ -152,7 +153,7 @@ def test_long_sources_and_targets_are_truncated_and_counted(
     task = Seq2SeqTask(Recipe(data=data, task=settings))
     task.tokenizer = load_tokenizer(task.recipe)
     with caplog.at_level(logging.WARNING, "galley"):
-        found = task._stored(read_tables(data, ROLES["seq2seq"])["train"], tmp_path).rows([0, 1])
+        found = task._stored(read_tables(data, seq2seq.TASK.roles)["train"], tmp_path).rows([0, 1])
     assert [len(row["input_ids"]) for row in found] == [32, 32]
     assert [len(row["labels"]) for row in found] == [3, 16]
     assert caplog.messages == [

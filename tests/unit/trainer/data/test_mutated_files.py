@@ -18,12 +18,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from galley.config.rules.recipe import STREAMED_TASKS, recipe_problems
+from galley.config.rules.recipe import recipe_problems
 from galley.data.labels import CLASS_SETS, CLASSES, NUMBERS
-from galley.data.roles import ROLES
 from galley.errors import ConfigError
 from galley.schema import Batch, Data, Model, Recipe, Task
 from galley.schema.task import Distillation, QuestionAnswering
+from galley.tasks import names_of, task_of
 from trainer.data.questions import read_question_sets
 from trainer.data.raw import read_tables
 from trainer.data.sources import read_splits
@@ -138,8 +138,8 @@ def reads(recipe: Recipe) -> None:
         read_question_sets(data)
     elif kind == "token_classification":
         read_tag_tables(data)
-    elif kind in ROLES:
-        read_tables(data, ROLES[kind])
+    elif roles := task_of(recipe).roles:
+        read_tables(data, roles)
     else:
         read_splits(
             data,
@@ -254,7 +254,8 @@ def test_samples_follow_from_the_rows_alone(kind: str, monkeypatch: pytest.Monke
         mixer.shuffle(turned)
         found = samples_of(turned, "jsonl", kind)
         assert found[1] == usual[1]
-        if kind not in (*STREAMED_TASKS, "question_answering"):  # joined, and numbered, in order
+        in_order = (*names_of(lambda task: task.streamed), "question_answering")
+        if kind not in in_order:  # texts are joined, and questions numbered
             assert sorted(found[0]) == sorted(usual[0])
 
     check()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from galley.config.rules.recipe import recipe_problems
-from galley.data.roles import ROLES
 from galley.errors import ConfigError
 from galley.schema import Batch, Data, Eval, Recipe, Source, Task
+from galley.tasks import task_of
 from trainer.data.questions import read_question_sets
 from trainer.data.raw import read_tables
 from trainer.data.sources import read_splits
@@ -133,8 +133,8 @@ def test_where_nothing_is_trained_no_training_rows_are_needed(tmp_path: Path) ->
         for only in (True, False):
             recipe = Recipe(task=Task(kind), data=data, eval=Eval(only=only), batch=Batch(8))
             refused[kind, only] = any("has no train.*" in str(p) for p in recipe_problems(recipe))
-        if kind in ROLES:
-            assert list(read_tables(data, ROLES[kind], need="eval")) == ["eval"]
+        if roles := task_of(recipe).roles:
+            assert list(read_tables(data, roles, need="eval")) == ["eval"]
     classifier = "sequence_classification"
     assert [key for key, missing in refused.items() if not missing] == [
         (kind, True) for kind in rows if kind != classifier

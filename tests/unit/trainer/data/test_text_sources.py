@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from galley.data.files import Documents, read_rows
-from galley.data.roles import ROLES
+from galley.data.roles import TEXT
 from galley.errors import DataError
 from galley.schema import Data, Model, Recipe, Source
+from galley.tasks import seq2seq
 from trainer.assets.pydoc_text import long_paragraphs
 from trainer.data.raw import read_tables
 from trainer.data.tokenize.encoding import encode_all, tokenization
@@ -72,7 +73,7 @@ def test_parts_of_a_split_are_joined_and_columns_named(tmp_path: Path) -> None:
         (tmp_path / f"train-{part}.jsonl").write_text("".join(lines))
     (tmp_path / "dev.csv").write_text("content\nheld out\n")
     data = Data(path=str(tmp_path), columns={"text": "content"})
-    found = read_tables(data, ROLES["causal_lm"])
+    found = read_tables(data, [TEXT])
     assert found["train"].columns["text"] == [f"part {part} row {n}" for part in range(3) for n in range(2)]
     assert found["eval"].columns["text"] == ["held out"]
 
@@ -83,7 +84,7 @@ def test_texts_of_two_sources_are_mixed_by_weight(tmp_path: Path) -> None:
         for split in ("train", "dev"):
             (tmp_path / name / f"{split}.txt").write_text("".join(f"{name} {n}\n" for n in range(12)))
     mix = [Source(path=str(tmp_path / "a"), weight=3), Source(path=str(tmp_path / "b"))]
-    found = read_tables(Data(name="", mix=mix, documents="line"), ROLES["causal_lm"])
+    found = read_tables(Data(name="", mix=mix, documents="line"), [TEXT])
     texts = found["train"].columns["text"]
     assert [sum(text.startswith(name) for text in texts) for name in "ab"] == [12, 4]
     assert len(found["eval"]) == 24
@@ -91,7 +92,7 @@ def test_texts_of_two_sources_are_mixed_by_weight(tmp_path: Path) -> None:
 
 def test_embedded_texts_are_the_same_every_time_and_training_quotes_nothing_of_the_evaluation() -> None:
     data = Data(name="embedded:pydoc_text")
-    first, again = read_tables(data, ROLES["causal_lm"]), read_tables(data, ROLES["causal_lm"])
+    first, again = read_tables(data, [TEXT]), read_tables(data, [TEXT])
     assert first == again
     train, held_out = (
         {paragraph for text in first[split].columns["text"] for paragraph in long_paragraphs(text)}
@@ -105,7 +106,7 @@ def test_embedded_texts_are_the_same_every_time_and_training_quotes_nothing_of_t
 
 def test_embedded_dialogue_is_the_same_every_time_and_answers_are_in_one_split() -> None:
     data = Data(name="embedded:pydoc_dialogue")
-    first, again = read_tables(data, ROLES["seq2seq"]), read_tables(data, ROLES["seq2seq"])
+    first, again = read_tables(data, seq2seq.TASK.roles), read_tables(data, seq2seq.TASK.roles)
     assert first == again
     answers = [{*first[split].columns["target"]} for split in ("train", "eval")]
     assert not answers[0] & answers[1]

@@ -81,7 +81,7 @@ def test_samples_know_their_source_and_sources_are_taken_whole(tmp_path: Path) -
 
 
 def test_a_table_without_the_optional_column_has_none(tmp_path: Path) -> None:
-    from galley.data.roles import ROLES
+    from galley.tasks.contrastive import ROLES
 
-    tables = read_tables(Data(path=folder(tmp_path / "a", PAIRS)), ROLES["contrastive"])
+    tables = read_tables(Data(path=folder(tmp_path / "a", PAIRS)), ROLES)
     assert list(tables["train"].columns) == ["text", "partner"]
