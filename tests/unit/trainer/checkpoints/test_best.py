@@ -14,8 +14,8 @@ import torch
 from transformers import EarlyStoppingCallback, GPT2Config, GPT2LMHeadModel, Trainer
 
 from galley.config.rules.recipe import recipe_problems
-from galley.metrics import task_metrics
 from galley.schema import Checkpoint, Data, Eval, Train
+from galley.tasks import task_metrics
 from tests.support import make_recipe
 from tests.unit.trainer.checkpoints.test_manifest import make_checkpoint
 from trainer.checkpoints.best import Best, resumed_best, with_weights

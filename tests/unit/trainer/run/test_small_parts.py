@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from galley.errors import CheckpointError, ConfigError, DiskFullError, Problem
-from galley.metrics import own_metrics, task_metrics
 from galley.rundir import RunFolder
 from galley.schema import Eval, Recipe, Task
+from galley.tasks import task_metrics
+from galley.tasks.reports import own_metrics
 from trainer.hosts.rank_facts import RankFacts
 from trainer.hosts.ranks import Ranks
 from trainer.run import throughput as meter_module
