@@ -199,6 +199,28 @@ def test_the_ways_to_extend_galley_are_all_described() -> None:
         assert re.search(rf"^### Add an? {kind}$", text, flags=re.MULTILINE), kind
 
 
+OF_ALL = ("docs/", "tests/")
+MOST_FILES = {
+    "model": 1,
+    "task": 4,
+    "strategy": 2,
+    "engine": 6,
+    "launcher": 5,
+    "tracker": 3,
+    "hpo backend": 3,
+}
+"""What an extension of each kind may cost, besides its tests and its documentation."""
+
+
+def test_an_extension_takes_few_files() -> None:
+    text = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    sections = re.findall(r"^### Add an? ([^\n]+)\n(.*?)(?=^##|\Z)", text, re.MULTILINE | re.DOTALL)
+    rows = {kind: re.findall(r"^\| `(.+?)` \|", table, re.MULTILINE) for kind, table in sections}
+    files = {kind: [row for row in found if not row.startswith(OF_ALL)] for kind, found in rows.items()}
+    assert files.keys() == MOST_FILES.keys()
+    assert {kind: found for kind, found in files.items() if not 0 < len(found) <= MOST_FILES[kind]} == {}
+
+
 def test_contributing_has_every_target_that_it_is_for() -> None:
     text = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
     shown = set(re.findall(r"^\| `make ([a-z-]+)` \|", text, flags=re.MULTILINE))
