@@ -88,6 +88,17 @@ def test_a_sweep_backend_from_a_package_draws_the_points(galley: Galley, tmp_pat
     assert {trial["state"] for trial in trials} == {"succeeded"}
 
 
+def test_a_task_from_a_package_is_known_before_the_start_and_reports_its_metric(
+    galley: Galley, tmp_path: Path
+) -> None:
+    best = ("task=error_rate", "checkpoint.keep_best=eval/error", "data.max_samples=64")
+    done = galley(*TINY, *best, "run_dir=run", cwd=tmp_path)
+    assert done.rc == 0, done.err
+    metrics = json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]
+    assert metrics["eval/error"] == pytest.approx(1 - metrics["eval/accuracy"])
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["packages"]["galley-extras"] == "0.1"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
