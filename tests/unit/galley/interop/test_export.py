@@ -174,7 +174,7 @@ def as_read(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for name, file_format in EXPORTS:
         text = export_strategy(recipe(STRATEGIES[name]), file_format)
         (folder / file_name(name, file_format)).write_text(text)
-    program = [sys.executable, "-P", REPO / "tests" / "unit" / "interop" / "real_parsers.py", folder]
+    program = [sys.executable, "-P", Path(__file__).with_name("real_parsers.py"), folder]
     done = run_process(program, env={"PYTHONPATH": str(REPO)}, timeout=240)
     assert done.rc == 0, done.err
     found: dict[str, Any] = json.loads(done.out.splitlines()[-1])
