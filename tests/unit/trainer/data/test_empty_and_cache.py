@@ -22,7 +22,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "seq2seq": {"source": "", "target": "a"},
 }
 # GPT-2's tokenizer puts nothing around a text.
-PLAIN = Model(architecture="bert", tokenizer="embedded:gpt2_bpe", config={"hidden_size": 16})
+PLAIN = Model(
+    architecture="bert", tokenizer="embedded:gpt2_bpe", config={"hidden_size": 16, "num_attention_heads": 2}
+)
 
 
 def write(folder: Path, row: dict[str, Any]) -> str:
