@@ -15,7 +15,7 @@ from trainer.backends.probe import (
     CANDIDATES,
     Candidates,
     Choice,
-    Place,
+    RankPlace,
     agree,
     choose_cpu_backend,
     open_bindings,
@@ -23,7 +23,7 @@ from trainer.backends.probe import (
     open_mpi,
 )
 
-PLACE = Place(0, 2, Path("/nowhere"))
+PLACE = RankPlace(0, 2, Path("/nowhere"))
 ORDER = ["oneccl_bindings_for_pytorch", "oneCCL", "MPI", "gloo"]
 
 
@@ -32,7 +32,7 @@ def machine(*available: str) -> tuple[Candidates, list[str]]:
     tried: list[str] = []
 
     def candidate(name: str) -> object:
-        def open_(place: Place) -> str:
+        def open_(place: RankPlace) -> str:
             tried.append(name)
             if name not in available:
                 raise BackendUnavailable("is missing")
