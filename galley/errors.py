@@ -1,4 +1,4 @@
-"""Every error that a user can meet, and the exit code that goes with it.
+"""The errors that a user can meet, and their exit codes. Narrower ones derive from them where they are raised.
 
     GalleyError
     ├── ConfigError         2   the request is wrong; nothing was written or started
