@@ -1,4 +1,4 @@
-"""The errors that a user can meet, and their exit codes. Narrower ones derive from them where they are raised.
+"""The errors that a user can meet, and their exit codes. Narrower ones derive from them where they arise.
 
     GalleyError
     ├── ConfigError         2   the request is wrong; nothing was written or started
