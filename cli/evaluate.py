@@ -15,6 +15,7 @@ from galley.errors import ConfigError, Problem
 from galley.model.adapters import holds_adapters
 from galley.model.shape import is_own_module
 from galley.paths import CONF
+from galley.registry import EMBEDDED_PREFIX
 from galley.rundir import RunFolder
 from galley.schema import Recipe
 
@@ -56,7 +57,7 @@ def evaluate(words: Sequence[str], options: Options) -> int:
 def what_to_measure(word: str, options: Options) -> dict[str, Any]:
     """The recipe of the evaluation, as YAML has it. Raises `ConfigError` where there is no model."""
     folder = Path(word).expanduser()
-    embedded = word.startswith("embedded:")
+    embedded = word.startswith(EMBEDDED_PREFIX)
     if embedded or (folder / "config.json").is_file() or holds_adapters(word):
         model = {"name": word if embedded else str(folder.absolute()), "ignore_mismatched_head": False}
         return {"model": model, **NOTHING_TRAINED}

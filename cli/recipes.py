@@ -14,6 +14,7 @@ from galley.config.recipe_file import yaml_file, yaml_names
 from galley.counting import counted
 from galley.errors import ConfigError, Problem, valid_values
 from galley.paths import RECIPES, command
+from galley.registry import EMBEDDED_PREFIX
 from galley.rundir import write_atomic
 from galley.schema import Recipe
 from galley.system.os_errors import writing
@@ -131,11 +132,13 @@ def is_offline(recipe: Recipe) -> bool:
     names = [model.tokenizer] if model.architecture else [model.name, model.tokenizer]
     at_hand = all(_is_at_hand(name) for name in names if name is not None)
     sources = [(source.path, source.name) for source in data.mix] or [(data.path, data.name)]
-    return at_hand and all(path or (name or "").startswith("embedded:") for path, name in sources)
+    return at_hand and all(path or (name or "").startswith(EMBEDDED_PREFIX) for path, name in sources)
 
 
 def _is_at_hand(name: str) -> bool:
-    return name in ("characters", "bpe") or name.startswith("embedded:") or Path(name).expanduser().is_dir()
+    return (
+        name in ("characters", "bpe") or name.startswith(EMBEDDED_PREFIX) or Path(name).expanduser().is_dir()
+    )
 
 
 def _find(name: str, options: Options) -> Path:

@@ -8,16 +8,16 @@ from galley.config.rules.model import own_code_problems
 from galley.errors import Problem, valid_values
 from galley.registry import (
     BACKENDS,
+    CHOSEN_BY_RECIPES,
     DATA,
     EMBEDDED_PREFIX,
-    ENGINES,
     LAUNCHERS,
     MODELS,
     TASKS,
     TOKENIZERS,
     TRACKERS,
     Registry,
-)  # fmt: skip
+)
 from galley.schema import Recipe
 from galley.tasks import task_of
 from galley.tasks.options import option_problems
@@ -25,14 +25,8 @@ from galley.tasks.options import option_problems
 
 def extension_problems(recipe: Recipe) -> Iterator[Problem]:
     """Names are checked by the schema; of `MODULE:CLASS` the file must be there. Nothing is imported."""
-    kinds: dict[Registry, str] = {
-        TASKS: recipe.task.kind,
-        LAUNCHERS: recipe.launcher.kind,
-        ENGINES: recipe.strategy.engine,
-        BACKENDS: recipe.hpo.kind,
-        TRACKERS: recipe.tracker.kind,
-    }
-    for registry, kind in kinds.items():
+    for registry in CHOSEN_BY_RECIPES:
+        kind = registry.chosen(recipe)
         if ":" in kind:
             yield from own_code_problems(registry.key, kind, recipe.plugins)
     options = {
@@ -43,7 +37,7 @@ def extension_problems(recipe: Recipe) -> Iterator[Problem]:
     }
     yield from option_problems(task_of(recipe), recipe.task.options)
     for registry, values in options.items():
-        kind = kinds[registry]
+        kind = registry.chosen(recipe)
         if values and (kind == "none" or kind in registry.built_in):
             section = registry.key.partition(".")[0]
             what = f"is read only by a {section} from outside Galley, not by {registry.key}={kind}"

@@ -11,6 +11,7 @@ from typing import Any
 from galley.counting import counted
 from galley.errors import Problem
 from galley.model.shape import model_type, stored_config
+from galley.registry import EMBEDDED_PREFIX
 from galley.schema import Model, Recipe
 
 Config = Mapping[str, Any]
@@ -64,7 +65,6 @@ EMBEDDED_SIZES: Mapping[str, Config] = {
     "embedded:deberta_minilm": _sizes(512, 384, 12),
     "embedded:smollm2": _sizes(8192, 576, 9),
 }
-EMBEDDED_PREFIX = "embedded:"
 
 
 def size_problems(recipe: Recipe) -> Iterator[Problem]:
